@@ -1,0 +1,42 @@
+"""The command ``detclip2``: one module of :mod:`detclip2.commands` for each subcommand."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from detclip2 import __version__
+from detclip2.errors import UserError
+
+# Subcommand -> help. Its module (`-` becomes `_`) is imported only when it is called, so that
+# `detclip2 --help` loads no framework. A module has `add_arguments(parser)` and `run(args)`.
+COMMANDS = {
+    "check-env": "print versions, the Detectron2 in use, the device, and what is missing",
+    "predict": "detect what you name in pictures, and draw it",
+    "scenes": "draw samples of EmojiScenes as a contact sheet",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand; returns the exit code (0 good, 2 a mistake the user can mend)."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(prog="detclip2", description="Open-vocabulary detection.")
+    parser.add_argument("--version", action="version", version=f"detclip2 {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    chosen = next((word for word in argv if not word.startswith("-")), None)
+    for name, help_text in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=help_text, description=help_text)
+        if name == chosen:
+            module = importlib.import_module(f"detclip2.commands.{name.replace('-', '_')}")
+            module.add_arguments(subparser)
+            subparser.set_defaults(run=module.run)
+    args = parser.parse_args(argv)
+    try:
+        return args.run(args) or 0
+    except UserError as error:
+        print(f"detclip2: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The subcommands of ``detclip2``, one module each: ``add_arguments(parser)`` and ``run(args)``."""

@@ -1,0 +1,1 @@
+"""Where samples come from: one file for each kind of source."""

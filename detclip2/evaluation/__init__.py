@@ -1,0 +1,1 @@
+"""Detectron2 evaluators of open-vocabulary detection."""

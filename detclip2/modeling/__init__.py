@@ -1,0 +1,1 @@
+"""The model: backbone, dense head, text tower, alignment and its losses."""
