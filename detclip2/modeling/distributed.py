@@ -1,0 +1,56 @@
+"""Tensors of all processes in one, with gradient."""
+
+from typing import Any
+
+import torch
+from detectron2.utils import comm
+from torch import Tensor
+from torch import distributed as dist
+from torch.autograd.function import once_differentiable
+
+
+def all_gather_with_grad(x: Tensor) -> Tensor:
+    """The tensors of all processes, joined along the first dimension in the order of ranks.
+
+    The gradients that all processes have for a row are summed and handed back to its owner. So
+    the gradient of the mean of the processes' losses, which is what DDP applies, is the one that
+    a single process with the joined tensor would find.
+
+    Every process must call this, and must use the result in its loss (zero times its sum will
+    do) if any of them does: the way back is a collective operation too. A process whose own ``x``
+    needs no gradient takes part in it all the same.
+
+    Args:
+        x: (n, ...), where n, and only n, may differ between processes and may be 0.
+
+    Returns:
+        (sum of n, ...); ``x`` itself if there is one process.
+    """
+    if comm.get_world_size() == 1:
+        return x
+    needs_grad = torch.is_grad_enabled() and x.requires_grad
+    mine = torch.tensor([len(x), needs_grad], device=x.device)
+    everyone = [torch.empty_like(mine) for _ in range(comm.get_world_size())]
+    dist.all_gather(everyone, mine)
+    sizes, flags = torch.stack(everyone).T.tolist()
+    if any(flags) and torch.is_grad_enabled() and not x.requires_grad:
+        x = x.detach().requires_grad_()
+    return _AllGather.apply(x, sizes)
+
+
+class _AllGather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, sizes: list[int]) -> Tensor:
+        ctx.sizes = sizes
+        padded = x.new_zeros(max(sizes), *x.shape[1:])
+        padded[: len(x)] = x
+        everyone = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(everyone, padded)
+        return torch.cat([y[:size] for y, size in zip(everyone, sizes, strict=True)])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        grad = grad.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(grad)
+        return grad.split(ctx.sizes)[comm.get_rank()], None
