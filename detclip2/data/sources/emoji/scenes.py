@@ -1,0 +1,193 @@
+"""EmojiScenes: endless pictures of emoji with boxes, drawn when asked for."""
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from detectron2.structures import BoxMode
+from torch.utils.data import Dataset
+
+from detclip2.errors import UserError
+
+from .backgrounds import draw_background
+from .categories import Category, World, make_world
+from .layout import Layout, arrange, paint
+from .sprites import SpriteSheet
+
+# What separates the random streams of the parts of a world. Never change: scenes would differ.
+STREAMS = {"train": 1, "val": 2, "pairs": 3, "grounding": 4}
+
+
+class SceneSampler:
+    """Decides what is in scene `index`, arranges it and draws it.
+
+    Everything follows from (seed, stream, index): the same categories, places and colours on every
+    machine that has the same font. Args:
+
+    - categories: what may occur.
+    - stream: a key of STREAMS.
+    - objects: least and most objects of a scene (before some find no place).
+    - long_tail: exponent of the frequencies: the category of rank k is drawn in proportion to
+      (k + 5) ** -long_tail, those of frequency f before those of c. 0 deals categories like
+      cards, so that each occurs equally often.
+    - repeat: probability that a further object is of a category the scene has already.
+    """
+
+    def __init__(
+        self,
+        categories: Sequence[Category],
+        stream: str,
+        seed: int,
+        size: int = 320,
+        objects: tuple[int, int] = (1, 8),
+        long_tail: float = 0.0,
+        repeat: float = 0.15,
+        font: str | None = None,
+    ):
+        if not categories:
+            raise UserError("EmojiScenes needs at least one category")
+        if not 1 <= objects[0] <= objects[1] <= 100:
+            raise UserError(f"objects of a scene: {objects}, expected (least, most) in 1 to 100")
+        if size < 16:
+            raise UserError(f"size of a scene: {size}, expected at least 16 pixels")
+        self.categories = tuple(categories)
+        self.stream, self.seed, self.size = STREAMS[stream], seed, size
+        self.objects, self.long_tail, self.repeat = objects, long_tail, repeat
+        self.sprites = SpriteSheet(font)
+        order = sorted(range(len(categories)), key=lambda i: categories[i].frequency != "f")
+        weights = np.empty(len(categories))
+        weights[order] = (np.arange(len(categories)) + 5.0) ** -long_tail
+        self._cumulative = np.cumsum(weights / weights.sum())
+        self._deal = functools.lru_cache(maxsize=8)(self._shuffled)
+
+    def rng(self, index: int) -> np.random.Generator:
+        """The random numbers of scene `index`."""
+        return np.random.default_rng(np.random.SeedSequence([self.seed, self.stream, index]))
+
+    def _shuffled(self, round_: int) -> np.ndarray:
+        # 2**32 + round: no scene has this index, so no scene shares these numbers.
+        return self.rng(2**32 + round_).permutation(len(self.categories))
+
+    def _draw_category(self, slot: int, rng: np.random.Generator) -> int:
+        if self.long_tail:
+            return int(
+                np.searchsorted(self._cumulative, rng.random()).clip(0, len(self.categories) - 1)
+            )
+        round_, position = divmod(slot, len(self.categories))
+        return int(self._deal(round_)[position])
+
+    def contents(self, index: int, rng: np.random.Generator) -> list[Category]:
+        """The categories of the objects of scene `index`, from back to front."""
+        least, most = self.objects
+        chosen: list[int] = []
+        for place in range(int(rng.integers(least, most + 1))):
+            if chosen and rng.random() < self.repeat:
+                chosen.append(chosen[int(rng.integers(len(chosen)))])
+            else:
+                chosen.append(self._draw_category(index * most + place, rng))
+        return [self.categories[i] for i in chosen]
+
+    def layout(self, index: int) -> Layout:
+        """What is where in scene `index`."""
+        rng = self.rng(index)
+        return arrange(self.contents(index, rng), self.size, self.sprites, rng)
+
+    def draw(self, index: int, layout: Layout) -> np.ndarray:
+        """The picture (size, size, 3) uint8 RGB of scene `index`, whose layout is given."""
+        # Its own stream, so that what is where does not depend on how it is drawn.
+        rng = np.random.default_rng(np.random.SeedSequence([self.seed, self.stream, index, 1]))
+        return paint(layout, draw_background(self.size, rng))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key != "_deal"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._deal = functools.lru_cache(maxsize=8)(self._shuffled)
+
+
+class EmojiScenes(Dataset):
+    """Detection records of EmojiScenes: a lazy sequence, each drawn when it is asked for.
+
+    A record is Detectron2's dataset dict with `image` (H, W, 3) uint8 RGB in place of a file to
+    read. All objects are boxed; `category_id` is an index into `vocabulary`.
+
+    - world: how many seen categories (see :func:`make_world`), None for all, or a World.
+    - split: "train" shows base categories in a long tail; "val" base and novel ones, equally often.
+      Novel categories have no box in training at all (DESIGN: they occur in image-text pairs only).
+    - count: number of scenes; the first n of a longer sequence are the same.
+    - contents: overrides what `split` shows: any of "base", "novel", "unseen". Unseen categories
+      have a vocabulary of their own and do not mix with the others.
+    - seed, size, objects, long_tail, repeat, font: see :class:`SceneSampler`.
+    """
+
+    def __init__(
+        self,
+        world: int | World | None = None,
+        split: str = "train",
+        count: int = 10_000,
+        size: int = 320,
+        seed: int = 0,
+        contents: Sequence[str] | None = None,
+        objects: tuple[int, int] = (1, 8),
+        long_tail: float | None = None,
+        repeat: float = 0.15,
+        font: str | None = None,
+    ):
+        if split not in ("train", "val"):
+            raise UserError(f"split of EmojiScenes: {split!r}, expected 'train' or 'val'")
+        self.world = world if isinstance(world, World) else make_world(world)
+        self.split, self.count = split, count
+        parts = tuple(contents or (("base",) if split == "train" else ("base", "novel")))
+        if unknown := set(parts) - {"base", "novel", "unseen"}:
+            raise UserError(f"contents of EmojiScenes: {sorted(unknown)} is not a split")
+        if "unseen" in parts and len(parts) > 1:
+            raise UserError("contents of EmojiScenes: 'unseen' does not mix with other splits")
+        shown = [category for part in parts for category in getattr(self.world, part)]
+        self.vocabulary = self.world.unseen if parts == ("unseen",) else self.world.seen
+        self._class_of = {category.id: i for i, category in enumerate(self.vocabulary)}
+        if long_tail is None:
+            long_tail = 0.5 if split == "train" else 0.0
+        self.sampler = SceneSampler(
+            shown, split, seed, size, (objects[0], objects[1]), long_tail, repeat, font
+        )
+
+    @property
+    def class_names(self) -> list[str]:
+        """What `category_id` means: names of the base categories, then of the novel ones."""
+        return [category.name for category in self.vocabulary]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        index = range(self.count)[index]
+        layout = self.sampler.layout(index)
+        return {**self._record(index, layout), "image": self.sampler.draw(index, layout)}
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[index] for index in range(self.count))
+
+    def records_without_images(self) -> Iterator[dict[str, Any]]:
+        """The same records without drawing the pictures, which is several times quicker."""
+        return (self._record(i, self.sampler.layout(i)) for i in range(self.count))
+
+    def _record(self, index: int, layout: Layout) -> dict[str, Any]:
+        size = self.sampler.size
+        return {
+            "file_name": f"emoji-{self.split}-{self.sampler.seed}-{index}",
+            "image_id": index,
+            "height": size,
+            "width": size,
+            "annotations": [
+                {
+                    "bbox": [float(edge) for edge in item.box],
+                    "bbox_mode": BoxMode.XYXY_ABS,
+                    "category_id": self._class_of[item.category.id],
+                    "iscrowd": 0,
+                    "area": float(item.area),
+                }
+                for item in layout.objects
+            ],
+        }
