@@ -165,7 +165,8 @@ class ConceptDictionary:
             UserError: if the file is missing or a line is not an entry.
         """
         try:
-            lines = Path(path).read_text(encoding="utf-8").splitlines()
+            # Not splitlines, which also splits at characters that may occur inside a text.
+            lines = Path(path).read_text(encoding="utf-8").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"concept dictionary {path}: {error}") from error
         concepts = []

@@ -230,7 +230,8 @@ class DetectionMapper(Mapper):
     def _labels(self, record: Record, annotation: Any) -> list[int]:
         """The one phrase of an annotation's category, or none if the category is not known."""
         category_id = annotation.get("category_id")
-        if not isinstance(category_id, int) or not 0 <= category_id < len(self._index_of_category):
+        known = isinstance(category_id, int | np.integer) and category_id >= 0
+        if not known or category_id >= len(self._index_of_category):
             self.counter.add("category-unknown", f"{name_of(record)}: category_id {category_id!r}")
             return []
         index = self._index_of_category[category_id]
@@ -301,6 +302,8 @@ class GroundingMapper(Mapper):
             raise SkipSample("caption-without-phrase", f"{name_of(record)}: no phrase has a box")
         negatives: list[str] = []
         if self.negatives is not None:
+            for annotation in record["annotations"]:
+                _phrases_of(annotation, spelling)
             caption = clean_phrase(decode_caption(record.get("caption", ""), record))
             negatives = self.negatives.sample_negatives(
                 rng, self.max_phrases - len(positives), exclude=[*spelling.values(), caption]
@@ -449,10 +452,15 @@ def numpy_seed(seed: int) -> Iterator[None]:
         np.random.set_state(state)
 
 
-def map_record(mapper: Mapper, record: Record, rng: np.random.Generator) -> Sample | None:
-    """The sample of a record, or None where it is skipped, which the mapper's counter then has."""
+def draw_sample(
+    records: Sequence[Record], index: int, mapper: Mapper, rng: np.random.Generator
+) -> Sample | None:
+    """The sample of record `index`, or None where it is skipped: the mapper's counter has it then.
+
+    Also where the source itself skips it, at a line that is not in its format.
+    """
     try:
-        return mapper(record, rng)
+        return mapper(records[index], rng)
     except SkipSample as skip:
         mapper.counter.add(skip.kind, skip.message)
         return None

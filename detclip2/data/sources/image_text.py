@@ -1,0 +1,415 @@
+"""Image-text pairs: WebDataset tar shards, tsv, jsonl, and COCO captions.
+
+A caption record has an image (``file_name`` or ``image_bytes``), ``image_id``, and ``caption``
+(text or UTF-8 bytes) or ``captions`` (of which one is drawn each time); optionally ``phrases``,
+its noun phrases, made ahead.
+"""
+
+import hashlib
+import itertools
+import json
+import os
+import random
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from typing import Any
+from urllib.parse import urlparse
+
+import fsspec
+import numpy as np
+import webdataset as wds
+from detectron2.utils import comm
+from torch.utils.data import IterableDataset, get_worker_info
+from webdataset.shardlists import expand_urls
+from webdataset.tariterators import group_by_keys, tar_file_expander
+
+from detclip2.data.mappers import Mapper
+from detclip2.data.phrases import SkipSample
+from detclip2.data.skips import SkipCounter
+from detclip2.data.sources.detection import read_json
+from detclip2.data.sources.lines import LineFile
+from detclip2.errors import UserError
+
+IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff")
+LOOKAHEAD = 100
+_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
+
+
+class ImageTextShards(IterableDataset):
+    """Caption records from tar shards in WebDataset's layout.
+
+    A shard has, for each key, an image (``000.jpg``, ``.png``, ``.webp`` ...) and a caption
+    (``000.txt``, or ``caption`` in ``000.json``); phrases made ahead are a list ``phrases`` in
+    ``000.json``, or ``000.phrases.json``. A shard that is missing, damaged or cut short is
+    counted and the run goes on with what was read and the next shard.
+
+    The order follows from the seed and the part of the data, one part for each worker of each
+    process: with `resampled`, a part draws shards with replacement, without end; otherwise the
+    shuffled shards are dealt out over the parts and read once. Records then pass a shuffle buffer.
+
+    Args:
+        urls: a path or URL, or a list: local, ``pipe:command``, what WebDataset opens (http ...),
+            or any fsspec URL (s3, memory ...); braces are expanded ("cc3m/{00000..00331}.tar").
+        seed: of the order.
+        resampled: endless with replacement (training), or one pass (tools).
+        shuffle_buffer: records held for shuffling; 0 keeps the order of the shards' content.
+        counter: what is left out is counted here.
+
+    Raises:
+        UserError: if `urls` names no shard; while iterating, if no shard at all can be read.
+    """
+
+    def __init__(
+        self,
+        urls: str | Sequence[str],
+        seed: int = 0,
+        resampled: bool = True,
+        shuffle_buffer: int = 1000,
+        counter: SkipCounter | None = None,
+    ):
+        super().__init__()
+        listed = [urls] if isinstance(urls, str) else list(urls)
+        self.urls = [url for pattern in listed for url in expand_urls(str(pattern))]
+        if not self.urls:
+            raise UserError("image-text shards: the list of URLs is empty")
+        self.seed = seed
+        self.resampled = resampled
+        self.shuffle_buffer = shuffle_buffer
+        self.counter = counter or SkipCounter("image-text shards")
+        # Worker processes do not know the rank of the process that started them.
+        self.rank, self.world_size = comm.get_rank(), comm.get_world_size()
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        worker_id, num_workers = _worker()
+        return self.part(self.rank * num_workers + worker_id, self.world_size * num_workers)
+
+    def part(
+        self, index: int, parts: int, seed: int | None = None
+    ) -> Generator[dict[str, Any], None, None]:
+        """The records of part `index` of `parts`, in order; by another seed if one is given."""
+        seed = self.seed if seed is None else seed
+        records = self._records(self._shards(index, parts, seed))
+        if self.shuffle_buffer > 0:
+            buffer_seed = np.random.SeedSequence([seed, index, 1]).generate_state(1)[0]
+            rng = random.Random(int(buffer_seed))
+            initial = min(self.shuffle_buffer, 100)
+            records = wds.shuffle(self.shuffle_buffer, initial=initial, rng=rng)(records)
+        return records
+
+    def _shards(self, index: int, parts: int, seed: int) -> Iterator[str]:
+        if self.resampled:
+            rng = np.random.default_rng([seed, index])
+            while True:
+                yield self.urls[int(rng.integers(len(self.urls)))]
+        order = np.random.default_rng(seed).permutation(len(self.urls))
+        yield from (self.urls[i] for i in order[index::parts])
+
+    def _records(self, shards: Iterator[str]) -> Generator[dict[str, Any], None, None]:
+        # Without a limit, an endless source of which no shard can be read would spin forever.
+        empty_in_a_row, limit = 0, 4 * len(self.urls) + 16
+        for url in shards:
+            empty_in_a_row += 1
+            for sample in self._read_shard(url):
+                empty_in_a_row = 0
+                record = self._record(sample, url)
+                if record is not None:
+                    yield record
+            if self.resampled and empty_in_a_row >= limit:
+                raise UserError(f"no image-text shard can be read, such as {url}")
+
+    def _read_shard(self, url: str) -> Iterator[dict[str, Any]]:
+        """The samples of one shard, up to where it is damaged."""
+
+        def count(error: Exception) -> bool:
+            self.counter.add("shard-unreadable", f"{url}: {error.args[0] if error.args else error}")
+            return False  # what follows in this shard is lost; the next shard is not
+
+        try:
+            stream = _WatchedStream(_open(url))
+        except Exception as error:  # of whatever library opens the URL
+            count(error)
+            return
+        # One pipeline for each shard: in a common one, the last key of a damaged shard is joined
+        # with the first of the next where both are the same, an image with a foreign caption.
+        files = tar_file_expander([{"url": url, "stream": stream}], handler=count)
+        yield from group_by_keys(files, handler=count)
+        if stream.cut_short():
+            self.counter.add("shard-unreadable", f"{url}: ends in the middle")
+        try:
+            stream.close()
+        except Exception as error:  # a pipe whose command failed says so here
+            count(error)
+
+    def _record(self, sample: dict[str, Any], url: str) -> dict[str, Any] | None:
+        where = f"{url}/{sample['__key__']}"
+        extension = next((e for e in IMAGE_EXTENSIONS if e in sample), None)
+        try:
+            details = json.loads(sample.get("json", b"{}"))
+            caption = sample["txt"] if "txt" in sample else details["caption"]
+            phrases = details.get("phrases")
+            if "phrases.json" in sample:
+                phrases = json.loads(sample["phrases.json"])
+            if extension is None:
+                raise KeyError("image")
+        except (ValueError, KeyError, AttributeError) as error:
+            self.counter.add("record-malformed", f"{where}: {error!r}")
+            return None
+        record = {
+            "file_name": where,
+            "image_id": sample["__key__"],
+            "image_bytes": sample[extension],
+            "caption": caption,
+        }
+        return record if phrases is None else {**record, "phrases": phrases}
+
+
+class ShardSamples(IterableDataset):
+    """The endless samples of a process from tar shards, from any position on.
+
+    A stream has exactly one sample for each record of its part of the shards: a record that the
+    mapper skips is counted and one of the next :data:`LOOKAHEAD` takes its place (the last of
+    them that can be used, so that a batch seldom has an image twice). So a position is a number of
+    records, and going to it reads tars but decodes no image.
+
+    With the same seed, number of processes and number of workers, the samples after `position`
+    are exactly those that follow in an uninterrupted run.
+
+    Args:
+        shards: the records, `resampled`.
+        mapper: (record, random generator) -> sample.
+        batch_size: samples of a batch of this process; worker processes make whole batches.
+        seed: of the order and of the augmentations.
+        position: batches of this process that were drawn before.
+
+    Raises:
+        UserError: if `shards` end, or while iterating, if record upon record gives no sample.
+    """
+
+    def __init__(
+        self,
+        shards: ImageTextShards,
+        mapper: Mapper,
+        batch_size: int,
+        seed: int = 0,
+        position: int = 0,
+    ):
+        super().__init__()
+        if not shards.resampled:
+            raise UserError("training never ends: image-text shards need resampled=True")
+        self.shards = shards
+        self.mapper = mapper
+        self.batch_size = batch_size
+        self.seed = seed
+        self.position = position
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        worker_id, num_workers = _worker()
+        # The data loader takes batches from its workers in turn, always beginning with the first;
+        # after `position` batches, it was the turn of another one.
+        turn = (worker_id + self.position) % num_workers
+        start = self.batch_size * ((self.position + num_workers - 1 - turn) // num_workers)
+        part = self.shards.rank * num_workers + turn
+        parts = self.shards.world_size * num_workers
+        records = itertools.islice(self.shards.part(part, parts, self.seed), start, None)
+        window = deque(itertools.islice(records, LOOKAHEAD + 1))
+        for number in itertools.count(start):
+            yield self._sample(window, np.random.default_rng([self.seed, part, number]))
+            window.popleft()
+            window.append(next(records))
+
+    def _sample(self, window: deque[dict[str, Any]], rng: np.random.Generator) -> dict[str, Any]:
+        for record in (window[0], *reversed(window)):
+            try:
+                return self.mapper(record, rng)
+            except SkipSample as skip:
+                if record is window[0]:  # the others are counted when it is their turn
+                    self.mapper.counter.add(skip.kind, skip.message)
+        raise UserError(
+            f"{len(window)} records in a row gave no sample; {self.mapper.counter.report()}"
+        )
+
+
+def _worker() -> tuple[int, int]:
+    """The number of this data loader's worker, and how many there are."""
+    info = get_worker_info()
+    return (info.id, info.num_workers) if info else (0, 1)
+
+
+class _WatchedStream:
+    """A stream that knows whether a plain tar read from it came to its end.
+
+    A tar ends in blocks of zeros. Python's tarfile takes a file that is cut between or inside of
+    headers, or has rubbish for a header, for a complete one.
+    """
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+        self._first = b""
+        self._last = b""
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._stream.read(size)
+        self._first = self._first or data[:8]
+        self._last = data[-512:] if data else self._last
+        return data
+
+    def cut_short(self) -> bool:
+        return not self._first.startswith(_COMPRESSED) and any(self._last)
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+def _open(url: str) -> Any:
+    scheme = urlparse(url).scheme
+    if url == "-" or scheme in ("", "file") or scheme in wds.gopen_schemes:
+        return wds.gopen(url, "rb")
+    return fsspec.open(url, "rb").open()
+
+
+class CaptionTsv(Sequence[dict[str, Any]]):
+    """CC3M/CC12M's list of captions and URLs, with the images in a folder.
+
+    Args:
+        tsv_file: one pair a line, tab between: ``caption<TAB>url`` (CC3M). For CC12M, which has
+            them the other way round, ``caption_column=1, url_column=0``.
+        image_root: the folder of the images.
+        file_name: how an image is called in it: a format string with ``index`` (number of the
+            line, from 0), ``md5`` and ``sha1`` (of the URL, hex), such as "{md5}.jpg". An image
+            that is not there is counted and skipped: many links are dead.
+        caption_column: column of the caption.
+        url_column: column of the URL; may be absent where `file_name` needs ``index`` alone.
+
+    Raises:
+        UserError: if the file cannot be read or `file_name` is no such format. A line with too few
+            columns raises SkipSample when it is asked for.
+    """
+
+    def __init__(
+        self,
+        tsv_file: str,
+        image_root: str,
+        file_name: str = "{index:09d}.jpg",
+        caption_column: int = 0,
+        url_column: int = 1,
+    ):
+        self.lines = LineFile(tsv_file)
+        self.image_root = image_root
+        self.file_name = file_name
+        self.caption_column = caption_column
+        self.url_column = url_column
+        try:
+            self._image_path(0, b"")
+        except (KeyError, ValueError, IndexError) as error:
+            raise UserError(
+                f"file_name {file_name!r} is no format of index, md5 and sha1: {error!r}"
+            ) from error
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def __getitem__(self, index):
+        """One record, or a list of them for a slice."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        index = range(len(self))[index]
+        columns = self.lines[index].split(b"\t")
+        if len(columns) <= self.caption_column:
+            where = f"{self.lines.path}, line {index + 1}"
+            raise SkipSample("record-malformed", f"{where}: no column {self.caption_column}")
+        url = columns[self.url_column] if len(columns) > self.url_column else b""
+        return {
+            "file_name": self._image_path(index, url),
+            "image_id": index,
+            "caption": columns[self.caption_column],
+        }
+
+    def _image_path(self, index: int, url: bytes) -> str:
+        names = {
+            "index": index,
+            "md5": hashlib.md5(url.strip(), usedforsecurity=False).hexdigest(),
+            "sha1": hashlib.sha1(url.strip(), usedforsecurity=False).hexdigest(),
+        }
+        return os.path.join(self.image_root, self.file_name.format(**names))
+
+
+class CaptionJsonl(Sequence[dict[str, Any]]):
+    """Pairs as json, one a line: ``{"image", "caption", "phrases"?}``.
+
+    Args:
+        jsonl_file: the file; ``image`` is relative to `image_root`, ``caption`` a string or a list
+            of them (one is drawn each time), ``phrases`` the caption's noun phrases.
+        image_root: the folder of the images.
+
+    Raises:
+        UserError: if the file cannot be read. A line that is not in the format raises SkipSample
+            when it is asked for.
+    """
+
+    def __init__(self, jsonl_file: str, image_root: str):
+        self.lines = LineFile(jsonl_file)
+        self.image_root = image_root
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def __getitem__(self, index):
+        """One record, or a list of them for a slice."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        index = range(len(self))[index]
+        try:
+            line = json.loads(self.lines[index])
+            caption = line["caption"]
+            record = {
+                "file_name": os.path.join(self.image_root, line["image"]),
+                "image_id": line.get("image_id", index),
+                ("captions" if isinstance(caption, list) else "caption"): caption,
+            }
+            return {**record, "phrases": line["phrases"]} if "phrases" in line else record
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            where = f"{self.lines.path}, record {index}"
+            raise SkipSample("record-malformed", f"{where}: {error!r}") from error
+
+
+def coco_caption_records(
+    json_file: str, image_root: str, counter: SkipCounter | None = None
+) -> list[dict[str, Any]]:
+    """Records of a COCO-captions json: one for each image that has captions, with all of them.
+
+    Captions of one image are together because in one batch they would be negatives of each other.
+
+    Args:
+        json_file: with ``images`` and ``annotations`` (``image_id``, ``caption``).
+        image_root: the folder of the images.
+        counter: captions of unknown images and double ids are counted here.
+
+    Raises:
+        UserError: if the file is missing or not of this format.
+    """
+    counter = counter or SkipCounter("COCO captions")
+    content = read_json(json_file, ("images", "annotations"))
+    records: dict[Any, dict[str, Any]] = {}
+    for image in content["images"]:
+        if "id" not in image or "file_name" not in image:
+            counter.add("record-malformed", f"{json_file}: image {str(image)[:80]}")
+        elif image["id"] in records:
+            counter.add("image-duplicate", f"{json_file}: image id {image['id']}")
+        else:
+            records[image["id"]] = {
+                "file_name": os.path.join(image_root, image["file_name"]),
+                **{key: image[key] for key in ("height", "width") if key in image},
+                "image_id": image["id"],
+                "captions": [],
+            }
+    for annotation in content["annotations"]:
+        where = f"{json_file}: annotation {annotation.get('id')}"
+        record = records.get(annotation.get("image_id"))
+        caption = annotation.get("caption")
+        if record is None:
+            counter.add("image-unknown", f"{where} of image {annotation.get('image_id')}")
+        elif not isinstance(caption, str) or not caption.strip():
+            counter.add("caption-empty", where)
+        else:
+            record["captions"].append(caption)
+    return [record for record in records.values() if record["captions"]]
