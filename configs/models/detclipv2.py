@@ -1,0 +1,106 @@
+"""DetCLIPv2 at the paper's sizes (Swin-T, Swin-L) and a nano size for CPUs."""
+
+from copy import deepcopy
+
+from detectron2.config import LazyCall as L
+
+from detclip2.modeling.alignment import Alignment
+from detclip2.modeling.assignment import ATSSAssigner
+from detclip2.modeling.backbone import TimmBackbone, feature_pyramid
+from detclip2.modeling.box_losses import BoxLosses
+from detclip2.modeling.contrast import WordRegionContrast
+from detclip2.modeling.dense_head import DenseHead
+from detclip2.modeling.detclip import DetCLIPv2
+from detclip2.modeling.postprocess import PostProcess
+from detclip2.modeling.text_tower import TextTower, load_text_model, load_tokenizer
+
+swin_t = L(DetCLIPv2)(
+    backbone=L(feature_pyramid)(
+        bottom_up=L(TimmBackbone)(
+            name="swin_tiny_patch4_window7_224",
+            drop_path_rate=0.2,  # Tab. 9
+            norm_outputs=True,
+            gradient_checkpointing=False,
+            weights="",  # a file with ImageNet weights in timm's names
+        ),
+        channels=256,
+    ),
+    head=L(DenseHead)(
+        in_channels="${..backbone.channels}",
+        embed_dim=256,  # not given in the paper; FILIP's is 256
+        num_levels=5,
+        num_convs=4,
+        deformable=True,  # Tab. 3
+        num_groups=32,
+    ),
+    text_tower=L(TextTower)(
+        # The paper starts from FILIP, which was never released; CLIP is the nearest to be had.
+        model=L(load_text_model)(path="openai/clip-vit-base-patch32", pretrained=True),
+        tokenizer=L(load_tokenizer)(path="${..model.path}"),
+        embed_dim="${..head.embed_dim}",
+        max_length=16,  # Tab. 9
+        pooling="end_of_text",
+    ),
+    align=L(Alignment)(prior=0.01, normalize_regions=False, initial_scale=1.0),
+    box_losses=L(BoxLosses)(
+        assigner=L(ATSSAssigner)(top_k=9),
+        focal_alpha=0.25,
+        focal_gamma=2.0,
+        box_weight=2.0,
+        centerness_weight=1.0,
+        boxes_of_grounding=False,  # sec. 3.3
+    ),
+    contrast=L(WordRegionContrast)(),
+    postprocess=L(PostProcess)(
+        score_threshold=0.05,
+        nms_threshold=0.6,
+        class_agnostic_nms=False,
+        max_candidates=3000,
+        max_detections=300,
+    ),
+)
+
+swin_l = deepcopy(swin_t)
+swin_l.backbone = L(feature_pyramid)(
+    bottom_up=L(TimmBackbone)(
+        name="swin_large_patch4_window12_384",
+        drop_path_rate=0.2,
+        norm_outputs=True,
+        gradient_checkpointing=True,  # sec. 4.1
+        weights="",
+    ),
+    channels=256,
+)
+
+# Not from the paper: small enough to train on two cores. A convolutional backbone, because from
+# random weights it learns in minutes what a Swin learns in hours.
+nano = deepcopy(swin_t)
+nano.backbone = L(feature_pyramid)(
+    bottom_up=L(TimmBackbone)(
+        name="resnet10t",
+        drop_path_rate=0.0,
+        norm_outputs=False,
+        gradient_checkpointing=False,
+        weights="",
+        layers=(1, 2, 2, 1),
+        channels=(32, 64, 128, 192),
+        stem_width=16,
+    ),
+    channels=96,
+)
+nano.head = L(DenseHead)(
+    in_channels="${..backbone.channels}",
+    embed_dim=128,
+    num_levels=5,
+    num_convs=2,
+    deformable=True,
+    num_groups=16,
+)
+nano.text_tower = L(TextTower)(
+    model=L(load_text_model)(path="resource://text_tower_nano", pretrained=False),
+    tokenizer=L(load_tokenizer)(path="${..model.path}"),
+    embed_dim="${..head.embed_dim}",
+    max_length=16,
+    pooling="end_of_text",
+    identity="detclip2-nano",
+)

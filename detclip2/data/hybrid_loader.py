@@ -1,0 +1,193 @@
+"""Several sources behind one iterator: every batch comes from one of them (paper, sec. 3.4)."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from detectron2.data import build_detection_train_loader
+from detectron2.utils import comm
+from torch.utils.data import Dataset, IterableDataset, Sampler
+
+from detclip2.data.phrases import SkipSample
+from detclip2.data.skips import SkipCounter
+from detclip2.errors import UserError
+
+logger = logging.getLogger(__name__)
+Sample = dict[str, Any]
+# A record that cannot be used is replaced by another; after so many in a row the data is at fault.
+MAX_ATTEMPTS = 100
+
+
+class Source:
+    """Records, the mapper that makes samples of them, and how they are batched.
+
+    Args:
+        records: a sequence of dataset records (see ``detclip2.data.sources``), a function that
+            gives one (so that a config does not read files), or an iterable data set of tar
+            shards with ``position`` (see ``detclip2.data.sources.image_text``).
+        mapper: (record, random generator) -> sample.
+        total_batch_size: samples a batch over all processes, this source's own.
+        num_workers: worker processes that prepare samples; 0 for none.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Mapping[str, Any]] | Callable[[], Sequence[Mapping[str, Any]]],
+        mapper: Callable[..., Sample],
+        total_batch_size: int,
+        num_workers: int = 2,
+    ) -> None:
+        self.records = records() if callable(records) else records
+        self.mapper = mapper
+        self.total_batch_size = total_batch_size
+        self.num_workers = num_workers
+        self.counter: SkipCounter = getattr(mapper, "counter", SkipCounter())
+
+    def loader(self, seed: int, position: int) -> Iterator[list[Sample]]:
+        """This process's endless batches, from the ``position``-th sample of all processes on."""
+        if isinstance(self.records, IterableDataset):
+            stream: Any = self.records
+            stream.start(seed, position)
+            sampler = None
+        else:
+            stream = SampleStream(self.records, self.mapper, self.counter, seed)
+            sampler = DrawSampler(position)
+        return iter(
+            build_detection_train_loader(
+                stream,
+                mapper=None,
+                sampler=sampler,
+                total_batch_size=self.total_batch_size,
+                # Batches by aspect ratio depend on more than the position, which would make
+                # resuming inexact.
+                aspect_ratio_grouping=False,
+                num_workers=self.num_workers,
+            )
+        )
+
+
+class SampleStream(Dataset):
+    """The ``draw``-th sample of a source: a function of the seed and of ``draw`` alone.
+
+    Every pass over the records has its own order. A record that the mapper skips is counted and
+    replaced by another one.
+
+    Args:
+        records: a sequence of records, not empty.
+        mapper: (record, random generator) -> sample; raises SkipSample.
+        counter: counts what was skipped.
+        seed: of the order and of the augmentations.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Mapping[str, Any]],
+        mapper: Callable[..., Sample],
+        counter: SkipCounter,
+        seed: int,
+    ) -> None:
+        if len(records) == 0:
+            raise UserError("a source of the training data has no records")
+        self.records = records
+        self.mapper = mapper
+        self.counter = counter
+        self.seed = seed
+        self._order: tuple[int, np.ndarray] | None = None
+
+    def __getitem__(self, draw: int) -> Sample:
+        rng = np.random.default_rng([self.seed, draw])
+        index = self._index(draw)
+        for _ in range(MAX_ATTEMPTS):
+            try:
+                return self.mapper(self.records[index], rng)
+            except SkipSample as skip:
+                self.counter.add(skip.kind, skip.message)
+                index = int(rng.integers(len(self.records)))
+        raise UserError(
+            f"{MAX_ATTEMPTS} records in a row gave no sample; {self.counter.report()}: look at "
+            "the source with `detclip2 show-data`"
+        )
+
+    def _index(self, draw: int) -> int:
+        epoch, position = divmod(draw, len(self.records))
+        if self._order is None or self._order[0] != epoch:
+            order = np.random.default_rng([self.seed, epoch]).permutation(len(self.records))
+            self._order = (epoch, order)
+        return int(self._order[1][position])
+
+
+class DrawSampler(Sampler[int]):
+    """Counts draws from ``start`` on, for ever, each process taking every world-size-th one."""
+
+    def __init__(self, start: int = 0) -> None:
+        self.start = start
+
+    def __iter__(self) -> Iterator[int]:
+        draw = self.start + comm.get_rank()
+        while True:
+            yield draw
+            draw += comm.get_world_size()
+
+
+class HybridLoader:
+    """Endless batches, each from the source that :meth:`select` has chosen.
+
+    Its state is how many samples each source has given; with the same state and seed, the same
+    samples follow, whatever the number of processes or workers.
+
+    Args:
+        sources: by name.
+        seed: of the order and augmentation of all sources.
+    """
+
+    def __init__(self, sources: Mapping[str, Source], seed: int = 0) -> None:
+        if not sources:
+            raise UserError("the training data has no source: name one under dataloader.train")
+        self.sources = dict(sources)
+        self.seed = seed
+        self.drawn = dict.fromkeys(self.sources, 0)
+        self.selected = next(iter(self.sources))
+        self._loaders: dict[str, Iterator[list[Sample]]] = {}
+
+    def select(self, name: str) -> None:
+        """Take the next batches from this source."""
+        if name not in self.sources:
+            raise UserError(f"there is no source {name!r}; there are {sorted(self.sources)}")
+        self.selected = name
+
+    def __iter__(self) -> Iterator[list[Sample]]:
+        while True:
+            yield self.next_batch()
+
+    def next_batch(self) -> list[Sample]:
+        """This process's share of the next batch of the selected source."""
+        name = self.selected
+        if name not in self._loaders:
+            number = list(self.sources).index(name)
+            source_seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0])
+            self._loaders[name] = self.sources[name].loader(source_seed, self.drawn[name])
+        batch = next(self._loaders[name])
+        self.drawn[name] += self.sources[name].total_batch_size
+        return batch
+
+    def report(self) -> list[str]:
+        """A line a source on what was left out so far."""
+        return [source.counter.report() for source in self.sources.values()]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position in every source, and the counts of what was skipped."""
+        return {
+            "drawn": dict(self.drawn),
+            "skipped": {name: s.counter.state_dict() for name, s in self.sources.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where a checkpoint stopped; sources that it does not know start afresh."""
+        unknown = sorted(set(state["drawn"]) ^ set(self.sources))
+        if unknown:
+            logger.warning("sources %s are not in both the checkpoint and the config", unknown)
+        for name, source in self.sources.items():
+            self.drawn[name] = state["drawn"].get(name, 0)
+            source.counter.load_state_dict(state["skipped"].get(name, {}))
+        self._loaders = {}

@@ -1,0 +1,41 @@
+"""How much a region and a phrase belong together: S in R^{K x M} (paper, eq. 1)."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Alignment(nn.Module):
+    """S = exp(scale) * <region, phrase> + bias, as logits.
+
+    The paper gives the bare inner product and is silent on normalisation. A bare product of unit
+    vectors cannot express the 0.01 prior that focal loss wants, so there is a learnable scale and
+    bias, as in GLIP: phrases have unit length, regions are free (see ``normalize_regions``).
+
+    Args:
+        prior: probability that a random region matches a random phrase, at the start.
+        normalize_regions: also bring regions to unit length (as YOLO-World); needs a larger scale.
+        initial_scale: start of exp(scale); 1 with free regions, about 10 with unit ones.
+    """
+
+    def __init__(
+        self, prior: float = 0.01, normalize_regions: bool = False, initial_scale: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.normalize_regions = normalize_regions
+        self.log_scale = nn.Parameter(torch.tensor(math.log(initial_scale)))
+        self.bias = nn.Parameter(torch.tensor(math.log(prior / (1 - prior))))
+
+    def forward(self, regions: Tensor, phrases: Tensor) -> Tensor:
+        """(..., K, D) regions and (M, D) phrases -> (..., K, M) logits."""
+        return self.regions(regions) @ self.phrases(phrases).T + self.bias
+
+    def regions(self, regions: Tensor) -> Tensor:
+        """Region embeddings as they enter the product."""
+        return F.normalize(regions, dim=-1) if self.normalize_regions else regions
+
+    def phrases(self, phrases: Tensor) -> Tensor:
+        """Phrase embeddings as they enter the product: unit length times the scale."""
+        return F.normalize(phrases, dim=-1) * self.log_scale.exp()

@@ -1,0 +1,67 @@
+"""ATSS: which anchors learn which box (arXiv 1912.02424, algorithm 1)."""
+
+import torch
+from detectron2.structures import Boxes, pairwise_iou
+from torch import Tensor
+
+
+class ATSSAssigner:
+    """Adaptive training sample selection, with one anchor a location.
+
+    1. On each level take the ``top_k`` anchors whose centres are nearest to the box's centre.
+    2. Compute the IoU of these candidates with the box.
+    3. The box's threshold is the mean plus the standard deviation of these IoUs.
+    4. Positives are the candidates at or above it whose centre lies inside the box.
+    5. An anchor claimed by several boxes goes to the one it overlaps most.
+
+    Args:
+        top_k: candidates a level, 9 in ATSS.
+    """
+
+    def __init__(self, top_k: int = 9) -> None:
+        self.top_k = top_k
+
+    @torch.no_grad()
+    def __call__(self, anchors: list[Boxes], boxes: Boxes) -> Tensor:
+        """Assign boxes to anchors.
+
+        Args:
+            anchors: one entry a level, K anchors in all, absolute pixels.
+            boxes: the N boxes of one image, absolute pixels.
+
+        Returns:
+            (K,) int64: index of the box that an anchor learns, -1 for background. All -1 without
+            boxes. A box may get no anchor when others overlap its candidates more.
+        """
+        all_anchors = Boxes.cat(anchors)
+        num_anchors, num_boxes = len(all_anchors), len(boxes)
+        assigned = torch.full((num_anchors,), -1, dtype=torch.int64, device=all_anchors.device)
+        if num_boxes == 0:
+            return assigned
+        candidates = self._nearest(anchors, boxes)  # 1. (T, N)
+        iou = pairwise_iou(all_anchors, boxes)  # (K, N)
+        candidate_iou = iou.gather(0, candidates)  # 2. (T, N)
+        threshold = candidate_iou.mean(0) + _std(candidate_iou)  # 3. (N,)
+        centers = all_anchors.get_centers()[candidates]  # (T, N, 2)
+        edges = boxes.tensor
+        inside = ((centers > edges[:, :2]) & (centers < edges[:, 2:])).all(-1)
+        positive = (candidate_iou >= threshold) & inside  # 4. (T, N)
+        claims = torch.full_like(iou, -1.0)
+        claims.scatter_(0, candidates, torch.where(positive, candidate_iou, -1.0))
+        best_iou, best_box = claims.max(dim=1)  # 5. (K,)
+        return torch.where(best_iou >= 0, best_box, assigned)
+
+    def _nearest(self, anchors: list[Boxes], boxes: Boxes) -> Tensor:
+        """(T, N): indices of the nearest anchors of every level, T = sum of min(top_k, K_l)."""
+        nearest, first = [], 0
+        for level in anchors:
+            distance = torch.cdist(level.get_centers(), boxes.get_centers())  # (K_l, N)
+            top_k = min(self.top_k, len(level))
+            nearest.append(distance.topk(top_k, dim=0, largest=False).indices + first)
+            first += len(level)
+        return torch.cat(nearest)
+
+
+def _std(iou: Tensor) -> Tensor:
+    """Standard deviation over candidates; 0 for a single one, where it is not defined."""
+    return iou.std(0) if len(iou) > 1 else torch.zeros_like(iou[0])

@@ -1,0 +1,130 @@
+"""Any timm feature extractor as a Detectron2 backbone, and the feature pyramid on top of it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import timm
+import torch
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from detectron2.modeling.backbone.fpn import FPN, LastLevelP6P7
+from torch import nn
+
+from detclip2.modeling.weights import load_weights
+
+STRIDES = (8, 16, 32)
+
+
+class TimmBackbone(Backbone):
+    """The features of a timm model at strides 8, 16 and 32, named "c3", "c4", "c5".
+
+    Swin (the paper's choice, sec. 3.3) takes any input whose sides divide by 32: attention masks
+    are built for the size at hand, and windows are shifted in every stage, as detection codebases
+    do. Each output passes through a LayerNorm of its own when ``norm_outputs`` is set, because a
+    Swin stage ends in an unnormalised residual stream.
+
+    Args:
+        name: a timm model name, e.g. "swin_tiny_patch4_window7_224".
+        drop_path_rate: stochastic depth; 0.2 in the paper (Tab. 9).
+        norm_outputs: LayerNorm on each output, over channels.
+        gradient_checkpointing: trade one more forward pass for memory (sec. 4.1 of the paper).
+        weights: a .safetensors or .pth file with timm's names for this model; "" for random ones.
+        **timm_args: passed to ``timm.create_model``.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        drop_path_rate: float = 0.2,
+        norm_outputs: bool = True,
+        gradient_checkpointing: bool = False,
+        weights: str = "",
+        **timm_args: Any,
+    ) -> None:
+        super().__init__()
+        if name.startswith("swin"):
+            timm_args = {"strict_img_size": False, "always_partition": True, **timm_args}
+        # out_indices count from the model's own first feature; Swin starts at stride 4, a
+        # convolutional network at 2. So we ask for all and take the strides that we want.
+        indices = _indices_of_strides(name, timm_args)
+        self.extractor = timm.create_model(
+            name,
+            pretrained=False,
+            features_only=True,
+            out_indices=indices,
+            drop_path_rate=drop_path_rate,
+            **timm_args,
+        )
+        self.extractor.set_grad_checkpointing(gradient_checkpointing)
+        channels = self.extractor.feature_info.channels()
+        self._out_features = ["c3", "c4", "c5"]
+        self._out_feature_strides = dict(zip(self._out_features, STRIDES, strict=True))
+        self._out_feature_channels = dict(zip(self._out_features, channels, strict=True))
+        self._channels_last = getattr(self.extractor, "output_fmt", "NCHW") == "NHWC"
+        self.norms = nn.ModuleList(
+            nn.LayerNorm(c) if norm_outputs else nn.Identity() for c in channels
+        )
+        if weights:
+            load_weights(self.extractor, weights, ignore=("head.", "fc.", "norm."))
+
+    @property
+    def size_divisibility(self) -> int:
+        """Inputs are padded to a multiple of this many pixels."""
+        return STRIDES[-1]
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """(B, 3, H, W) -> {"c3": (B, C3, H/8, W/8), "c4": ..., "c5": ...}."""
+        outputs = {}
+        for name, norm, x in zip(
+            self._out_features, self.norms, self.extractor(images), strict=True
+        ):
+            if isinstance(norm, nn.LayerNorm):
+                x = norm(x if self._channels_last else x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+            elif self._channels_last:
+                x = x.permute(0, 3, 1, 2)
+            outputs[name] = x
+        return outputs
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        """Channels and stride of each output."""
+        return {
+            name: ShapeSpec(
+                channels=self._out_feature_channels[name], stride=self._out_feature_strides[name]
+            )
+            for name in self._out_features
+        }
+
+
+def _indices_of_strides(name: str, timm_args: dict[str, Any]) -> tuple[int, ...]:
+    """Which outputs of timm's ``features_only`` model have strides 8, 16 and 32."""
+    with torch.device("meta"):
+        probe = timm.create_model(name, features_only=True, **timm_args)
+    reductions = probe.feature_info.reduction()
+    missing = [s for s in STRIDES if s not in reductions]
+    if missing:
+        raise ValueError(f"timm model {name!r} has no features at strides {missing}: {reductions}")
+    return tuple(reductions.index(stride) for stride in STRIDES)
+
+
+def feature_pyramid(bottom_up: Backbone, channels: int = 256) -> FPN:
+    """P3..P7 with ``channels`` channels each; P6 and P7 are made from P5, as in ATSS."""
+    return FPN(
+        bottom_up=bottom_up,
+        in_features=["c3", "c4", "c5"],
+        out_channels=channels,
+        top_block=LastLevelP6P7(channels, channels, in_feature="p5"),
+    )
+
+
+@BACKBONE_REGISTRY.register()
+def build_detclip_backbone(cfg: Any, input_shape: ShapeSpec) -> FPN:
+    """The pyramid over a timm model from a yacs config (``cfg.MODEL.DETCLIP``)."""
+    options: Sequence[Any] = cfg.MODEL.DETCLIP.TIMM_ARGS
+    bottom_up = TimmBackbone(
+        cfg.MODEL.DETCLIP.TIMM_NAME,
+        drop_path_rate=cfg.MODEL.DETCLIP.DROP_PATH_RATE,
+        norm_outputs=cfg.MODEL.DETCLIP.NORM_OUTPUTS,
+        **dict(options),
+    )
+    return feature_pyramid(bottom_up, cfg.MODEL.FPN.OUT_CHANNELS)

@@ -1,0 +1,261 @@
+"""DetCLIPv2 (arXiv 2304.04514): the meta-architecture, as in the paper's figure 2."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.config import configurable
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone, detector_postprocess
+from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
+from detectron2.modeling.box_regression import Box2BoxTransform
+from detectron2.structures import Boxes, ImageList
+from torch import Tensor, nn
+
+from detclip2.errors import UserError
+from detclip2.modeling.alignment import Alignment
+from detclip2.modeling.assignment import ATSSAssigner
+from detclip2.modeling.box_losses import BoxLosses
+from detclip2.modeling.contrast import WordRegionContrast
+from detclip2.modeling.dense_head import DenseHead, Predictions
+from detclip2.modeling.phrase_batch import PhraseBatch, gather_phrases
+from detclip2.modeling.postprocess import PostProcess
+from detclip2.modeling.text_tower import TextTower
+
+Sample = dict[str, Any]
+
+
+@META_ARCH_REGISTRY.register()
+class DetCLIPv2(nn.Module):
+    """Regions and phrases meet in one similarity S; what teaches it depends on the source.
+
+    A batch in training comes from one source. Its samples have the format of
+    ``detclip2.data.phrases``: ``image`` (3, H, W) RGB in 0..255, ``source``, ``phrases``,
+    ``num_positives``, and ``instances`` unless it is a caption.
+
+    Args:
+        backbone: images to a pyramid of features.
+        head: pyramid to region embeddings, boxes and centerness.
+        text_tower: phrases to embeddings; None for a model that only takes ready vocabularies.
+        align: S from regions and phrases.
+        box_losses: what boxes teach.
+        contrast: what image-text pairs teach; None for a model without them.
+        postprocess: S and boxes to detections.
+        in_features: the levels of the pyramid that the head sees.
+        pixel_mean: RGB, 0..255.
+        pixel_std: RGB, 0..255.
+        vocabulary: names to detect until :meth:`set_vocabulary` says otherwise.
+    """
+
+    input_format = "RGB"
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        head: DenseHead,
+        text_tower: TextTower | None,
+        align: Alignment,
+        box_losses: BoxLosses,
+        contrast: WordRegionContrast | None = None,
+        postprocess: PostProcess,
+        in_features: Sequence[str] = ("p3", "p4", "p5", "p6", "p7"),
+        pixel_mean: Sequence[float] = (123.675, 116.28, 103.53),
+        pixel_std: Sequence[float] = (58.395, 57.12, 57.375),
+        vocabulary: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.text_tower = text_tower
+        self.align = align
+        self.box_losses = box_losses
+        self.contrast = contrast
+        self.postprocess = postprocess
+        self.in_features = tuple(in_features)
+        strides = [backbone.output_shape()[f].stride for f in self.in_features]
+        # One square anchor of 8 strides at every location (ATSS).
+        self.anchor_generator = DefaultAnchorGenerator(
+            sizes=[[8 * stride] for stride in strides],
+            aspect_ratios=[[1.0]],
+            strides=strides,
+            offset=0.5,
+        )
+        self.box_transform = Box2BoxTransform(weights=(10.0, 10.0, 5.0, 5.0))
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), persistent=False)
+        self._names: Sequence[str] = tuple(vocabulary)
+        self._vocabulary: Tensor | None = None
+
+    @classmethod
+    def from_config(cls, cfg: Any) -> dict[str, Any]:
+        """The arguments of ``__init__`` from a yacs config, for Detectron2's ``build_model``."""
+        from detclip2.modeling.yacs import arguments_from_yacs
+
+        return arguments_from_yacs(cfg)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is; it has no say in it."""
+        return self.pixel_mean.device
+
+    @property
+    def embed_dim(self) -> int:
+        """D."""
+        return self.head.region.out_channels
+
+    def forward(self, samples: list[Sample]) -> dict[str, Tensor] | list[dict[str, Any]]:
+        """Losses in training; else one {"instances": Instances} an image, in its original size."""
+        images = self.preprocess_images(samples)
+        features = self.backbone(images.tensor)
+        levels = [features[name] for name in self.in_features]
+        anchors = self.anchor_generator(levels)
+        predictions = self.head(levels)
+        if not self.training:
+            return self.detect(samples, images, predictions, anchors)
+        batch = PhraseBatch.from_samples(samples)
+        phrases = self.text(batch.phrases)
+        if _source(samples) == "caption":
+            return self.learn_from_captions(batch, phrases, predictions, anchors, images)
+        return self.learn_from_boxes(samples, batch, phrases, predictions, anchors)
+
+    def learn_from_boxes(
+        self,
+        samples: list[Sample],
+        batch: PhraseBatch,
+        phrases: Tensor,
+        predictions: Predictions,
+        anchors: list[Boxes],
+    ) -> dict[str, Tensor]:
+        """Detection and grounding (sec. 3.1): phrases of all processes are everyone's negatives."""
+        batch, phrases = gather_phrases(batch, phrases)
+        similarity = self.align(predictions.regions, phrases)  # (B, K, M_B)
+        return self.box_losses(samples, batch, similarity, predictions, anchors, self.box_transform)
+
+    def learn_from_captions(
+        self,
+        batch: PhraseBatch,
+        phrases: Tensor,
+        predictions: Predictions,
+        anchors: list[Boxes],
+        images: ImageList,
+    ) -> dict[str, Tensor]:
+        """Image-text pairs (sec. 3.2): each word finds its region, and pairs are contrasted."""
+        if self.contrast is None:
+            raise UserError("the model has no `contrast`, which samples of source 'caption' need")
+        return self.contrast(
+            predictions=predictions,
+            boxes=self.decode(predictions, anchors, images),
+            batch=batch,
+            phrases=phrases,
+            align=self.align,
+        )
+
+    @torch.no_grad()
+    def detect(
+        self,
+        samples: list[Sample],
+        images: ImageList,
+        predictions: Predictions,
+        anchors: list[Boxes],
+    ) -> list[dict[str, Any]]:
+        """Detections for the vocabulary, or for a sample's own ``vocabulary`` (C, D)."""
+        all_anchors = Boxes.cat(anchors).tensor
+        results = []
+        for i, (sample, image_size) in enumerate(zip(samples, images.image_sizes, strict=True)):
+            vocabulary = sample.get("vocabulary")
+            instances = self.postprocess(
+                predictions.regions[i],
+                predictions.deltas[i],
+                predictions.centerness[i],
+                all_anchors,
+                self.vocabulary if vocabulary is None else vocabulary.to(self.device),
+                self.align,
+                self.box_transform,
+                image_size,
+            )
+            height = sample.get("height", image_size[0])
+            width = sample.get("width", image_size[1])
+            results.append({"instances": detector_postprocess(instances, height, width)})
+        return results
+
+    def preprocess_images(self, samples: list[Sample]) -> ImageList:
+        """Normalise, pad to a common size that every stride divides, and batch."""
+        images = [
+            (sample["image"].to(self.device) - self.pixel_mean) / self.pixel_std
+            for sample in samples
+        ]
+        return ImageList.from_tensors(images, self.backbone.size_divisibility)
+
+    @torch.no_grad()
+    def decode(self, predictions: Predictions, anchors: list[Boxes], images: ImageList) -> Tensor:
+        """Boxes (B, K, 4) of all predictions, clipped to their images, without gradient."""
+        all_anchors = Boxes.cat(anchors).tensor
+        batch_size = len(predictions.deltas)
+        boxes = self.box_transform.apply_deltas(
+            predictions.deltas.detach().float().flatten(0, 1), all_anchors.repeat(batch_size, 1)
+        ).view(batch_size, -1, 4)
+        for image_boxes, size in zip(boxes, images.image_sizes, strict=True):
+            Boxes(image_boxes).clip(size)
+        return boxes
+
+    def text(self, phrases: Sequence[str]) -> Tensor:
+        """(M, D) embeddings of M phrases."""
+        if self.text_tower is None:
+            raise UserError(
+                "the model has no text tower: give it a vocabulary of ready embeddings"
+            )
+        return self.text_tower(phrases)
+
+    @torch.no_grad()
+    def encode_phrases(self, phrases: Sequence[str]) -> Tensor:
+        """(M, D) embeddings for :meth:`set_vocabulary`, computed as in inference."""
+        was_training = self.training
+        self.eval()
+        embeddings = self.text(phrases)
+        self.train(was_training)
+        return embeddings
+
+    def set_vocabulary(self, vocabulary: Sequence[str] | Tensor) -> None:
+        """What to detect from now on: C names, or their (C, D) embeddings.
+
+        Names are encoded when they are first needed, and again after the weights have changed.
+
+        Raises:
+            UserError: embeddings of another width than D.
+        """
+        if isinstance(vocabulary, Tensor):
+            if vocabulary.dim() != 2 or vocabulary.shape[1] != self.embed_dim:
+                raise UserError(
+                    f"the vocabulary is {tuple(vocabulary.shape)}; expected (C, {self.embed_dim})"
+                )
+            self._names, self._vocabulary = (), vocabulary.to(self.device)
+        else:
+            self._names, self._vocabulary = tuple(vocabulary), None
+
+    @property
+    def vocabulary(self) -> Tensor:
+        """(C, D) embeddings of the names to detect."""
+        if self._vocabulary is None:
+            if not self._names:
+                raise UserError("the model has no vocabulary: call set_vocabulary(names) first")
+            self._vocabulary = self.encode_phrases(self._names)
+        return self._vocabulary
+
+    def train(self, mode: bool = True) -> "DetCLIPv2":
+        """Training changes the text tower, so embeddings of names are dropped."""
+        if mode and self._names:
+            self._vocabulary = None
+        return super().train(mode)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        if self._names:
+            self._vocabulary = None
+
+
+def _source(samples: list[Sample]) -> str:
+    sources = {sample["source"] for sample in samples}
+    if len(sources) != 1:
+        raise ValueError(f"a batch must come from one source, but this one has {sorted(sources)}")
+    return sources.pop()

@@ -1,0 +1,74 @@
+"""Weights from files: safetensors, or torch files that need no pickle."""
+
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from detclip2.errors import UserError
+
+
+def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
+    """The state dict in a .safetensors or torch file, on the CPU.
+
+    A torch file may hold the state dict itself or a checkpoint with it under "model".
+
+    Raises:
+        UserError: the file is missing, broken, or needs pickle, which could run any code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"there is no weights file at {path}")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path} needs pickle, which can run any code when loaded, so it is refused: "
+            "save its state dict of tensors as .safetensors"
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} cannot be read as weights: {reason}") from error
+    state = content.get("model", content) if isinstance(content, dict) else content
+    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise UserError(f"{path} holds no state dict of tensors (expected name -> tensor)")
+    return state
+
+
+def load_weights(module: nn.Module, path: str | Path, ignore: Sequence[str] = ()) -> None:
+    """Load a file into ``module``; every parameter must be there with its shape.
+
+    Args:
+        module: the module to fill.
+        path: a file that :func:`read_weights` reads.
+        ignore: prefixes of entries in the file that ``module`` need not have (e.g. a classifier).
+
+    Raises:
+        UserError: names the entries that do not fit.
+    """
+    state = {
+        name: tensor
+        for name, tensor in read_weights(path).items()
+        if not name.startswith(tuple(ignore))
+    }
+    own = module.state_dict()
+    problems = [f"missing {name}" for name in own if name not in state]
+    problems += [f"unknown {name}" for name in state if name not in own]
+    problems += [
+        f"{name} is {tuple(state[name].shape)}, expected {tuple(tensor.shape)}"
+        for name, tensor in own.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    if problems:
+        shown = "; ".join(problems[:5]) + ("; ..." if len(problems) > 5 else "")
+        raise UserError(
+            f"the weights in {path} do not fit the model of the config "
+            f"({len(problems)} entries differ: {shown}): give the config they were trained with"
+        )
+    module.load_state_dict(state)
