@@ -12,7 +12,13 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     """Import the predictor on first use, so that ``import detclip2`` loads no framework."""
     if name == "OpenVocabularyPredictor":
-        from detclip2.predictor import OpenVocabularyPredictor
+        try:
+            from detclip2.predictor import OpenVocabularyPredictor
+        except ModuleNotFoundError as error:
+            from detclip2.errors import missing_package
 
+            if not (sentence := missing_package(error)):
+                raise
+            raise ModuleNotFoundError(sentence, name=error.name) from None
         return OpenVocabularyPredictor
     raise AttributeError(f"module 'detclip2' has no attribute {name!r}")

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from detclip2 import __version__
-from detclip2.errors import UserError
+from detclip2.errors import UserError, missing_package
 
 # Subcommand -> help. Its module (`-` becomes `_`) is imported only when it is called, so that
 # `detclip2 --help` loads no framework. A module has `add_arguments(parser)` and `run(args)`.
@@ -19,7 +19,19 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns the exit code (0 good, 2 a mistake the user can mend)."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        args = _parse(list(sys.argv[1:] if argv is None else argv))
+        return args.run(args) or 0
+    except UserError as error:
+        print(f"detclip2: {error}", file=sys.stderr)
+    except ModuleNotFoundError as error:
+        if not (sentence := missing_package(error)):
+            raise
+        print(f"detclip2: {sentence}", file=sys.stderr)
+    return 2
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="detclip2", description="Open-vocabulary detection.")
     parser.add_argument("--version", action="version", version=f"detclip2 {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -30,12 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             module = importlib.import_module(f"detclip2.commands.{name.replace('-', '_')}")
             module.add_arguments(subparser)
             subparser.set_defaults(run=module.run)
-    args = parser.parse_args(argv)
-    try:
-        return args.run(args) or 0
-    except UserError as error:
-        print(f"detclip2: {error}", file=sys.stderr)
-        return 2
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

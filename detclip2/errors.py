@@ -1,4 +1,10 @@
-"""The one exception for mistakes that the user can mend."""
+"""The one exception for mistakes that the user can mend, and the sentence for a missing package."""
+
+MISSING_DETECTRON2 = (
+    "Detectron2 is not installed: install the stand-in that comes with this project "
+    "(`pip install ./compat` in its folder) or the real one "
+    "(`pip install git+https://github.com/facebookresearch/detectron2`)"
+)
 
 
 class UserError(ValueError):
@@ -6,3 +12,16 @@ class UserError(ValueError):
 
     The command line prints it without a traceback and exits with code 2.
     """
+
+
+def missing_package(error: ModuleNotFoundError) -> str:
+    """The sentence for a package that is not installed; empty if the error is about another thing.
+
+    A module missing *inside* a package that is there is a fault of that package: not told here.
+    """
+    name = error.name or ""
+    if name == "detectron2":
+        return MISSING_DETECTRON2
+    if not name or "." in name or name == "detclip2":
+        return ""
+    return f"the Python package {name!r} is not installed; `detclip2 check-env` says how to get it"

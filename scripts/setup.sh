@@ -1,0 +1,94 @@
+#!/usr/bin/env bash
+# Make the virtual environment of this project: bash scripts/setup.sh [.venv]
+#
+# Safe to run again at any time: what is there stays, and what an interrupted run left half done is
+# done again. PYTHON names another interpreter. $VENV/.ready marks an environment that is complete.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+venv=${1:-.venv}
+export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
+# What comes as source is built with the pinned setuptools too, not with the newest one. (The first
+# name is read by pip up to 25.2, the second by later ones.)
+export PIP_CONSTRAINT=$PWD/requirements.lock PIP_BUILD_CONSTRAINT=$PWD/requirements.lock
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+die() { say "$*"; exit 1; }
+
+supported() {  # is this an interpreter that runs, of a version that setup.cfg allows?
+    "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null
+}
+
+find_python() {
+    if [ -n "${PYTHON:-}" ]; then
+        supported "$PYTHON" || die "PYTHON=$PYTHON is not a Python of 3.10 to 3.13"
+        echo "$PYTHON"
+        return
+    fi
+    local name
+    for name in python3 python3.13 python3.12 python3.11 python3.10; do
+        if supported "$name"; then echo "$name"; return; fi
+    done
+    die "no Python of 3.10 to 3.13 found; install one (apt-get install python3 python3-venv)," \
+        "or name one: make setup PYTHON=/path/to/python3"
+}
+
+apt_install() {  # install Debian packages where that needs no password; false where it may not
+    local apt=(apt-get)
+    command -v apt-get >/dev/null || return 1
+    if [ "$(id -u)" -ne 0 ]; then
+        sudo -n true 2>/dev/null || return 1
+        apt=(sudo -n apt-get)
+    fi
+    say "installing $* with apt-get"
+    "${apt[@]}" update -qq && "${apt[@]}" install -y -qq --no-install-recommends "$@"
+} >&2
+
+make_venv() {
+    local python version
+    python=$(find_python)
+    version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+    if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+        apt_install "python$version-venv" || die "Python $version cannot make virtual" \
+            "environments here; install the missing part: apt-get install python$version-venv"
+    fi
+    say "making $venv with $("$python" --version)"
+    "$python" -m venv --clear "$venv"
+}
+
+rm -f "$venv/.ready"
+if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+    make_venv
+elif ! supported "$venv/bin/python"; then
+    die "$venv is not of Python 3.10 to 3.13; remove it and call again: rm -rf $venv"
+fi
+python=$venv/bin/python
+
+# A marker that outlives an interrupted install: pip takes a half-written package for a whole one.
+force=()
+if [ -e "$venv/.installing" ]; then force=(--force-reinstall); fi
+touch "$venv/.installing"
+say "installing the pinned dependencies (about 3 GB to download at the first time)"
+# Three quiet minutes look like a hang to a person, and a log wants no progress bars.
+quiet=(--quiet)
+if [ -t 1 ]; then quiet=(); fi
+# No dependency is resolved here: requirements.lock is complete, and leaves out on purpose what
+# would clash (see [tool.uv] in pyproject.toml).
+"$python" -m pip install ${quiet[@]+"${quiet[@]}"} ${force[@]+"${force[@]}"} --no-deps --no-compile \
+    -r requirements.lock
+"$python" -m pip install --quiet --no-deps --no-build-isolation --editable .
+# The stand-in gives way to a real Detectron2 in this environment.
+real='import importlib.metadata as m; raise SystemExit("+subset" in m.version("detectron2"))'
+if ! "$python" -c "$real" 2>/dev/null; then
+    "$python" -m pip install --quiet --no-deps --no-build-isolation --editable ./compat
+fi
+rm -f "$venv/.installing"
+
+font='from detclip2.data.sources.emoji.sprites import find_emoji_font; find_emoji_font()'
+if ! "$python" -c "$font" 2>/dev/null; then
+    apt_install fonts-noto-color-emoji || say "no colour emoji font found, which the demo draws" \
+        "with; install it: apt-get install fonts-noto-color-emoji (or give the path of" \
+        "NotoColorEmoji.ttf in DETCLIP2_EMOJI_FONT)"
+fi
+
+pwd -P >"$venv/.ready"
+say "done"
