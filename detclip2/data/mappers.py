@@ -119,8 +119,10 @@ class Mapper(ABC):
             if problem or annotation.get("iscrowd"):
                 unboxed.append(annotation)
                 continue
+            # As floats: Detectron2 scales a box of integers in place, cutting off the fractions.
+            bbox = [float(value) for value in annotation["bbox"]]
             moved = detection_utils.transform_instance_annotations(
-                {"bbox": list(annotation["bbox"]), "bbox_mode": annotation["bbox_mode"]},
+                {"bbox": bbox, "bbox_mode": annotation["bbox_mode"]},
                 view.transforms,
                 view.image.shape[:2],
             )

@@ -46,7 +46,9 @@ class SkipCounter:
         self.kinds = {**KINDS, **(kinds or {})}
         self.num_examples = num_examples
         self._slots = {kind: slot for slot, kind in enumerate(self.kinds)}
-        self._counts: Any = multiprocessing.Array("q", len(self.kinds))
+        # Of the "spawn" context, because that can be handed to workers however they start.
+        context = multiprocessing.get_context("spawn")
+        self._counts: Any = context.Array("q", len(self.kinds))
 
     def add(self, kind: str, message: str = "", number: int = 1) -> None:
         """Count one more of a kind, or `number`; `message` says what was wrong, and the file."""
