@@ -1,7 +1,7 @@
 """Non-maximum suppression."""
 
 import torch
-from torchvision.ops import boxes as box_ops
+import torchvision
 
 __all__ = ["batched_nms"]
 
@@ -20,6 +20,7 @@ def batched_nms(
     Returns:
         Indices of the boxes that stay, best first.
     """
-    assert boxes.shape[-1] == 4
-    # In float32 also where the scores are half: coordinates get shifted by class.
-    return box_ops.batched_nms(boxes.float(), scores, idxs, iou_threshold)
+    if boxes.shape[-1] != 4:
+        raise AssertionError(f"Boxes have 4 numbers, not {boxes.shape[-1]}.")
+    # torchvision shifts the boxes of each class apart, for which half precision is too coarse.
+    return torchvision.ops.boxes.batched_nms(boxes.to(torch.float32), scores, idxs, iou_threshold)

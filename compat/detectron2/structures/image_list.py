@@ -33,7 +33,7 @@ class ImageList:
         return ImageList(self.tensor.to(*args, **kwargs), self.image_sizes)
 
     @property
-    def device(self) -> torch.device:
+    def device(self):
         return self.tensor.device
 
     @staticmethod

@@ -1,0 +1,27 @@
+"""From the detector's resolution to the user's."""
+
+from detectron2.structures import Instances
+
+__all__ = ["detector_postprocess"]
+
+
+def detector_postprocess(
+    results: Instances, output_height: int, output_width: int, mask_threshold: float = 0.5
+) -> Instances:
+    """Scale boxes to an image of the given size, cut them to it, drop what has no area left.
+
+    Args:
+        results: with `pred_boxes` or `proposal_boxes`; `image_size` is what the detector saw.
+        output_height: px.
+        output_width: px.
+        mask_threshold: of no use here, as there are no masks.
+    """
+    height, width = results.image_size
+    output = Instances((output_height, output_width), **results.get_fields())
+    name = next((name for name in ("pred_boxes", "proposal_boxes") if output.has(name)), None)
+    assert name is not None, "Predictions must contain boxes!"
+    boxes = output.get(name).clone()
+    boxes.scale(output_width / width, output_height / height)
+    boxes.clip(output.image_size)
+    output.set(name, boxes)
+    return output[boxes.nonempty()]
