@@ -1,0 +1,185 @@
+"""LazyConfigs from files and the model they describe; a sentence for what is wrong in them."""
+
+import difflib
+import inspect
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import LazyConfig, instantiate
+from detectron2.utils.registry import locate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torch import nn
+
+from detclip2.errors import UserError
+
+
+@dataclass(frozen=True)
+class InferenceSettings:
+    """The node ``inference`` of a config."""
+
+    min_size: int
+    """Images are resized so that the shorter edge has this length, px ..."""
+    max_size: int
+    """... unless the longer edge would exceed this one, px."""
+    score_threshold: float | None = None
+    """Detections below it are dropped; None leaves it to the model's ``postprocess``."""
+    batch_size: int = 1
+    """Images that go through the model at once."""
+
+
+def load_config(source: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[DictConfig, str]:
+    """A config from a .py or .yaml file, or one that is loaded already.
+
+    Loading a .py file runs it.
+
+    Returns:
+        the config, and what messages call it.
+
+    Raises:
+        UserError: the file is missing, not of these kinds, or does not run.
+    """
+    if isinstance(source, Mapping):
+        cfg = source if isinstance(source, DictConfig) else _to_omegaconf(source)
+        return cfg, "the config"
+    path = Path(source)
+    if path.suffix not in (".py", ".yaml", ".yml"):
+        raise UserError(f"{path}: a config is a .py or .yaml file")
+    if not os.path.isfile(path):
+        raise UserError(f"{path}: this config does not exist")
+    try:
+        cfg = LazyConfig.load(str(path))
+    except UserError:
+        raise
+    except Exception as error:  # a config is a program: anything may go wrong in it
+        raise UserError(f"{path}: this config cannot be loaded: {_reason(error)}") from error
+    if not isinstance(cfg, DictConfig):
+        raise UserError(f"{path}: this config holds no keys")
+    return cfg, str(path)
+
+
+def build_model(cfg: DictConfig, name: str = "the config") -> nn.Module:
+    """The model of ``cfg.model``, with the weights that its constructor gives it.
+
+    Raises:
+        UserError: a key is missing or unknown (with the nearest known one), or the model cannot
+            be built.
+    """
+    node = _required(cfg, "model", name)
+    try:
+        check_keys(node, "model", name)
+        model = instantiate(node)
+    except UserError:
+        raise
+    except Exception as error:  # whatever the constructors raise for values that make no sense
+        raise UserError(f"{name}: the model cannot be built: {_reason(error)}") from error
+    if not isinstance(model, nn.Module):
+        raise UserError(f"{name}: `model` describes a {type(model).__name__}, not a model")
+    return model
+
+
+def inference_settings(cfg: DictConfig, name: str = "the config") -> InferenceSettings:
+    """The node ``cfg.inference``.
+
+    Raises:
+        UserError: a key is missing or unknown, or a size is not positive.
+    """
+    node = _required(cfg, "inference", name)
+    known = [f.name for f in fields(InferenceSettings)]
+    for key in node:
+        if key not in known:
+            raise UserError(unknown_key(name, "inference", str(key), known))
+    for key in ("min_size", "max_size"):
+        _required(node, key, f"{name}: inference")
+    try:
+        settings = InferenceSettings(**node)
+        positive = min(settings.min_size, settings.max_size, settings.batch_size) > 0
+    except (TypeError, OmegaConfBaseException) as error:
+        raise UserError(f"{name}: `inference` is wrong: {_reason(error)}") from error
+    if not positive:
+        raise UserError(f"{name}: inference: sizes must be positive, but it is {dict(node)}")
+    return settings
+
+
+def check_keys(cfg: Any, path: str, name: str) -> None:
+    """Every key beside a ``_target_`` must be an argument of that target.
+
+    Args:
+        cfg: the node to check, with all below it.
+        path: where it is in the config, e.g. "model".
+        name: what messages call the config.
+
+    Raises:
+        UserError: names the first key that is not, and the nearest argument; or a target that
+            cannot be imported.
+    """
+    for node_path, node in _targets(cfg, path):
+        target = node["_target_"]
+        if isinstance(target, str):
+            try:
+                target = locate(target)
+            except Exception as error:  # importing runs code
+                raise UserError(
+                    f"{name}: {node_path}: {node['_target_']} cannot be imported: {_reason(error)}"
+                ) from error
+        arguments = _arguments(target)
+        for key in node:
+            if arguments is not None and key != "_target_" and key not in arguments:
+                raise UserError(unknown_key(name, node_path, str(key), arguments))
+
+
+def unknown_key(name: str, path: str, key: str, known: Iterable[str]) -> str:
+    """The sentence for a key that does not exist, with the nearest one that does."""
+    known = list(known)
+    near = difflib.get_close_matches(key, known, n=3)
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(known)}"
+    return f"{name}: {path} has no key {key!r}; {hint}"
+
+
+def _targets(cfg: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if isinstance(cfg, Mapping):
+        if "_target_" in cfg:
+            yield path, cfg
+        for key, value in cfg.items():
+            yield from _targets(value, f"{path}.{key}")
+    elif isinstance(cfg, Sequence) and not isinstance(cfg, str | bytes):
+        for i, value in enumerate(cfg):
+            yield from _targets(value, f"{path}[{i}]")
+
+
+def _arguments(target: Callable[..., Any]) -> list[str] | None:
+    """Names of a callable's arguments; None where it takes any, or does not tell."""
+    try:
+        parameters = inspect.signature(target).parameters
+    except (TypeError, ValueError):
+        return None
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return None
+    return list(parameters)
+
+
+def _required(cfg: Any, key: str, name: str) -> Any:
+    try:
+        value = cfg.get(key)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{name}: key {key!r} cannot be read: {_reason(error)}") from error
+    if value is None:
+        near = difflib.get_close_matches(key, [str(k) for k in cfg], n=1)
+        raise UserError(
+            f"{name}: key {key!r} is missing" + (f"; is {near[0]!r} misspelt?" if near else "")
+        )
+    return value
+
+
+def _to_omegaconf(source: Mapping[str, Any]) -> DictConfig:
+    cfg = OmegaConf.create(dict(source), flags={"allow_objects": True})
+    assert isinstance(cfg, DictConfig)
+    return cfg
+
+
+def _reason(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,0 +1,54 @@
+"""A model folder: ``config.yaml`` and ``model.safetensors``, as a training run leaves them."""
+
+import os
+from pathlib import Path
+
+from detclip2.errors import UserError
+
+CONFIG_NAME = "config.yaml"
+WEIGHTS_NAME = "model.safetensors"
+ENVIRONMENT_VARIABLE = "DETCLIP2_MODEL"
+
+
+def read_model_folder(folder: str | os.PathLike[str]) -> tuple[Path, Path]:
+    """The config and the weights in a folder.
+
+    Raises:
+        UserError: the folder or one of the two is missing.
+    """
+    folder = Path(folder)
+    if not os.path.isdir(folder):
+        raise UserError(f"{folder}: there is no such model folder")
+    for name in (CONFIG_NAME, WEIGHTS_NAME):
+        if not (folder / name).is_file():
+            raise UserError(
+                f"{folder}: this model folder has no {name} (it holds {CONFIG_NAME} and "
+                f"{WEIGHTS_NAME})"
+            )
+    return folder / CONFIG_NAME, folder / WEIGHTS_NAME
+
+
+def default_model() -> tuple[Path, Path]:
+    """The config and the weights to use where none are given.
+
+    The first of: the folder in the environment variable ``DETCLIP2_MODEL``; a model that ships
+    with the package; what ``make demo`` has trained in this source checkout.
+
+    Raises:
+        UserError: there is none, or the environment variable names no model folder.
+    """
+    if folder := os.environ.get(ENVIRONMENT_VARIABLE):
+        try:
+            return read_model_folder(folder)
+        except UserError as error:
+            raise UserError(f"{ENVIRONMENT_VARIABLE} is set: {error}") from None
+    package = Path(__file__).parent
+    shipped = sorted((package / "resources" / "models").glob("*/"))
+    for candidate in [*shipped, package.parent / "output" / "demo"]:
+        if (candidate / WEIGHTS_NAME).is_file():
+            return read_model_folder(candidate)
+    raise UserError(
+        "there is no trained model yet: run `make demo`, which trains a small one, or give "
+        f"--config and --weights, or --model with a folder that holds {CONFIG_NAME} and "
+        f"{WEIGHTS_NAME}"
+    )
