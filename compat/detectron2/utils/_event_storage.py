@@ -78,10 +78,11 @@ class EventStorage:
         value = float(value)
         iteration = self._iter if cur_iter is None else cur_iter
         self._history[name].update(value, iteration)
-        self._latest[name] = (value, iteration)
         assert self._smooth.setdefault(name, smoothing_hint) == smoothing_hint, (
             f"Scalar {name} was put with a different smoothing_hint!"
         )
+        # Last: a trainer may put from another thread, and writers read what is listed here.
+        self._latest[name] = (value, iteration)
 
     def put_scalars(self, *, smoothing_hint=True, cur_iter=None, **kwargs) -> None:
         """Add a value for each further keyword."""
@@ -147,7 +148,7 @@ class EventStorage:
         """As latest(), with the median over the last `window_size` iterations where hinted."""
         return {
             name: (self._smoothed(name, window_size) if self._smooth[name] else value, iteration)
-            for name, (value, iteration) in self._latest.items()
+            for name, (value, iteration) in self._latest.copy().items()
         }
 
     def _smoothed(self, name, window_size) -> float:

@@ -123,7 +123,7 @@ class CommonMetricPrinter(EventWriter):
     def _medians(self, storage, part: str) -> list:
         return [
             f"{name}: {storage._smoothed(name, self._window_size):.4g}"
-            for name in storage.histories()
+            for name in list(storage.histories())
             if part in name
         ]
 

@@ -1,0 +1,97 @@
+"""LVIS's json format: read into records, registered as a data set."""
+
+import logging
+import os
+
+from detectron2 import _subset
+from detectron2.structures import BoxMode
+from detectron2.utils.file_io import PathManager
+
+from ..catalog import DatasetCatalog, MetadataCatalog
+
+__all__ = ["load_lvis_json", "register_lvis_instances"]
+
+logger = logging.getLogger(__name__)
+
+
+def register_lvis_instances(name, metadata, json_file, image_root):
+    """Register the LVIS json under `name`; `metadata` is a dict of more that is known about it."""
+    DatasetCatalog.register(name, lambda: load_lvis_json(json_file, image_root, name))
+    MetadataCatalog.get(name).set(
+        json_file=json_file, image_root=image_root, evaluator_type="lvis", **metadata
+    )
+
+
+def load_lvis_json(json_file, image_root, dataset_name=None, extra_annotation_keys=None):
+    """The images of an LVIS json in the order of their ids, as records.
+
+    A record is that of `load_coco_json` with "neg_category_ids" and "not_exhaustive_category_ids",
+    which keep the json's ids, while "category_id" counts from 0. The file's name is `image_root` +
+    the last two parts of "coco_url". Polygons need at least 3 points (AssertionError).
+
+    A `dataset_name` is that of a version of LVIS, "lvis_v1_..." or "lvis_v0.5_..." (ValueError for
+    others): its metadata gets `thing_classes` and, for v1, `class_image_count`.
+    """
+    from lvis import LVIS  # imports matplotlib, which takes a second
+
+    json_file = PathManager.get_local_path(json_file)
+    lvis = LVIS(json_file)
+    if dataset_name is not None:
+        MetadataCatalog.get(dataset_name).set(**_describe_classes(lvis, dataset_name))
+    image_ids = sorted(lvis.imgs)
+    annotation_ids = [a["id"] for i in image_ids for a in lvis.img_ann_map[i]]
+    assert len(set(annotation_ids)) == len(annotation_ids), f"{json_file}: annotation ids repeat"
+    logger.info("%d images in LVIS format in %s", len(image_ids), json_file)
+
+    records = []
+    for image_id in image_ids:
+        image = lvis.imgs[image_id]
+        folder, file_name = image["coco_url"].split("/")[-2:]
+        records.append(
+            {
+                "file_name": os.path.join(image_root + folder, file_name),
+                "height": image["height"],
+                "width": image["width"],
+                "image_id": image_id,
+                "not_exhaustive_category_ids": image.get("not_exhaustive_category_ids", []),
+                "neg_category_ids": image.get("neg_category_ids", []),
+                "annotations": [
+                    _parse_annotation(annotation, extra_annotation_keys or [])
+                    for annotation in lvis.img_ann_map[image_id]
+                ],
+            }
+        )
+    return records
+
+
+def _parse_annotation(annotation, extra_keys):
+    polygons = annotation["segmentation"]
+    assert polygons, f"annotation {annotation['id']} has no polygon"
+    for polygon in polygons:
+        are_points = len(polygon) % 2 == 0 and len(polygon) >= 6
+        assert are_points, f"annotation {annotation['id']} has a polygon with fewer than 3 points"
+    return {
+        "bbox": annotation["bbox"],
+        "bbox_mode": BoxMode.XYWH_ABS,
+        "category_id": annotation["category_id"] - 1,
+        "segmentation": polygons,
+        **{key: annotation[key] for key in extra_keys},
+    }
+
+
+def _describe_classes(lvis, dataset_name):
+    """Metadata from the json's own categories, where Detectron2 has the lists built in.
+
+    The class of id i is number i - 1, so a json with a part of the ids leaves gaps, named "".
+    """
+    if "cocofied" in dataset_name:
+        raise NotImplementedError(_subset._sentence("LVIS with COCO's categories"))
+    if "v1" not in dataset_name and "v0.5" not in dataset_name:
+        raise ValueError(f"{dataset_name} is no version of LVIS: leave out the dataset_name")
+    names = {id_: category["synonyms"][0] for id_, category in lvis.cats.items()}
+    metadata = {"thing_classes": [names.get(id_, "") for id_ in range(1, max(names) + 1)]}
+    if "v0.5" not in dataset_name and all("image_count" in c for c in lvis.cats.values()):
+        metadata["class_image_count"] = [
+            {"id": id_, "image_count": lvis.cats[id_]["image_count"]} for id_ in sorted(names)
+        ]
+    return metadata
