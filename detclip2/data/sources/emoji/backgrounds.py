@@ -106,6 +106,7 @@ def _add_clutter(picture: np.ndarray, rng: np.random.Generator) -> None:
     for _ in range(rng.integers(1, 12)):
         color = tuple(_color(rng).tolist())
         x, y = rng.integers(0, size, 2).tolist()
+        here = np.array([x, y])
         reach = max(3, int(size * rng.uniform(0.02, 0.25)))
         thickness = -1 if rng.random() < 0.5 else int(rng.integers(1, 5))
         shape = rng.integers(5)
@@ -115,10 +116,10 @@ def _add_clutter(picture: np.ndarray, rng: np.random.Generator) -> None:
             end = (x + reach, y + int(reach * rng.uniform(0.2, 2)))
             cv2.rectangle(picture, (x, y), end, color, thickness)
         elif shape == 2:
-            points = rng.integers(-reach, reach + 1, (int(rng.integers(3, 6)), 2)) + [x, y]
+            points = rng.integers(-reach, reach + 1, (int(rng.integers(3, 6)), 2)) + here
             cv2.fillPoly(picture, [points.astype(np.int32)], color, cv2.LINE_AA)
         elif shape == 3:
-            points = rng.integers(-2 * reach, 2 * reach + 1, (int(rng.integers(2, 5)), 2)) + [x, y]
+            points = rng.integers(-2 * reach, 2 * reach + 1, (int(rng.integers(2, 5)), 2)) + here
             line = [points.astype(np.int32)]
             cv2.polylines(picture, line, False, color, int(rng.integers(1, 6)), cv2.LINE_AA)
         else:

@@ -17,6 +17,9 @@ from .sprites import SpriteSheet
 
 # What separates the random streams of the parts of a world. Never change: scenes would differ.
 STREAMS = {"train": 1, "val": 2, "pairs": 3, "grounding": 4}
+# What occurs is decided for so many scenes at once, so that categories can be dealt evenly while
+# every scene can still be made without those before it.
+BLOCK = 1024
 
 
 class SceneSampler:
@@ -59,34 +62,37 @@ class SceneSampler:
         weights = np.empty(len(categories))
         weights[order] = (np.arange(len(categories)) + 5.0) ** -long_tail
         self._cumulative = np.cumsum(weights / weights.sum())
-        self._deal = functools.lru_cache(maxsize=8)(self._shuffled)
+        self._plan = functools.lru_cache(maxsize=8)(self._plan_block)
 
     def rng(self, index: int) -> np.random.Generator:
         """The random numbers of scene `index`."""
         return np.random.default_rng(np.random.SeedSequence([self.seed, self.stream, index]))
 
-    def _shuffled(self, round_: int) -> np.ndarray:
-        # 2**32 + round: no scene has this index, so no scene shares these numbers.
-        return self.rng(2**32 + round_).permutation(len(self.categories))
-
-    def _draw_category(self, slot: int, rng: np.random.Generator) -> int:
+    def _plan_block(self, block: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """For each scene of a block: its number of objects, and from where to where it is dealt."""
+        # 2**32 + block: no scene has this index, so no scene shares these numbers.
+        rng = self.rng(2**32 + block)
+        least, most = self.objects
+        numbers = rng.integers(least, most + 1, BLOCK)
+        distinct = 1 + rng.binomial(numbers - 1, 1 - self.repeat)
+        ends = np.cumsum(distinct)
         if self.long_tail:
-            return int(
-                np.searchsorted(self._cumulative, rng.random()).clip(0, len(self.categories) - 1)
-            )
-        round_, position = divmod(slot, len(self.categories))
-        return int(self._deal(round_)[position])
+            dealt = np.searchsorted(self._cumulative, rng.random(ends[-1]))
+            dealt = np.minimum(dealt, len(self.categories) - 1)
+        else:
+            rounds = -(-ends[-1] // len(self.categories))
+            decks = [rng.permutation(len(self.categories)) for _ in range(rounds)]
+            dealt = np.concatenate(decks)[: ends[-1]]
+        return numbers, ends - distinct, dealt
 
     def contents(self, index: int, rng: np.random.Generator) -> list[Category]:
         """The categories of the objects of scene `index`, from back to front."""
-        least, most = self.objects
-        chosen: list[int] = []
-        for place in range(int(rng.integers(least, most + 1))):
-            if chosen and rng.random() < self.repeat:
-                chosen.append(chosen[int(rng.integers(len(chosen)))])
-            else:
-                chosen.append(self._draw_category(index * most + place, rng))
-        return [self.categories[i] for i in chosen]
+        numbers, starts, dealt = self._plan(index // BLOCK)
+        place = index % BLOCK
+        end = starts[place + 1] if place + 1 < BLOCK else len(dealt)
+        fresh = dealt[starts[place] : end]
+        again = rng.choice(fresh, numbers[place] - len(fresh))
+        return [self.categories[i] for i in rng.permutation(np.concatenate([fresh, again]))]
 
     def layout(self, index: int) -> Layout:
         """What is where in scene `index`."""
@@ -100,11 +106,11 @@ class SceneSampler:
         return paint(layout, draw_background(self.size, rng))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in vars(self).items() if key != "_deal"}
+        return {key: value for key, value in vars(self).items() if key != "_plan"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._deal = functools.lru_cache(maxsize=8)(self._shuffled)
+        self._plan = functools.lru_cache(maxsize=8)(self._plan_block)
 
 
 class EmojiScenes(Dataset):
@@ -177,7 +183,7 @@ class EmojiScenes(Dataset):
         size = self.sampler.size
         return {
             "file_name": f"emoji-{self.split}-{self.sampler.seed}-{index}",
-            "image_id": index,
+            "image_id": index + 1,
             "height": size,
             "width": size,
             "annotations": [

@@ -1,6 +1,7 @@
 """Pictures of single emoji, from a colour font, ready to be put into scenes."""
 
 import functools
+import io
 import os
 import subprocess
 from dataclasses import dataclass
@@ -64,7 +65,9 @@ def _ask_fontconfig() -> Path | None:
 def _load_font(path: Path) -> ImageFont.FreeTypeFont:
     try:
         # Basic layout: every category is one code point, so no shaping library is needed.
-        return ImageFont.truetype(str(path), STRIKE, layout_engine=ImageFont.Layout.BASIC)
+        # From bytes: of a path that is no font, Pillow takes the system's file of that name.
+        data = io.BytesIO(path.read_bytes())
+        return ImageFont.truetype(data, STRIKE, layout_engine=ImageFont.Layout.BASIC)
     except OSError as error:
         raise UserError(
             f"{path}: is not a colour emoji font with glyphs of {STRIKE} px ({error})"
