@@ -14,6 +14,7 @@ KINDS = {
     "image-duplicate": "a second image with the same id",
     "annotation-duplicate": "a second annotation with the same id (kept, ids are not used)",
     "category-unknown": "an annotation names a category that is not in the file",
+    "category-duplicate": "a second category with the same id",
     "category-unnamed": "a box of a category without a name",
     "box-invalid": "a box with NaN, inverted, without area or outside the image",
     "caption-empty": "no caption, or nothing but whitespace",

@@ -179,7 +179,7 @@ def _first_by_id(
         if "id" not in entry:
             counter.add("record-malformed", f"{json_file}: {what} without id: {str(entry)[:80]}")
         elif entry["id"] in found:
-            counter.add("image-duplicate", f"{json_file}: {what} id {entry['id']}")
+            counter.add(f"{what}-duplicate", f"{json_file}: {what} id {entry['id']}")
         else:
             found[entry["id"]] = entry
     return found

@@ -135,6 +135,7 @@ class OdvgFile(Sequence[dict[str, Any]]):
         """One record, or a list of them for a slice."""
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
+        index = range(len(self))[index]
         try:
             return self._record(json.loads(self.lines[index]), index)
         except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -10,8 +10,9 @@ import itertools
 import json
 import os
 import random
+import tarfile
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 from urllib.parse import urlparse
 
@@ -21,7 +22,7 @@ import webdataset as wds
 from detectron2.utils import comm
 from torch.utils.data import IterableDataset, get_worker_info
 from webdataset.shardlists import expand_urls
-from webdataset.tariterators import group_by_keys, tar_file_expander
+from webdataset.tariterators import group_by_keys
 
 from detclip2.data.mappers import Mapper
 from detclip2.data.phrases import SkipSample
@@ -32,7 +33,6 @@ from detclip2.errors import UserError
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff")
 LOOKAHEAD = 100
-_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 
 
 class ImageTextShards(IterableDataset):
@@ -110,9 +110,9 @@ class ImageTextShards(IterableDataset):
         for url in shards:
             empty_in_a_row += 1
             for sample in self._read_shard(url):
-                empty_in_a_row = 0
                 record = self._record(sample, url)
                 if record is not None:
+                    empty_in_a_row = 0
                     yield record
             if self.resampled and empty_in_a_row >= limit:
                 raise UserError(f"no image-text shard can be read, such as {url}")
@@ -122,19 +122,16 @@ class ImageTextShards(IterableDataset):
 
         def count(error: Exception) -> bool:
             self.counter.add("shard-unreadable", f"{url}: {error.args[0] if error.args else error}")
-            return False  # what follows in this shard is lost; the next shard is not
+            return True  # to go on
 
         try:
-            stream = _WatchedStream(_open(url))
+            stream = _open(url)
         except Exception as error:  # of whatever library opens the URL
             count(error)
             return
-        # One pipeline for each shard: in a common one, the last key of a damaged shard is joined
-        # with the first of the next where both are the same, an image with a foreign caption.
-        files = tar_file_expander([{"url": url, "stream": stream}], handler=count)
-        yield from group_by_keys(files, handler=count)
-        if stream.cut_short():
-            self.counter.add("shard-unreadable", f"{url}: ends in the middle")
+        # Files are grouped shard by shard: across shards, the last key of a damaged one would be
+        # joined with the first of the next where both are the same, an image with a foreign text.
+        yield from group_by_keys(_files(stream, url, count), handler=count)
         try:
             stream.close()
         except Exception as error:  # a pipe whose command failed says so here
@@ -151,7 +148,7 @@ class ImageTextShards(IterableDataset):
                 phrases = json.loads(sample["phrases.json"])
             if extension is None:
                 raise KeyError("image")
-        except (ValueError, KeyError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             self.counter.add("record-malformed", f"{where}: {error!r}")
             return None
         record = {
@@ -235,29 +232,33 @@ def _worker() -> tuple[int, int]:
     return (info.id, info.num_workers) if info else (0, 1)
 
 
-class _WatchedStream:
-    """A stream that knows whether a plain tar read from it came to its end.
+class _TarInfo(tarfile.TarInfo):
+    """Makes tarfile say so where an archive ends in the middle or has rubbish for a header.
 
-    A tar ends in blocks of zeros. Python's tarfile takes a file that is cut between or inside of
-    headers, or has rubbish for a header, for a complete one.
+    By itself it takes that for the end, but a whole archive ends in blocks of zeros.
     """
 
-    def __init__(self, stream: Any):
-        self._stream = stream
-        self._first = b""
-        self._last = b""
+    @classmethod
+    def fromtarfile(cls, tar: tarfile.TarFile) -> "_TarInfo":
+        try:
+            return super().fromtarfile(tar)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"not whole: {error} at byte {tar.offset}") from error
 
-    def read(self, size: int = -1) -> bytes:
-        data = self._stream.read(size)
-        self._first = self._first or data[:8]
-        self._last = data[-512:] if data else self._last
-        return data
 
-    def cut_short(self) -> bool:
-        return not self._first.startswith(_COMPRESSED) and any(self._last)
-
-    def close(self) -> None:
-        self._stream.close()
+def _files(stream: Any, url: str, count: Callable[[Exception], bool]) -> Iterator[dict[str, Any]]:
+    """The files of a tar as WebDataset groups them, up to where it is damaged."""
+    try:
+        with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_TarInfo) as tar:
+            for member in tar:
+                file = tar.extractfile(member)
+                if file is not None:
+                    yield {"fname": member.name, "data": file.read(), "__url__": url}
+                tar.members = []  # type: ignore[attr-defined] # else they pile up
+    except Exception as error:  # of the tar, its compression, or what brings the bytes
+        count(error)
 
 
 def _open(url: str) -> Any:
