@@ -1,4 +1,4 @@
-"""Tensors of all processes in one, with gradient."""
+"""What takes all processes together, with gradient."""
 
 from typing import Any
 
@@ -7,6 +7,8 @@ from detectron2.utils import comm
 from torch import Tensor
 from torch import distributed as dist
 from torch.autograd.function import once_differentiable
+
+FAR_BELOW = -1e9  # in place of -inf, so that what is masked gives 0 in the gradient and not NaN
 
 
 def all_gather_with_grad(x: Tensor) -> Tensor:
@@ -54,3 +56,44 @@ class _AllGather(torch.autograd.Function):
         grad = grad.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(grad)
         return grad.split(ctx.sizes)[comm.get_rank()], None
+
+
+def split_cross_entropy(
+    logits: Tensor,
+    own: Tensor,
+    candidate: Tensor,
+    label_smoothing: float = 0.0,
+    over_processes: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Cross entropy of a softmax whose columns may be split over processes.
+
+    No process sees another's columns: five numbers a row are enough.
+
+    Args:
+        logits: (N, C), this process's C columns.
+        own: (N, C) bool, the right answer, in some process's column; at most one in a row.
+        candidate: (N, C) bool, what the softmax runs over; includes the right answer.
+        label_smoothing: share of the target that is spread evenly over the candidates.
+        over_processes: all processes have the same N rows and each some of their columns;
+            the conditions of :func:`all_gather_with_grad` hold.
+
+    Returns:
+        Losses (N,), and (N,) bool: is the logit of the right answer above all others?
+    """
+    masked = logits.masked_fill(~candidate, FAR_BELOW)
+    parts = torch.stack(
+        [
+            masked.logsumexp(dim=1),
+            (logits * own).sum(dim=1),
+            (logits * candidate).sum(dim=1),
+            candidate.sum(dim=1).to(logits.dtype),
+            masked.detach().masked_fill(own, FAR_BELOW).amax(dim=1),
+        ],
+        dim=-1,
+    )[None]
+    if over_processes:
+        parts = all_gather_with_grad(parts)  # (W, N, 5) of W processes
+    log_sum, rival = parts[..., 0].logsumexp(dim=0), parts[..., 4].amax(dim=0)
+    right, total, count = parts[..., 1:4].sum(dim=0).unbind(dim=-1)
+    target = (1 - label_smoothing) * right + label_smoothing * total / count
+    return log_sum - target, right > rival

@@ -1,0 +1,111 @@
+"""Which regions of an image without boxes may stand for objects (sec. 3.2, Tab. 2a)."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.ops import nms
+
+from detclip2.errors import UserError
+
+ProposalScore = Literal[
+    "class", "iou", "centerness", "text_sample", "text_batch", "text_batch_centerness"
+]
+
+
+@torch.no_grad()
+def proposal_scores(
+    kind: ProposalScore,
+    similarity: Tensor,
+    own: Tensor,
+    centerness: Tensor,
+    objectness: Tensor | None = None,
+) -> Tensor:
+    """How likely each of an image's K regions is an object (Tab. 2a).
+
+    - ``text_batch``: its best similarity with any phrase of the local batch (31.3 AP, the default);
+    - ``text_sample``: with any phrase of its own caption (29.6);
+    - ``centerness`` (30.2), and ``text_batch_centerness``: the product of the two (30.9);
+    - ``class`` (28.4) and ``iou`` (30.1): from a further output of the head, which has learnt,
+      on data with boxes and whatever the class, either whether an anchor is on an object or the
+      IoU of its box. The paper only gives these names; we take them to be the class-agnostic
+      scores usual for proposals. Without that output they cannot be computed.
+
+    A sample without phrases of its own is scored by those of the batch, and a batch without any
+    phrase by centerness.
+
+    Args:
+        kind: which of these.
+        similarity: (K, M) logits S of the image's regions with the phrases of the local batch.
+        own: indices of the image's own phrases among the M.
+        centerness: (K,) logits.
+        objectness: (K,) logits of the head's class-agnostic output, for ``class`` and ``iou``.
+
+    Returns:
+        (K,) log-probabilities, in float32: unlike probabilities they do not saturate at 1.
+
+    Raises:
+        UserError: ``class`` or ``iou`` without ``objectness``.
+    """
+    if kind in ("class", "iou"):
+        if objectness is None:
+            raise UserError(
+                f"contrast.proposal_score={kind!r} needs a head that predicts objectness; "
+                "choose a text similarity or centerness, or give the head that output"
+            )
+        return F.logsigmoid(objectness.float())
+    if kind == "centerness" or similarity.shape[1] == 0:
+        return F.logsigmoid(centerness.float())
+    if kind == "text_sample" and len(own):
+        similarity = similarity[:, own.to(similarity.device)]
+    scores = F.logsigmoid(similarity.amax(dim=1).float())
+    if kind == "text_batch_centerness":
+        scores = scores + F.logsigmoid(centerness.float())
+    return scores
+
+
+@torch.no_grad()
+def select_proposals(
+    boxes: Tensor,
+    scores: Tensor,
+    num: int = 100,
+    nms_threshold: float = 0.6,
+    pre_nms: int = 1000,
+) -> Tensor:
+    """The best proposals of an image that do not cover each other.
+
+    The paper keeps 100 (Tab. 2d: 25 or 200 cost 0.7 or 0.5 AP) and gives neither the threshold nor
+    a number of candidates; the defaults are those of ATSS for its detections.
+
+    Args:
+        boxes: (K, 4) XYXY. Those without area, as of anchors in the padding, are never chosen.
+        scores: (K,), higher is better.
+        num: R, how many to keep at most.
+        nms_threshold: IoU above which the lower-scored box goes.
+        pre_nms: how many of the best to consider.
+
+    Returns:
+        Indices (R',), R' <= R, best first.
+    """
+    width, height = (boxes[:, 2:] - boxes[:, :2]).unbind(dim=1)
+    candidates = torch.where((width > 0) & (height > 0))[0]
+    best = scores[candidates].topk(min(pre_nms, len(candidates))).indices
+    candidates = candidates[best]
+    keep = nms(boxes[candidates].float(), scores[candidates].float(), nms_threshold)[:num]
+    return candidates[keep]
+
+
+def stack_proposals(proposals: list[Tensor], num: int) -> tuple[Tensor, Tensor]:
+    """Give all B images the same number of proposals.
+
+    Args:
+        proposals: for each image the indices (R',) of its proposals, R' <= R.
+        num: R.
+
+    Returns:
+        Indices (B, R), padded with 0, and (B, R) bool: is it a proposal, not padding?
+    """
+    index = torch.stack([F.pad(p, (0, num - len(p))) for p in proposals])
+    counts = torch.tensor([len(p) for p in proposals], device=index.device)
+    return index, torch.arange(num, device=index.device) < counts[:, None]

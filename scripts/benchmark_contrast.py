@@ -1,0 +1,110 @@
+"""Time and memory of one process's share of the word-region contrast in a large global batch.
+
+    python scripts/benchmark_contrast.py                # the paper's batch: 6144 pairs on 32 GPUs
+    python scripts/benchmark_contrast.py --images 384 --processes 4 --dtype bfloat16
+
+The other processes are simulated: their words are made here, as if they had been gathered, and
+their sums of the softmax, five numbers a text, are left out. The floor is the one matrix product
+that forward cannot avoid, every distinct word with every region, alone and in the same precision.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import get_args
+
+import torch
+
+from detclip2.modeling.alignment import Alignment
+from detclip2.modeling.contrast import Direction, Matching, WordRegionContrast
+from detclip2.modeling.matching import Texts
+
+
+def main() -> None:
+    """Measure, and print as json."""
+    parser = argparse.ArgumentParser(description="Time and memory of the word-region contrast.")
+    parser.add_argument("--images", type=int, default=6144, help="pairs in the global batch")
+    parser.add_argument("--processes", type=int, default=32, help="that share the global batch")
+    parser.add_argument("--regions", type=int, default=100, help="R, proposals an image")
+    parser.add_argument("--words", type=int, default=7, help="words a text, all distinct")
+    parser.add_argument("--width", type=int, default=256, help="D")
+    parser.add_argument("--matching", default="one_to_one", choices=get_args(Matching))
+    parser.add_argument("--direction", default="text_to_image", choices=get_args(Direction))
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--repeats", type=int, default=3)
+    print(json.dumps(measure(parser.parse_args()), indent=2))
+
+
+def measure(args: argparse.Namespace) -> dict[str, object]:
+    """The arguments, median seconds, and the peak of memory including the inputs."""
+    device, dtype = torch.device(args.device), getattr(torch, args.dtype)
+    contrast = WordRegionContrast(matching=args.matching, direction=args.direction)
+    contrast.negatives = "local"  # the others' words are already here
+    align = Alignment().to(device)
+    memory_before = peak_memory(device)
+
+    torch.manual_seed(0)
+    local = args.images // args.processes
+    regions = torch.randn(local, args.regions, args.width, device=device, requires_grad=True)
+    words = torch.randn(args.images * args.words, args.width, device=device, requires_grad=True)
+    valid = torch.ones(local, args.regions, dtype=torch.bool, device=device)
+    numbers = torch.arange(len(words)).view(args.images, args.words).tolist()
+    texts = Texts.from_lists(numbers, device)
+    images = torch.arange(local, device=device)
+
+    def step() -> None:
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            embedded = contrast.embed(regions, words, align)
+            losses = contrast.losses(embedded[0], valid, valid.float(), embedded[1], texts, images)
+        losses.mean().backward()
+        regions.grad = words.grad = None
+
+    seconds = median_seconds(step, args.repeats, device)
+    memory = peak_memory(device) - memory_before
+
+    @torch.no_grad()
+    def floor() -> None:
+        right = words.to(dtype)
+        for left in regions.to(dtype).flatten(0, 1).split(400):
+            right @ left.T
+
+    floor_seconds = median_seconds(floor, args.repeats, device)
+    operations = 2 * len(words) * local * args.regions * args.width
+    return {
+        **vars(args),
+        "threads": torch.get_num_threads(),
+        "seconds": round(seconds, 3),
+        "floor_seconds": round(floor_seconds, 3),
+        "ratio": round(seconds / floor_seconds, 2),
+        "floor_gflops": round(operations / floor_seconds / 1e9),
+        "peak_MiB": round(memory / 2**20),
+    }
+
+
+def median_seconds(function: Callable[[], None], repeats: int, device: torch.device) -> float:
+    """Of ``repeats`` runs, after one to warm up."""
+    seconds = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        function()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[1:])
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes held so far: by torch on the GPU, or by the whole process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+if __name__ == "__main__":
+    main()
