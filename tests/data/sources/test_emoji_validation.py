@@ -2,7 +2,6 @@
 
 import json
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -69,9 +68,8 @@ def test_outlines_cover_the_mask(scenes, json_file):
             mask = layout.owner == number
             drawn = api.ann_to_mask(annotation).astype(bool)
             assert annotation["area"] == mask.sum()
-            # The outline goes through the centres of the outermost pixels and fills holes.
-            grown = cv2.dilate(drawn.view(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
-            assert (mask & grown).sum() >= 0.97 * mask.sum()
+            # The outline fills holes; and pycocotools rounds.
+            assert (mask & drawn).sum() >= 0.97 * mask.sum()
             rows, columns = np.nonzero(mask)
             outside = drawn.copy()
             outside[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] = False

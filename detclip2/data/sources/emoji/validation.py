@@ -171,15 +171,18 @@ def _render(scenes: EmojiScenes, folder: Path) -> dict[str, Any]:
     }
 
 
-def _outline(item: PlacedObject, visible: np.ndarray) -> list[list[int]]:
-    """Polygons around the visible part; its box where the part is too thin to have any."""
+def _outline(item: PlacedObject, visible: np.ndarray) -> list[list[float]]:
+    """Polygons, x and y in turn, around the visible part; its holes are filled."""
     left, top, right, bottom = item.box
     mask = visible[top:bottom, left:right].astype(np.uint8)
-    contours, _ = cv2.findContours(
-        mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=(left, top)
-    )
-    polygons = [[int(x) for x in contour.reshape(-1)] for contour in contours if len(contour) >= 3]
-    return polygons or [[left, top, right, top, right, bottom, left, bottom]]
+    # OpenCV's contours run through the centres of pixels; those of pixels half as large run close
+    # to the edges of the true ones, and a line of pixels has an area.
+    finer = mask.repeat(2, axis=0).repeat(2, axis=1)
+    contours, _ = cv2.findContours(finer, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    return [
+        ((contour.reshape(-1, 2) + 0.5) / 2 + (left, top)).reshape(-1).tolist()
+        for contour in contours
+    ]
 
 
 def _categories(scenes: EmojiScenes, annotations: list[dict[str, Any]]) -> list[dict[str, Any]]:
