@@ -53,6 +53,11 @@ def words_of(text: str) -> tuple[str, ...]:
     return tuple(_WORD.findall(text.casefold())) or (text.casefold(),)
 
 
+def bare_name(name: str) -> str:
+    """The name without what stands in parentheses: "mouse" of "mouse (computer equipment)"."""
+    return _PARENTHESIS.sub("", name)
+
+
 def singular_forms(word: str) -> list[str]:
     """What a word (lower case) may be the plural of; the word itself is first.
 
@@ -136,7 +141,7 @@ class ConceptDictionary:
         """Fill the tables: names go first, then synonyms, then "bow" of "bow (weapon)"."""
         names = [[words_of(c.name)] for c in self.concepts]
         synonyms = [[words_of(s) for s in c.synonyms] for c in self.concepts]
-        bare = [[words_of(_PARENTHESIS.sub("", n)) for n in c.names] for c in self.concepts]
+        bare = [[words_of(bare_name(n)) for n in c.names] for c in self.concepts]
         for level in (names, synonyms, bare):
             for index, keys in enumerate(level):
                 for words in keys:
