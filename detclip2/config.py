@@ -167,7 +167,7 @@ def _required(cfg: Any, key: str, name: str) -> Any:
     except OmegaConfBaseException as error:
         raise UserError(f"{name}: key {key!r} cannot be read: {_reason(error)}") from error
     if value is None:
-        near = difflib.get_close_matches(key, [str(k) for k in cfg], n=1)
+        near = difflib.get_close_matches(key, [str(k) for k in cfg if k != key], n=1)
         raise UserError(
             f"{name}: key {key!r} is missing" + (f"; is {near[0]!r} misspelt?" if near else "")
         )

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
@@ -216,7 +217,8 @@ class Vocabulary:
             save_file({"embeddings": self.embeddings, "probe": self.probe}, aside, metadata)
             os.replace(aside, path)
         except (OSError, SafetensorError) as error:
-            aside.unlink(missing_ok=True)
+            with suppress(OSError):
+                aside.unlink()
             raise UserError(f"{path}: the vocabulary cannot be written here: {error}") from None
 
     @classmethod
@@ -232,15 +234,18 @@ class Vocabulary:
         try:
             with safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
-                if metadata.get("format") != FORMAT:
-                    raise UserError(f"{path}: this is no vocabulary (format {FORMAT}).")
-                embeddings = file.get_tensor("embeddings").float()
-                probe = file.get_tensor("probe").float()
+                tensors = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{path}: this vocabulary is damaged: {error}.") from None
+        if metadata.get("format") != FORMAT:
+            raise UserError(f"{path}: this is no vocabulary (format {FORMAT}).")
+        try:
+            embeddings, probe = tensors["embeddings"], tensors["probe"]
             labels = tuple(json.loads(metadata["labels"]))
             prompts = tuple(tuple(group) for group in json.loads(metadata["prompts"]))
             templates = tuple(json.loads(metadata["templates"]))
             shape = (len(labels), int(metadata["width"]))
-        except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path}: this vocabulary is damaged: {error}.") from None
         if embeddings.shape != shape or probe.shape != shape[1:] or len(prompts) != len(labels):
             raise UserError(

@@ -5,6 +5,7 @@ import io
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -170,7 +171,8 @@ def _write(image: np.ndarray, path: Path) -> None:
         Image.fromarray(image).save(aside, "JPEG" if path.suffix == ".jpg" else "PNG", quality=95)
         os.replace(aside, path)
     except OSError as error:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            aside.unlink()
         raise UserError(f"{path}: this picture cannot be written: {error}") from None
 
 
