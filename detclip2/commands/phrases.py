@@ -1,0 +1,168 @@
+"""``detclip2 phrases``: noun phrases for millions of captions, in parallel and restartable."""
+
+import argparse
+import multiprocessing
+import os
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from detclip2.data.noun_phrases import MAX_PHRASES, spacy_is_available
+from detclip2.data.noun_phrases.extract import Backend
+from detclip2.data.noun_phrases.offline import (
+    do_part,
+    plan_parts,
+    prepare_folder,
+    total_counts,
+    write_json,
+)
+from detclip2.data.noun_phrases.records import FORMATS, Options, Part
+from detclip2.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("inputs", nargs="+", help="txt, tsv or jsonl files, or tar shards")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="folder; a rerun continues in it"
+    )
+    parser.add_argument("--format", choices=("auto", *FORMATS), default="auto")
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, help="processes (cores)"
+    )
+    parser.add_argument("--lines", type=int, default=50_000, help="lines of a part (50,000)")
+    parser.add_argument(
+        "--backend",
+        choices=("auto", "spacy", "rules"),
+        default="auto",
+        help="auto: spaCy where its model is installed, else the rules",
+    )
+    parser.add_argument("--max-phrases", type=int, default=MAX_PHRASES, help="of a caption")
+    parser.add_argument("--caption-column", type=int, default=0, help="of a tsv, from 0")
+    parser.add_argument("--url-column", type=int, default=1, help="of a tsv, from 0")
+    parser.add_argument("--caption-key", default="caption", help='of a jsonl ("caption")')
+    parser.add_argument(
+        "--image-name",
+        default="",
+        help='for a tsv: write this as "image", with {index}, {md5}, {sha1} (of the URL) filled',
+    )
+    parser.add_argument(
+        "--copy-shards",
+        action="store_true",
+        help="write shards with a .phrases.json for each caption, instead of jsonl",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what is left of the parts, and sum up."""
+    options = _options(args)
+    parts = plan_parts(args.inputs, args.lines, args.format)
+    if args.copy_shards and any(part.format != "tar" for part in parts):
+        raise UserError("--copy-shards: the inputs are not all tar shards")
+    left = prepare_folder(args.output, parts, options)
+    if len(left) < len(parts):
+        print(f"{len(parts) - len(left)} of {len(parts)} parts are there from an earlier run")
+    columns = (
+        TextColumn("phrases"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("parts, {task.fields[captions]:,} captions"),
+        TimeRemainingColumn(),
+    )
+    captions = 0
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("", total=len(left), captions=0)
+        for counts in _do_all(left, args.output, options, args.workers):
+            captions += counts["captions"]
+            progress.update(task, advance=1, captions=captions)
+    total = total_counts(args.output, parts)
+    summary = {"backend": options.backend, "parts": len(parts), **total}
+    write_json(args.output / "summary.json", summary)
+    _print_summary(total, args.output)
+    return 0
+
+
+def _options(args: argparse.Namespace) -> Options:
+    for name in ("workers", "lines", "max_phrases"):
+        if getattr(args, name) < 1:
+            raise UserError(
+                f"--{name.replace('_', '-')} {getattr(args, name)}: at least 1 expected"
+            )
+    for name in ("caption_column", "url_column"):
+        if getattr(args, name) < 0:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: columns are from 0")
+    if args.backend == "spacy" and not spacy_is_available():
+        raise UserError("--backend spacy: spaCy with its model en_core_web_sm is not installed")
+    try:
+        args.image_name.format(index=0, md5="", sha1="")
+    except (KeyError, IndexError, ValueError) as error:
+        raise UserError(
+            f"--image-name {args.image_name!r}: no format of index, md5 and sha1 ({error!r})"
+        ) from error
+    # Written into the plan, so that one output is never of two backends.
+    backend: Backend = args.backend
+    if backend == "auto":
+        backend = "spacy" if spacy_is_available() else "rules"
+    return Options(
+        backend=backend,
+        max_phrases=args.max_phrases,
+        caption_column=args.caption_column,
+        url_column=args.url_column,
+        caption_key=args.caption_key,
+        image_name=args.image_name,
+        copy_shards=args.copy_shards,
+    )
+
+
+def _do_all(
+    parts: Sequence[Part], folder: Path, options: Options, workers: int
+) -> Iterator[dict[str, int]]:
+    """Counts of each part as it is done."""
+    try:
+        if workers == 1 or len(parts) < 2:
+            for part in parts:
+                yield do_part(part, folder, options)
+            return
+        # Not fork: this process may have threads by now (the progress bar).
+        context = multiprocessing.get_context("spawn")
+        number = min(workers, len(parts))
+        pool = ProcessPoolExecutor(number, mp_context=context, initializer=_end_with_parent)
+        try:
+            futures = [pool.submit(do_part, part, folder, options) for part in parts]
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a worker process was killed (out of memory?): repeat the command to go on, "
+            "with fewer --workers or --lines"
+        ) from error
+    except OSError as error:
+        raise UserError(f"--output {folder}: {error}; repeat the command to go on") from error
+
+
+def _end_with_parent() -> None:
+    """In a worker: end when the main process is killed, instead of waiting for it for ever."""
+
+    def wait() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _print_summary(total: dict[str, int], folder: Path) -> None:
+    captions, phrases = total.get("captions", 0), total.get("phrases", 0)
+    print(f"{captions:,} captions, {phrases:,} phrases in {folder}")
+    for kind, number in sorted(total.items()):
+        if kind not in ("captions", "phrases") and number:
+            print(f"  {kind}: {number:,}", file=sys.stderr)
