@@ -56,7 +56,7 @@ NEAR_DUPLICATE = 4.2
 
 MASS = """
     bacon; popcorn; sushi; butter; spaghetti; fondue; fog; dna; mate gourd; fire; sheet music;
-    green tea; toilet paper; coral; lettuce; garlic; broccoli"""
+    green tea; toilet paper; coral; lettuce; garlic; broccoli; splashing water"""
 PLURAL = """
     chopsticks; scissors; glasses; sunglasses; goggles; jeans; shorts; socks; gloves; skis;
     briefs; french fries; pancakes; grapes; cherries; blueberries; peanuts; beans; maracas;

@@ -58,6 +58,14 @@ class World:
         """The classes of a detector: base, then novel."""
         return self.base + self.novel
 
+    def of(self, splits: Sequence[str]) -> tuple[Category, ...]:
+        """The categories of some splits, in the order given. Raises UserError on an unknown one."""
+        if unknown := set(splits) - {"base", "novel", "unseen"}:
+            raise UserError(
+                f"contents of EmojiScenes: {sorted(unknown)}, expected 'base', 'novel' or 'unseen'"
+            )
+        return tuple(category for split in splits for category in getattr(self, split))
+
     def __len__(self) -> int:
         return len(self.base) + len(self.novel)
 

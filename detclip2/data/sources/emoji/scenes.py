@@ -1,6 +1,7 @@
 """EmojiScenes: endless pictures of emoji with boxes, drawn when asked for."""
 
 import functools
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -50,12 +51,13 @@ class SceneSampler:
     ):
         if not categories:
             raise UserError("EmojiScenes needs at least one category")
+        objects = (objects[0], objects[1])  # a config gives a list
         if not 1 <= objects[0] <= objects[1] <= 100:
             raise UserError(f"objects of a scene: {objects}, expected (least, most) in 1 to 100")
         if size < 16:
             raise UserError(f"size of a scene: {size}, expected at least 16 pixels")
         self.categories = tuple(categories)
-        self.stream, self.seed, self.size = STREAMS[stream], seed, size
+        self.stream, self.seed, self.size = stream, seed, size
         self.objects, self.long_tail, self.repeat = objects, long_tail, repeat
         self.sprites = SpriteSheet(font)
         order = sorted(range(len(categories)), key=lambda i: categories[i].frequency != "f")
@@ -66,7 +68,14 @@ class SceneSampler:
 
     def rng(self, index: int) -> np.random.Generator:
         """The random numbers of scene `index`."""
-        return np.random.default_rng(np.random.SeedSequence([self.seed, self.stream, index]))
+        return self._numbers(index)
+
+    def text_rng(self, index: int) -> np.random.Generator:
+        """The random numbers of what is said of scene `index`."""
+        return self._numbers(index, 2)
+
+    def _numbers(self, *key: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, STREAMS[self.stream], *key])
 
     def _plan_block(self, block: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """For each scene of a block: its number of objects, and from where to where it is dealt."""
@@ -102,8 +111,7 @@ class SceneSampler:
     def draw(self, index: int, layout: Layout) -> np.ndarray:
         """The picture (size, size, 3) uint8 RGB of scene `index`, whose layout is given."""
         # Its own stream, so that what is where does not depend on how it is drawn.
-        rng = np.random.default_rng(np.random.SeedSequence([self.seed, self.stream, index, 1]))
-        return paint(layout, draw_background(self.size, rng))
+        return paint(layout, draw_background(self.size, self._numbers(index, 1)))
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in vars(self).items() if key != "_plan"}
@@ -113,7 +121,46 @@ class SceneSampler:
         self._plan = functools.lru_cache(maxsize=8)(self._plan_block)
 
 
-class EmojiScenes(Dataset):
+class LazyScenes(Dataset):
+    """A sequence of records, each drawn when it is asked for; what :meth:`describe` says of it.
+
+    The first n records of a longer sequence are the same. Records travel to loader workers.
+    """
+
+    def __init__(self, sampler: SceneSampler, count: int):
+        self.sampler, self.count = sampler, count
+
+    @abstractmethod
+    def describe(self, index: int, layout: Layout) -> dict[str, Any]:
+        """The record of scene `index` without its picture."""
+
+    def header(self, index: int) -> dict[str, Any]:
+        """What all records have."""
+        sampler = self.sampler
+        return {
+            "file_name": f"emoji-{sampler.stream}-{sampler.seed}-{index}",
+            "image_id": index + 1,
+            "height": sampler.size,
+            "width": sampler.size,
+        }
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        index = range(self.count)[index]
+        layout = self.sampler.layout(index)
+        return {**self.describe(index, layout), "image": self.sampler.draw(index, layout)}
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[index] for index in range(self.count))
+
+    def records_without_images(self) -> Iterator[dict[str, Any]]:
+        """The same records without drawing the pictures, which is more than twice as quick."""
+        return (self.describe(i, self.sampler.layout(i)) for i in range(self.count))
+
+
+class EmojiScenes(LazyScenes):
     """Detection records of EmojiScenes: a lazy sequence, each drawn when it is asked for.
 
     A record is Detectron2's dataset dict with `image` (H, W, 3) uint8 RGB in place of a file to
@@ -144,19 +191,17 @@ class EmojiScenes(Dataset):
         if split not in ("train", "val"):
             raise UserError(f"split of EmojiScenes: {split!r}, expected 'train' or 'val'")
         self.world = world if isinstance(world, World) else make_world(world)
-        self.split, self.count = split, count
+        self.split = split
         parts = tuple(contents or (("base",) if split == "train" else ("base", "novel")))
-        if unknown := set(parts) - {"base", "novel", "unseen"}:
-            raise UserError(f"contents of EmojiScenes: {sorted(unknown)} is not a split")
         if "unseen" in parts and len(parts) > 1:
             raise UserError("contents of EmojiScenes: 'unseen' does not mix with other splits")
-        shown = [category for part in parts for category in getattr(self.world, part)]
         self.vocabulary = self.world.unseen if parts == ("unseen",) else self.world.seen
         self._class_of = {category.id: i for i, category in enumerate(self.vocabulary)}
         if long_tail is None:
             long_tail = 0.5 if split == "train" else 0.0
-        self.sampler = SceneSampler(
-            shown, split, seed, size, (objects[0], objects[1]), long_tail, repeat, font
+        shown = self.world.of(parts)
+        super().__init__(
+            SceneSampler(shown, split, seed, size, objects, long_tail, repeat, font), count
         )
 
     @property
@@ -164,28 +209,10 @@ class EmojiScenes(Dataset):
         """What `category_id` means: names of the base categories, then of the novel ones."""
         return [category.name for category in self.vocabulary]
 
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        index = range(self.count)[index]
-        layout = self.sampler.layout(index)
-        return {**self._record(index, layout), "image": self.sampler.draw(index, layout)}
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        return (self[index] for index in range(self.count))
-
-    def records_without_images(self) -> Iterator[dict[str, Any]]:
-        """The same records without drawing the pictures, which is several times quicker."""
-        return (self._record(i, self.sampler.layout(i)) for i in range(self.count))
-
-    def _record(self, index: int, layout: Layout) -> dict[str, Any]:
-        size = self.sampler.size
+    def describe(self, index: int, layout: Layout) -> dict[str, Any]:
+        """The record without its picture."""
         return {
-            "file_name": f"emoji-{self.split}-{self.sampler.seed}-{index}",
-            "image_id": index + 1,
-            "height": size,
-            "width": size,
+            **self.header(index),
             "annotations": [
                 {
                     "bbox": [float(edge) for edge in item.box],

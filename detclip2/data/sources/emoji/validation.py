@@ -18,11 +18,11 @@ from detclip2.errors import UserError
 
 from .layout import PlacedObject
 from .scenes import EmojiScenes
+from .writers import encode_jpeg
 
 logger = logging.getLogger(__name__)
 
 ANNOTATIONS = "annotations.json"
-JPEG_QUALITY = 95
 
 
 def register_emoji_scenes(name: str, scenes: EmojiScenes) -> None:
@@ -130,11 +130,7 @@ def _render(scenes: EmojiScenes, folder: Path) -> dict[str, Any]:
         layout = scenes.sampler.layout(index)
         picture = scenes.sampler.draw(index, layout)
         name = f"images/{index:06d}.jpg"
-        quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-        written, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), quality)
-        if not written:
-            raise OSError(f"{name}: OpenCV cannot encode JPEG")
-        (folder / name).write_bytes(data.tobytes())
+        (folder / name).write_bytes(encode_jpeg(picture))
         present = {class_of[item.category.id] for item in layout.objects}
         images.append(
             {

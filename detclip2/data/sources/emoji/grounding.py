@@ -1,0 +1,147 @@
+"""Grounding data of EmojiScenes: sentences with attributes and relations, tied to boxes."""
+
+from typing import Any
+
+import numpy as np
+from detectron2.structures import BoxMode
+
+from .captions import choose_name, group_by_category
+from .categories import World, make_world
+from .layout import Layout, PlacedObject
+from .naming import Mention, Text, counted
+from .scenes import LazyScenes, SceneSampler
+
+# Parts of the scene's side: what is called small or large, and how far apart a relation is clear.
+SMALL, LARGE, APART = 0.14, 0.32, 0.15
+# How much larger one of two must be to be told from the other by size.
+CONTRAST = 1.6
+
+SENTENCES = ("{}", "{}", "there is {}", "a picture of {}", "{} in this picture", "we see {}", "{}.")
+
+
+class SceneSentences:
+    """Writes sentences that are true of a layout, whose noun phrases mean certain objects.
+
+    A phrase means all objects it fits: "two dogs" where there are two, or "the small dog" and "the
+    large dog" where they differ in size. `synonym` is the probability of another name.
+    """
+
+    def __init__(self, size: int, synonym: float = 0.2):
+        self.size, self.synonym = size, synonym
+
+    def write(self, layout: Layout, rng: np.random.Generator) -> Text:
+        """A sentence about at most four things of the layout."""
+        things = [
+            mention
+            for group in group_by_category(layout)
+            for mention in self._mentions(layout, group, rng)
+        ]
+        things = [things[i] for i in rng.permutation(len(things))][: int(rng.integers(1, 5))]
+        text = Text()
+        before, _, after = SENTENCES[int(rng.integers(len(SENTENCES)))].partition("{}")
+        text.add(before)
+        related = False
+        for place, thing in enumerate(things):
+            relation = self._relation(layout, things[place - 1], thing) if place else None
+            # One relation at a time: of "a above b below c" no one knows what is below c.
+            related = relation is not None and not related
+            if place:
+                comma = " and " if place == len(things) - 1 else ", "
+                text.add(f" {relation} " if related else comma)
+            text.add(thing)
+        text.add(after)
+        if rng.random() < 0.5:
+            text.text = text.capitalized()
+        return text
+
+    def _mentions(
+        self, layout: Layout, group: list[int], rng: np.random.Generator
+    ) -> list[Mention]:
+        """One phrase for all objects of a category, or one for the small and one for the large."""
+        category = layout.objects[group[0]].category
+        name = choose_name(category, self.synonym, rng)
+        color = ""
+        if category.color and category.color not in name and rng.random() < 0.4:
+            color = f"{category.color} "
+        extents = [_extent(layout.objects[i]) for i in group]
+        if len(group) == 2 and max(extents) > CONTRAST * min(extents):
+            small, large = sorted(group, key=lambda i: _extent(layout.objects[i]))
+            return [
+                Mention("the ", f"{word} {color}{name}", (index,))
+                for word, index in (("small", small), ("large", large))
+            ]
+        sized = ""
+        if rng.random() < 0.6:
+            if max(extents) < SMALL * self.size:
+                sized = "small "
+            elif min(extents) > LARGE * self.size:
+                sized = "large "
+        before, phrase = counted(category, name, sized + color, len(group))
+        return [Mention(before, phrase, tuple(group))]
+
+    def _relation(self, layout: Layout, first: Mention, second: Mention) -> str | None:
+        """Where the first is, seen from the second, if each is one object and it is clear."""
+        if not len(first.objects) == len(second.objects) == 1:
+            return None
+        a, b = layout.objects[first.objects[0]], layout.objects[second.objects[0]]
+        x, y = np.subtract(a.center, b.center) / self.size
+        if abs(x) > APART and abs(x) > 2 * abs(y):
+            return "to the left of" if x < 0 else "to the right of"
+        if abs(y) > APART and abs(y) > 2 * abs(x):
+            return "above" if y < 0 else "below"
+        return None
+
+
+def _extent(item: PlacedObject) -> int:
+    left, top, right, bottom = item.box
+    return max(right - left, bottom - top)
+
+
+class EmojiGrounding(LazyScenes):
+    """Grounding records of EmojiScenes: detection records whose boxes belong to phrases.
+
+    A record has `caption`, and each annotation `phrases` (the phrases it belongs to) and
+    `tokens_positive` (their spans [start, end) of characters in the caption). Objects that the
+    caption does not name have no annotation. Only base categories occur: novel ones have no box.
+    See :class:`EmojiScenes` for the arguments.
+    """
+
+    def __init__(
+        self,
+        world: int | World | None = None,
+        count: int = 10_000,
+        size: int = 320,
+        seed: int = 0,
+        objects: tuple[int, int] = (1, 6),
+        long_tail: float = 0.5,
+        repeat: float = 0.25,
+        synonym: float = 0.2,
+        font: str | None = None,
+    ):
+        self.world = world if isinstance(world, World) else make_world(world)
+        super().__init__(
+            SceneSampler(
+                self.world.base, "grounding", seed, size, objects, long_tail, repeat, font
+            ),
+            count,
+        )
+        self.sentences = SceneSentences(size, synonym)
+
+    def describe(self, index: int, layout: Layout) -> dict[str, Any]:
+        """The record without its picture."""
+        text = self.sentences.write(layout, self.sampler.text_rng(index))
+        annotations = []
+        for number, item in enumerate(layout.objects):
+            mine = [span for span in text.spans if number in span[2].objects]
+            if mine:
+                annotations.append(
+                    {
+                        "bbox": [float(edge) for edge in item.box],
+                        "bbox_mode": BoxMode.XYXY_ABS,
+                        "iscrowd": 0,
+                        "area": float(item.area),
+                        "phrases": [mention.phrase for _, _, mention in mine],
+                        "tokens_positive": [[start, end] for start, end, _ in mine],
+                    }
+                )
+        return {**self.header(index), "caption": text.text, "annotations": annotations}
