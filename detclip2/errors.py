@@ -24,4 +24,7 @@ def missing_package(error: ModuleNotFoundError) -> str:
         return MISSING_DETECTRON2
     if not name or "." in name or name == "detclip2":
         return ""
-    return f"the Python package {name!r} is not installed; `detclip2 check-env` says how to get it"
+    return (
+        f"the Python package {name!r} is not installed; install detclip2 with all that it needs "
+        "(`pip install -e .` in its folder)"
+    )

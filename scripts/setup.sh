@@ -74,7 +74,7 @@ if [ -t 1 ]; then quiet=(); fi
 # No dependency is resolved here: requirements.lock is complete, and leaves out on purpose what
 # would clash (see [tool.uv] in pyproject.toml).
 "$python" -m pip install ${quiet[@]+"${quiet[@]}"} ${force[@]+"${force[@]}"} --no-deps --no-compile \
-    -r requirements.lock
+    --use-pep517 -r requirements.lock
 "$python" -m pip install --quiet --no-deps --no-build-isolation --editable .
 # The stand-in gives way to a real Detectron2 in this environment.
 real='import importlib.metadata as m; raise SystemExit("+subset" in m.version("detectron2"))'

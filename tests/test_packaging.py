@@ -26,6 +26,7 @@ DISTRIBUTIONS = {"cv2": "opencv-python-headless", "PIL": "pillow", "hydra": "hyd
 # Declared, though the package itself does not import them: who needs them.
 NOT_IMPORTED = {
     "opencv-python-headless": "lvis imports cv2",
+    "tensorboard": "torch.utils.tensorboard, behind Detectron2's TensorboardXWriter",
     "pytest-timeout": "pytest's option `timeout`",
     "pytest-xdist": "the Makefile's --numprocesses",
     "ruff": "make lint",
