@@ -13,10 +13,17 @@ from .backbone import Backbone
 
 __all__ = ["FPN", "LastLevelP6P7"]
 
+
+def _frozen_batch_norm(channels: int) -> nn.Module:
+    norm = FrozenBatchNorm2d(channels)
+    norm.running_var -= norm.eps  # so that it starts as the identity
+    return norm
+
+
 _NORMS = {
     "BN": nn.BatchNorm2d,
     "SyncBN": nn.SyncBatchNorm,
-    "FrozenBN": FrozenBatchNorm2d,
+    "FrozenBN": _frozen_batch_norm,
     "GN": functools.partial(nn.GroupNorm, 32),
     "LN": functools.partial(LayerNorm2d, eps=1e-6),
 }
