@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 from torch.utils.data import DataLoader
 
 from detclip2.data.sources.emoji import EmojiScenes, all_categories, make_world
+from detclip2.data.sources.emoji import layout as layout_module
 from detclip2.data.sources.emoji import sprites as sprites_module
 from detclip2.data.sources.emoji.layout import MIN_VISIBLE, OPAQUE
 from detclip2.data.sources.emoji.sprites import find_emoji_font, make_sprite, warp_sprite
@@ -285,6 +286,14 @@ def test_what_is_painted_is_where_the_box_is():
         ImageDraw.Draw(mask).rectangle((left - 2, top - 2, right + 1, bottom + 1), fill=1)
         assert changed.any()
         assert not (changed & ~np.asarray(mask)).any()
+
+
+@needs_font
+def test_no_scene_is_empty_however_small(monkeypatch):
+    # One attempt for each object, in tiny scenes where thin objects have no opaque pixel.
+    monkeypatch.setattr(layout_module, "ATTEMPTS", 1)
+    scenes = EmojiScenes(None, count=400, size=32, objects=(1, 1))
+    assert all(len(record["annotations"]) == 1 for record in scenes.records_without_images())
 
 
 @needs_font

@@ -54,8 +54,8 @@ class SceneSampler:
         objects = (objects[0], objects[1])  # a config gives a list
         if not 1 <= objects[0] <= objects[1] <= 100:
             raise UserError(f"objects of a scene: {objects}, expected (least, most) in 1 to 100")
-        if size < 16:
-            raise UserError(f"size of a scene: {size}, expected at least 16 pixels")
+        if size < 32:
+            raise UserError(f"size of a scene: {size}, expected at least 32 pixels")
         self.categories = tuple(categories)
         self.stream, self.seed, self.size = stream, seed, size
         self.objects, self.long_tail, self.repeat = objects, long_tail, repeat
@@ -104,9 +104,12 @@ class SceneSampler:
         return [self.categories[i] for i in rng.permutation(np.concatenate([fresh, again]))]
 
     def layout(self, index: int) -> Layout:
-        """What is where in scene `index`."""
+        """What is where in scene `index`; at least one object."""
         rng = self.rng(index)
-        return arrange(self.contents(index, rng), self.size, self.sprites, rng)
+        contents = self.contents(index, rng)
+        while not (layout := arrange(contents, self.size, self.sprites, rng)).objects:
+            pass  # once in a million scenes the only object has fallen outside each time
+        return layout
 
     def draw(self, index: int, layout: Layout) -> np.ndarray:
         """The picture (size, size, 3) uint8 RGB of scene `index`, whose layout is given."""
