@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from detclip2.data.sources.emoji import EmojiScenes, all_categories, make_world
 from detclip2.data.sources.emoji import layout as layout_module
+from detclip2.data.sources.emoji import scenes as scenes_module
 from detclip2.data.sources.emoji import sprites as sprites_module
 from detclip2.data.sources.emoji.layout import MIN_VISIBLE, OPAQUE
 from detclip2.data.sources.emoji.sprites import find_emoji_font, make_sprite, warp_sprite
@@ -289,11 +290,11 @@ def test_what_is_painted_is_where_the_box_is():
 
 
 @needs_font
-def test_no_scene_is_empty_however_small(monkeypatch):
-    # One attempt for each object, in tiny scenes where thin objects have no opaque pixel.
-    monkeypatch.setattr(layout_module, "ATTEMPTS", 1)
-    scenes = EmojiScenes(None, count=400, size=32, objects=(1, 1))
-    assert all(len(record["annotations"]) == 1 for record in scenes.records_without_images())
+def test_a_scene_in_which_nothing_found_a_place_is_arranged_again(monkeypatch):
+    scenes = EmojiScenes(40, count=1, size=64)
+    layouts = iter([layout_module.Layout([], np.zeros((64, 64))), scenes.sampler.layout(0)])
+    monkeypatch.setattr(scenes_module, "arrange", lambda *_: next(layouts))
+    assert scenes[0]["annotations"]
 
 
 @needs_font
