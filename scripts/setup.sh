@@ -32,16 +32,16 @@ find_python() {
         "or name one: make setup PYTHON=/path/to/python3"
 }
 
-apt_install() {  # install Debian packages where that needs no password; false where it may not
-    local apt=(apt-get)
+apt_install() {  # install a Debian package where that needs no password; false where it may not
+    local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0)
     command -v apt-get >/dev/null || return 1
     if [ "$(id -u)" -ne 0 ]; then
         sudo -n true 2>/dev/null || return 1
-        apt=(sudo -n apt-get)
+        apt=(sudo -n "${apt[@]}")
     fi
-    say "installing $* with apt-get"
-    "${apt[@]}" update -qq && "${apt[@]}" install -y -qq --no-install-recommends "$@"
-} >&2
+    say "installing $1 with apt-get"
+    "${apt[@]}" update && "${apt[@]}" install --yes --no-install-recommends "$1" >/dev/null
+}
 
 make_venv() {
     local python version
