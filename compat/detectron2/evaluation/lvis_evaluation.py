@@ -1,6 +1,9 @@
 """Average precision of boxes by LVIS's protocol, with the lvis package."""
 
 import logging
+from unittest import mock
+
+import numpy as np
 
 from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
@@ -94,7 +97,9 @@ class LVISEvaluator(DatasetEvaluator):
             return dict.fromkeys(_METRICS, float("nan"))
         results = LVISResults(self._lvis, detections, max_dets=self._max_dets)
         evaluation = LVISEval(self._lvis, results, "bbox")
-        evaluation.run()
+        # lvis 0.5.3, the last release, says np.float, which numpy 2 does not have.
+        with mock.patch.object(np, "float", float, create=True):
+            evaluation.run()
         evaluation.print_results()
         all_metrics = evaluation.get_results()
         metrics = {name: float(100 * all_metrics[name]) for name in _METRICS}
