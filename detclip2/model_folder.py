@@ -3,7 +3,11 @@
 import os
 from pathlib import Path
 
+from safetensors.torch import save
+from torch import nn
+
 from detclip2.errors import UserError
+from detclip2.files import write_whole
 
 CONFIG_NAME = "config.yaml"
 WEIGHTS_NAME = "model.safetensors"
@@ -26,6 +30,14 @@ def read_model_folder(folder: str | os.PathLike[str]) -> tuple[Path, Path]:
                 f"{WEIGHTS_NAME})"
             )
     return folder / CONFIG_NAME, folder / WEIGHTS_NAME
+
+
+def save_weights(model: nn.Module, folder: str | os.PathLike[str]) -> Path:
+    """Write the model's weights into a folder that has its config; never half."""
+    path = Path(folder) / WEIGHTS_NAME
+    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    write_whole(path, lambda file: file.write(save(state)))
+    return path
 
 
 def default_model() -> tuple[Path, Path]:

@@ -7,14 +7,16 @@ from typing import Any
 import numpy as np
 from detectron2.data import build_detection_train_loader
 from detectron2.utils import comm
-from torch.utils.data import Dataset, IterableDataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
+from detclip2.data.mappers import Mapper
 from detclip2.data.phrases import SkipSample
-from detclip2.data.skips import SkipCounter
+from detclip2.data.sources.image_text import ImageTextShards, ShardSamples
 from detclip2.errors import UserError
 
 logger = logging.getLogger(__name__)
 Sample = dict[str, Any]
+Records = Sequence[Mapping[str, Any]] | ImageTextShards
 # A record that cannot be used is replaced by another; after so many in a row the data is at fault.
 MAX_ATTEMPTS = 100
 
@@ -25,7 +27,6 @@ class Source:
     Args:
         records: a sequence of dataset records (see ``detclip2.data.sources``), a function that
             gives one (so that a config does not read files), or an iterable data set of tar
-            shards with ``position`` (see ``detclip2.data.sources.image_text``).
         mapper: (record, random generator) -> sample.
         total_batch_size: samples a batch over all processes, this source's own.
         num_workers: worker processes that prepare samples; 0 for none.
@@ -33,25 +34,30 @@ class Source:
 
     def __init__(
         self,
-        records: Sequence[Mapping[str, Any]] | Callable[[], Sequence[Mapping[str, Any]]],
-        mapper: Callable[..., Sample],
+        records: Records | Callable[[], Records],
+        mapper: Mapper,
         total_batch_size: int,
         num_workers: int = 2,
     ) -> None:
-        self.records = records() if callable(records) else records
+        self.records: Records = records() if callable(records) else records
         self.mapper = mapper
         self.total_batch_size = total_batch_size
         self.num_workers = num_workers
-        self.counter: SkipCounter = getattr(mapper, "counter", SkipCounter())
 
     def loader(self, seed: int, position: int) -> Iterator[list[Sample]]:
         """This process's endless batches, from the ``position``-th sample of all processes on."""
-        if isinstance(self.records, IterableDataset):
-            stream: Any = self.records
-            stream.start(seed, position)
-            sampler = None
+        stream: Dataset
+        sampler: Sampler | None = None
+        if isinstance(self.records, ImageTextShards):
+            stream = ShardSamples(
+                self.records,
+                self.mapper,
+                self.total_batch_size // comm.get_world_size(),
+                seed,
+                position // self.total_batch_size,
+            )
         else:
-            stream = SampleStream(self.records, self.mapper, self.counter, seed)
+            stream = SampleStream(self.records, self.mapper, seed)
             sampler = DrawSampler(position)
         return iter(
             build_detection_train_loader(
@@ -76,22 +82,19 @@ class SampleStream(Dataset):
     Args:
         records: a sequence of records, not empty.
         mapper: (record, random generator) -> sample; raises SkipSample.
-        counter: counts what was skipped.
         seed: of the order and of the augmentations.
     """
 
     def __init__(
         self,
         records: Sequence[Mapping[str, Any]],
-        mapper: Callable[..., Sample],
-        counter: SkipCounter,
+        mapper: Mapper,
         seed: int,
     ) -> None:
         if len(records) == 0:
             raise UserError("a source of the training data has no records")
         self.records = records
         self.mapper = mapper
-        self.counter = counter
         self.seed = seed
         self._order: tuple[int, np.ndarray] | None = None
 
@@ -102,10 +105,10 @@ class SampleStream(Dataset):
             try:
                 return self.mapper(self.records[index], rng)
             except SkipSample as skip:
-                self.counter.add(skip.kind, skip.message)
+                self.mapper.counter.add(skip.kind, skip.message)
                 index = int(rng.integers(len(self.records)))
         raise UserError(
-            f"{MAX_ATTEMPTS} records in a row gave no sample; {self.counter.report()}: look at "
+            f"{MAX_ATTEMPTS} records in a row gave no sample; {self.mapper.counter.report()}: look at "
             "the source with `detclip2 show-data`"
         )
 
@@ -137,14 +140,14 @@ class HybridLoader:
     samples follow, whatever the number of processes or workers.
 
     Args:
-        sources: by name.
         seed: of the order and augmentation of all sources.
+        **sources: by name.
     """
 
-    def __init__(self, sources: Mapping[str, Source], seed: int = 0) -> None:
+    def __init__(self, *, seed: int = 0, **sources: Source) -> None:
         if not sources:
             raise UserError("the training data has no source: name one under dataloader.train")
-        self.sources = dict(sources)
+        self.sources = sources
         self.seed = seed
         self.drawn = dict.fromkeys(self.sources, 0)
         self.selected = next(iter(self.sources))
@@ -173,13 +176,13 @@ class HybridLoader:
 
     def report(self) -> list[str]:
         """A line a source on what was left out so far."""
-        return [source.counter.report() for source in self.sources.values()]
+        return [source.mapper.counter.report() for source in self.sources.values()]
 
     def state_dict(self) -> dict[str, Any]:
         """The position in every source, and the counts of what was skipped."""
         return {
             "drawn": dict(self.drawn),
-            "skipped": {name: s.counter.state_dict() for name, s in self.sources.items()},
+            "skipped": {name: s.mapper.counter.state_dict() for name, s in self.sources.items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -189,5 +192,5 @@ class HybridLoader:
             logger.warning("sources %s are not in both the checkpoint and the config", unknown)
         for name, source in self.sources.items():
             self.drawn[name] = state["drawn"].get(name, 0)
-            source.counter.load_state_dict(state["skipped"].get(name, {}))
+            source.mapper.counter.load_state_dict(state["skipped"].get(name, {}))
         self._loaders = {}

@@ -10,6 +10,7 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from detclip2.data.hybrid_loader import HybridLoader
+from detclip2.data.sources.image_text import ImageTextShards
 from detclip2.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ class AlternateSources(HookBase):
         self.seed = seed
         self.report_period = report_period
         if ratios is None:
-            ratios = {n: len(s.records) / s.total_batch_size for n, s in loader.sources.items()}
+            ratios = _in_proportion_to_data(loader)
         if set(ratios) != set(loader.sources):
             raise UserError(
                 f"train.source_ratios names {sorted(ratios)}, but the sources of dataloader.train "
@@ -134,3 +135,18 @@ class AlternateSources(HookBase):
         if state["schedule"] != self.schedule.state_dict():
             logger.warning("the schedule of sources differs from the checkpoint's; ours is used")
         self.loader.load_state_dict(state["loader"])
+
+
+def _in_proportion_to_data(loader: HybridLoader) -> dict[str, float]:
+    """Iterations of each source for one pass over its records."""
+    if len(loader.sources) == 1:
+        return dict.fromkeys(loader.sources, 1.0)
+    ratios = {}
+    for name, source in loader.sources.items():
+        if isinstance(source.records, ImageTextShards):
+            raise UserError(
+                f"the number of records of source {name!r} is not known, for it is read from tar "
+                "shards: give the shares of all sources as train.source_ratios"
+            )
+        ratios[name] = len(source.records) / source.total_batch_size
+    return ratios

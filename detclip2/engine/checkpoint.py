@@ -1,6 +1,5 @@
 """Checkpoints that are never half written and never unpickled."""
 
-import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
 from detclip2.errors import UserError
+from detclip2.files import write_whole
 from detclip2.modeling.weights import read_weights
 
 
@@ -43,22 +43,3 @@ class Checkpointer(DetectionCheckpointer):
                 "save its state dict of tensors as .safetensors"
             ) from error
         return content if "model" in content else {"model": content}
-
-
-def write_whole(path: Path, write: Any) -> None:
-    """Write a file so that at ``path`` there is always a whole one: the old or the new.
-
-    Args:
-        path: where it goes; its folder is made.
-        write: called with the open binary file.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with aside.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)

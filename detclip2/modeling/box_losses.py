@@ -113,9 +113,7 @@ class BoxLosses(nn.Module):
         )
         losses["loss_centerness"] = (
             self.centerness_weight
-            * centerness_loss(
-                predictions.centerness[targets.image, targets.anchor], center_target
-            )
+            * centerness_loss(predictions.centerness[targets.image, targets.anchor], center_target)
             / num_positives
         )
         return losses
@@ -139,8 +137,14 @@ class BoxLosses(nn.Module):
             position, named = (box[:, None] == box_of_phrase[None, :]).nonzero(as_tuple=True)
             pairs = torch.stack([anchor[position], phrases[named]], dim=1).unique(dim=0)
             parts.append(
-                (torch.full_like(anchor, i), anchor, distinct[box],
-                 torch.full_like(pairs[:, 0], i), pairs[:, 0], pairs[:, 1])
+                (
+                    torch.full_like(anchor, i),
+                    anchor,
+                    distinct[box],
+                    torch.full_like(pairs[:, 0], i),
+                    pairs[:, 0],
+                    pairs[:, 1],
+                )
             )
         image, anchor, boxes, *pairs_of_all = (torch.cat(part) for part in zip(*parts, strict=True))
         return Targets(image, anchor, boxes, tuple(pairs_of_all))  # type: ignore[arg-type]

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from detclip2.errors import UserError
 from detclip2.modeling.alignment import Alignment
-from detclip2.modeling.assignment import ATSSAssigner
 from detclip2.modeling.box_losses import BoxLosses
 from detclip2.modeling.contrast import WordRegionContrast
 from detclip2.modeling.dense_head import DenseHead, Predictions
@@ -202,9 +201,7 @@ class DetCLIPv2(nn.Module):
     def text(self, phrases: Sequence[str]) -> Tensor:
         """(M, D) embeddings of M phrases."""
         if self.text_tower is None:
-            raise UserError(
-                "the model has no text tower: give it a vocabulary of ready embeddings"
-            )
+            raise UserError("the model has no text tower: give it a vocabulary of ready embeddings")
         return self.text_tower(phrases)
 
     @torch.no_grad()

@@ -1,0 +1,63 @@
+"""EmojiScenes: detection data drawn on the fly, and its validation set in LVIS's format."""
+
+from detectron2.config import LazyCall as L
+from detectron2.data import DatasetMapper, build_detection_test_loader
+from detectron2.data import transforms as T
+
+from detclip2.data.hybrid_loader import HybridLoader, Source
+from detclip2.data.mappers import DetectionMapper
+from detclip2.data.sources.emoji import EmojiScenes
+from detclip2.data.sources.emoji.sets import base_names, validation_set
+from detclip2.evaluation.lvis_evaluator import LVISEvaluator
+
+# The world that all parts of a config share: how many categories, and pixels of an edge.
+world = dict(categories=200, size=320, seed=0)
+
+detection = L(Source)(
+    records=L(EmojiScenes)(
+        world="${world.categories}",
+        split="train",
+        count=100_000,
+        size="${world.size}",
+        seed="${world.seed}",
+    ),
+    mapper=L(DetectionMapper)(
+        names=L(base_names)(world="${world.categories}"),
+        augmentations=[],  # scenes differ in every way already
+        max_phrases=150,
+    ),
+    total_batch_size=16,
+    num_workers=2,
+)
+
+dataloader = dict(
+    train=L(HybridLoader)(seed="${train.seed}", detection=detection),
+    test=L(build_detection_test_loader)(
+        dataset=L(validation_set)(
+            name="emoji_val",
+            folder="${train.output_dir}/data",
+            world="${world.categories}",
+            count=500,
+            size="${world.size}",
+            seed="${world.seed}",
+        ),
+        mapper=L(DatasetMapper)(
+            is_train=False,
+            augmentations=[
+                L(T.ResizeShortestEdge)(
+                    short_edge_length="${inference.min_size}", max_size="${inference.max_size}"
+                )
+            ],
+            image_format="RGB",
+        ),
+        num_workers=0,
+        batch_size=8,
+    ),
+    evaluator=L(LVISEvaluator)(
+        dataset_name="${..test.dataset.name}",
+        tasks=["bbox"],
+        output_dir="${train.output_dir}/inference",
+    ),
+)
+
+inference = dict(min_size="${world.size}", max_size=1333, score_threshold=0.3, batch_size=8)

@@ -1,0 +1,90 @@
+"""DetCLIPv2 from a yacs config, for Detectron2's ``build_model`` and ``DefaultPredictor``.
+
+LazyConfigs are the project's own road; this one is for code that is written for yacs. What the two
+have in common is built by the same classes.
+"""
+
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.modeling import build_backbone
+
+from detclip2.modeling.alignment import Alignment
+from detclip2.modeling.assignment import ATSSAssigner
+from detclip2.modeling.box_losses import BoxLosses
+from detclip2.modeling.contrast import WordRegionContrast
+from detclip2.modeling.dense_head import DenseHead
+from detclip2.modeling.postprocess import PostProcess
+from detclip2.modeling.text_tower import TextTower, load_text_model, load_tokenizer
+
+
+def add_detclip_config(cfg: CfgNode) -> None:
+    """Add the keys of DetCLIPv2 to Detectron2's defaults, with Swin-T's values."""
+    cfg.MODEL.META_ARCHITECTURE = "DetCLIPv2"
+    cfg.MODEL.BACKBONE.NAME = "build_detclip_backbone"
+    cfg.MODEL.PIXEL_MEAN = [123.675, 116.28, 103.53]
+    cfg.MODEL.PIXEL_STD = [58.395, 57.12, 57.375]
+    cfg.INPUT.FORMAT = "RGB"
+    node = cfg.MODEL.DETCLIP = CfgNode()
+    node.TIMM_NAME = "swin_tiny_patch4_window7_224"
+    # [name, value] pairs for timm.create_model.
+    node.TIMM_ARGS = []
+    node.DROP_PATH_RATE = 0.2
+    node.NORM_OUTPUTS = True
+    node.EMBED_DIM = 256
+    node.NUM_CONVS = 4
+    node.NUM_GROUPS = 32
+    node.DEFORMABLE = True
+    node.TEXT_TOWER = "openai/clip-vit-base-patch32"
+    node.TEXT_PRETRAINED = True
+    # Names the encoder for saved vocabularies; "" takes it from the text model.
+    node.TEXT_IDENTITY = ""
+    node.MAX_LENGTH = 16
+    node.POOLING = "end_of_text"
+    # The names to detect; without any, those of the first data set of DATASETS.TEST.
+    node.VOCABULARY = []
+    node.SCORE_THRESHOLD = 0.05
+    node.NMS_THRESHOLD = 0.6
+
+
+def arguments_from_yacs(cfg: CfgNode) -> dict[str, Any]:
+    """The arguments of ``DetCLIPv2`` that a yacs config describes."""
+    node = cfg.MODEL.DETCLIP
+    backbone = build_backbone(cfg)
+    text_tower = TextTower(
+        load_text_model(node.TEXT_TOWER, node.TEXT_PRETRAINED),
+        load_tokenizer(node.TEXT_TOWER),
+        embed_dim=node.EMBED_DIM,
+        max_length=node.MAX_LENGTH,
+        pooling=node.POOLING,
+        identity=node.TEXT_IDENTITY,
+    )
+    return {
+        "backbone": backbone,
+        "head": DenseHead(
+            cfg.MODEL.FPN.OUT_CHANNELS,
+            node.EMBED_DIM,
+            num_convs=node.NUM_CONVS,
+            deformable=node.DEFORMABLE,
+            num_groups=node.NUM_GROUPS,
+        ),
+        "text_tower": text_tower,
+        "align": Alignment(),
+        "box_losses": BoxLosses(ATSSAssigner()),
+        "contrast": WordRegionContrast(),
+        "postprocess": PostProcess(
+            node.SCORE_THRESHOLD,
+            node.NMS_THRESHOLD,
+            max_detections=cfg.TEST.DETECTIONS_PER_IMAGE,
+        ),
+        "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+        "pixel_std": cfg.MODEL.PIXEL_STD,
+        "vocabulary": node.VOCABULARY or _names_of_test_set(cfg),
+    }
+
+
+def _names_of_test_set(cfg: CfgNode) -> list[str]:
+    if not cfg.DATASETS.TEST:
+        return []
+    return MetadataCatalog.get(cfg.DATASETS.TEST[0]).get("thing_classes", [])
