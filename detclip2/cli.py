@@ -15,6 +15,7 @@ COMMANDS = {
     "phrases": "extract the noun phrases of captions, for millions of them",
     "predict": "detect what you name in pictures, and draw it",
     "scenes": "draw samples of EmojiScenes as a contact sheet",
+    "show-data": "draw what a source of a training config gives to the model",
 }
 
 

@@ -79,6 +79,11 @@ class SkipCounter:
         label = self.name and f"{self.name}: "
         return f"{label}left out {sum(counts.values())}" + (f" ({what})" if what else "")
 
+    def log(self) -> None:
+        """Log the report, if there is anything in it."""
+        if self.total():
+            logger.warning(self.report())
+
     def state_dict(self) -> dict[str, int]:
         """The counts, for a checkpoint."""
         return self.counts()

@@ -139,6 +139,7 @@ def load_detection_json(
             record["annotations"].append(
                 _slim({**annotation, "bbox_mode": BoxMode.XYWH_ABS, "category_id": category_id})
             )
+    counter.log()
     return names, list(records.values()), contiguous
 
 

@@ -69,6 +69,7 @@ def mdetr_records(
                 "phrases": phrases_of_spans(record["caption"], spans, counter, where),
             }
         )
+    counter.log()
     return list(records.values())
 
 

@@ -5,6 +5,7 @@ A caption record has an image (``file_name`` or ``image_bytes``), ``image_id``, 
 its noun phrases, made ahead.
 """
 
+import copy
 import hashlib
 import itertools
 import json
@@ -193,7 +194,8 @@ class ShardSamples(IterableDataset):
         super().__init__()
         if not shards.resampled:
             raise UserError("training never ends: image-text shards need resampled=True")
-        self.shards = shards
+        self.shards = copy.copy(shards)
+        self.shards.counter = mapper.counter  # one report for the source
         self.mapper = mapper
         self.batch_size = batch_size
         self.seed = seed
@@ -413,4 +415,5 @@ def coco_caption_records(
             counter.add("caption-empty", where)
         else:
             record["captions"].append(caption)
+    counter.log()
     return [record for record in records.values() if record["captions"]]

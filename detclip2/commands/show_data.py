@@ -1,0 +1,168 @@
+"""``detclip2 show-data``: draw what a source of a config gives to the model, before training."""
+
+import argparse
+import itertools
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import supervision as sv
+from detectron2.config import LazyConfig, instantiate
+from PIL import Image, ImageDraw, ImageFont
+from torch.utils.data import IterableDataset
+
+from detclip2.data.mappers import draw_sample
+from detclip2.data.phrases import check_sample
+from detclip2.errors import UserError
+from detclip2.visualize import font_for
+
+MIN_WIDTH = 640
+FONT_SIZE = 14
+ATTEMPTS = 4  # records that are looked at for a sample, before giving up
+COLORS = sv.ColorPalette.DEFAULT
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--config", type=Path, required=True, help="a training config (.py)")
+    parser.add_argument("--source", help="a key of its dataloader.train; needed if it has several")
+    parser.add_argument("--count", type=int, default=16, help="number of samples (default 16)")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the pictures")
+    parser.add_argument("--seed", type=int, default=0, help="other records, other augmentation")
+    parser.add_argument("overrides", nargs="*", help="config changes, such as world.size=640")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write one picture a sample; print what they show and what was left out."""
+    if args.count < 1:
+        raise UserError(f"--count {args.count}: expected 1 or more")
+    source = load_source(args.config, args.source, args.overrides)
+    samples = draw_samples(source, args.count, args.seed)
+    try:
+        args.output.mkdir(parents=True, exist_ok=True)
+        for number, sample in enumerate(samples):
+            path = args.output / f"{sample['source']}-{number:04d}.png"
+            Image.fromarray(draw_page(sample)).save(path)
+            boxes = len(sample["instances"]) if "instances" in sample else 0
+            negatives = len(sample["phrases"]) - sample["num_positives"]
+            print(
+                f"{path}: {sample['num_positives']} positive phrases, {negatives} negative, "
+                f"{boxes} boxes, {sample['file_name'] or sample['image_id']}"
+            )
+    except OSError as error:
+        raise UserError(f"--output {args.output}: cannot be written ({error})") from error
+    print(source.mapper.counter.report())
+    return 0
+
+
+def load_source(config: Path, name: str | None, overrides: list[str]) -> Any:
+    """The source `name` of a config's ``dataloader.train``, with its ``records`` and ``mapper``.
+
+    Raises:
+        UserError: if the config cannot be found, or has no such source.
+    """
+    if not config.is_file():
+        raise UserError(f"--config {config}: no such file")
+    cfg = LazyConfig.apply_overrides(LazyConfig.load(str(config)), overrides)
+    train = cfg.get("dataloader", {}).get("train", {})
+    names = sorted(key for key, node in train.items() if "mapper" in _keys(node))
+    if name is None and len(names) == 1:
+        name = names[0]
+    if name not in names:
+        raise UserError(f"--source: {config} has {names} in dataloader.train, not {name!r}")
+    return instantiate(train[name])
+
+
+def _keys(node: Any) -> Any:
+    return node.keys() if hasattr(node, "keys") else ()
+
+
+def draw_samples(source: Any, count: int, seed: int) -> Iterator[dict[str, Any]]:
+    """The first `count` samples of a source in an order of `seed`, each checked.
+
+    Raises:
+        UserError: if there are no records, or none of them makes a sample.
+        ValueError: if the mapper returns what is not in the sample format.
+    """
+    records, mapper = source.records, source.mapper
+    made = 0
+    if isinstance(records, IterableDataset):  # shards have an order of their own
+        records = list(itertools.islice(records, ATTEMPTS * count))
+        order = np.arange(len(records))
+    else:
+        order = np.random.default_rng(seed).permutation(len(records))[: ATTEMPTS * count]
+    for index in order.tolist():
+        sample = draw_sample(records, index, mapper, np.random.default_rng([seed, index]))
+        if sample is not None:
+            check_sample(sample, mapper.max_phrases)
+            yield sample
+            made += 1
+        if made == count:
+            return
+    if made == 0:
+        raise UserError(f"no record of the source makes a sample: {mapper.counter.report()}")
+
+
+def draw_page(sample: dict[str, Any]) -> np.ndarray:
+    """The image of a sample with its boxes and their phrases, and all its phrases below.
+
+    Small images are enlarged, so that the phrases can be read. A positive phrase whose instances
+    are not all boxed has an asterisk.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    image = sample["image"].permute(1, 2, 0).numpy().clip(0, 255).astype(np.uint8)
+    factor = max(1, -(-MIN_WIDTH // image.shape[1]))
+    picture = Image.fromarray(image)
+    picture = picture.resize((picture.width * factor, picture.height * factor))
+    not_exhaustive = set(sample["not_exhaustive"].tolist())
+    phrases = [
+        " ".join(phrase.split()) + ("*" if i in not_exhaustive else "")
+        for i, phrase in enumerate(sample["phrases"])
+    ]
+    if "instances" in sample and len(sample["instances"]):
+        picture = _draw_boxes(picture, sample["instances"], phrases, factor)
+    return np.vstack([np.asarray(picture), _draw_list(sample, phrases, picture.width)])
+
+
+def _draw_boxes(picture: Image.Image, instances: Any, phrases: list[str], factor: int) -> Any:
+    classes = instances.gt_classes.numpy()
+    boxes = instances.gt_boxes.tensor.numpy() * factor
+    detections = sv.Detections(xyxy=boxes, class_id=classes)
+    texts = [textwrap.shorten(phrases[i], 30, placeholder="...") for i in classes]
+    labels = sv.RichLabelAnnotator(
+        color=COLORS,
+        text_color=sv.Color.BLACK,
+        font_path=font_for("".join(sorted(set("".join(texts))))),
+        font_size=FONT_SIZE,
+        text_padding=2,
+        smart_position=True,  # moves labels apart and into the picture
+    )
+    # As a Pillow image, because of an array supervision assumes OpenCV's BGR.
+    picture = sv.BoxAnnotator(color=COLORS, thickness=2).annotate(picture, detections)
+    return labels.annotate(picture, detections, texts)
+
+
+def _draw_list(sample: dict[str, Any], phrases: list[str], width: int) -> np.ndarray:
+    """A panel of text of the given width, as high as it needs to be."""
+    positives = sample["num_positives"]
+    own = ", own phrases only" if sample["own_phrases_only"] else ""
+    paragraphs = [
+        f"{sample['source']}{own}: {sample['file_name'] or sample['image_id']}, "
+        f"{sample['width']} x {sample['height']}",
+        f"positive ({positives}): " + " | ".join(phrases[:positives]),
+        f"negative ({len(phrases) - positives}): " + " | ".join(phrases[positives:]),
+    ]
+    text = "".join(paragraphs)
+    font = ImageFont.truetype(font_for("".join(sorted(set(text)))), FONT_SIZE)
+    columns = max(20, int(width / font.getlength("n")) - 2)
+    lines = [line for p in paragraphs for line in textwrap.wrap(p, columns)]
+    height = FONT_SIZE + 5
+    panel = Image.new("RGB", (width, height * len(lines) + 8), "white")
+    draw = ImageDraw.Draw(panel)
+    for number, line in enumerate(lines):
+        draw.text((6, 4 + number * height), line, font=font, fill="black")
+    return np.asarray(panel)

@@ -1,0 +1,133 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from detectron2.structures import Boxes, Instances
+from PIL import Image
+
+from detclip2.cli import main
+from detclip2.commands.show_data import draw_page
+
+CONFIG = """
+from detectron2.config import LazyCall as L
+from detectron2.data import transforms as T
+
+from detclip2.data.hybrid_loader import HybridLoader, Source
+from detclip2.data.mappers import CaptionMapper, DetectionMapper, GroundingMapper
+from detclip2.data.sources.grounding import OdvgFile
+from detclip2.data.sources.image_text import CaptionJsonl, ImageTextShards
+
+folder = {folder!r}
+augmentations = [L(T.RandomFlip)(prob=1.0)]
+dataloader = dict(
+    train=L(HybridLoader)(
+        seed=0,
+        boxes=L(Source)(
+            records=L(OdvgFile)(jsonl_file=folder + "/boxes.jsonl", image_root=folder),
+            mapper=L(DetectionMapper)(names=["dog", "cat"], augmentations=augmentations),
+            total_batch_size=1,
+        ),
+        grounded=L(Source)(
+            records=L(OdvgFile)(jsonl_file=folder + "/grounded.jsonl", image_root=folder),
+            mapper=L(GroundingMapper)(negatives=["sea"]),
+            total_batch_size=1,
+        ),
+        pairs=L(Source)(
+            records=L(CaptionJsonl)(jsonl_file=folder + "/pairs.jsonl", image_root=folder),
+            mapper=L(CaptionMapper)(),
+            total_batch_size=1,
+        ),
+        nothing=L(Source)(
+            records=L(CaptionJsonl)(jsonl_file=folder + "/pairs.jsonl", image_root="/nowhere"),
+            mapper=L(CaptionMapper)(),
+            total_batch_size=1,
+        ),
+    ),
+)
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    Image.fromarray(np.full((30, 40, 3), 90, np.uint8)).save(tmp_path / "a.png")
+    size = {"filename": "a.png", "height": 30, "width": 40}
+    box = [4, 5, 20, 25]
+    lines = {
+        "boxes": [{**size, "detection": {"instances": [{"bbox": box, "label": 1}]}}, "oops"],
+        "grounded": [
+            {**size, "grounding": {"caption": "x", "regions": [{"bbox": box, "phrase": "a dog"}]}}
+        ],
+        "pairs": [{"image": "a.png", "caption": "a red dog"}] * 3,
+    }
+    for name, values in lines.items():
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, values)))
+    path = tmp_path / "config.py"
+    path.write_text(CONFIG.format(folder=str(tmp_path)))
+    return path
+
+
+def run(config, *arguments):
+    return main(["show-data", "--config", str(config), *map(str, arguments)])
+
+
+@pytest.mark.parametrize(
+    ("source", "kind", "number"),
+    [("boxes", "detection", 1), ("grounded", "grounding", 1), ("pairs", "caption", 2)],
+)
+def test_each_kind_of_source(config, tmp_path, capsys, source, kind, number):
+    output = tmp_path / "pictures"
+    assert run(config, "--source", source, "--count", 2, "--output", output) == 0
+    pages = sorted(output.iterdir())
+    assert [page.name for page in pages] == [f"{kind}-{i:04d}.png" for i in range(number)]
+    assert Image.open(pages[0]).width == 640
+    text = capsys.readouterr().out
+    assert "a.png" in text
+    left_out = "left out 1 (record-malformed 1)" if source == "boxes" else "left out 0"
+    assert left_out in text
+
+
+def test_mistakes_are_sentences(config, tmp_path, capsys):
+    output = tmp_path / "pictures"
+    for arguments, message in [
+        (["--output", output], "['boxes', 'grounded', 'nothing', 'pairs']"),
+        (["--output", output, "--source", "video"], "not 'video'"),
+        (["--output", output, "--source", "pairs", "--count", 0], "--count"),
+        (["--output", config, "--source", "pairs"], "cannot be written"),
+        (["--output", output, "--source", "nothing"], "image-unreadable 3"),
+    ]:
+        assert run(config, *arguments) == 2
+        assert message in capsys.readouterr().err
+    assert run(tmp_path / "none.py", "--output", output) == 2
+    assert "no such file" in capsys.readouterr().err
+
+
+def test_boxes_are_drawn_where_they_are():
+    instances = Instances((320, 320))
+    instances.gt_boxes = Boxes(torch.tensor([[50.0, 100.0, 150.0, 300.0]]))
+    instances.gt_classes = torch.tensor([0])
+    sample = {
+        "image": torch.full((3, 320, 320), 128, dtype=torch.uint8),
+        "height": 320,
+        "width": 320,
+        "image_id": 1,
+        "file_name": "",
+        "source": "detection",
+        "phrases": ["\U0001f34e \u30ea\u30f3\u30b4", *(f"thing {i}" for i in range(149))],
+        "num_positives": 1,
+        "own_phrases_only": True,
+        "not_exhaustive": torch.tensor([0]),
+        "instances": instances,
+    }
+    page = draw_page(sample)
+    assert page.dtype == np.uint8
+    assert page.shape[1] == 640
+    picture, panel = page[:640], page[640:]
+    changed = np.argwhere((picture != 128).any(axis=2))
+    assert np.abs(changed.max(axis=0)[0] - 600) <= 3  # the lower edge; the label is above
+    for row, column in [(400, 100), (400, 300), (600, 200)]:
+        patch = picture[row - 3 : row + 4, column - 3 : column + 4]
+        assert (patch != 128).any()
+    assert (picture[300:580, 120:280] == 128).all()
+    assert (panel == 255).all(axis=2).mean() > 0.5
+    assert (panel < 100).any()
