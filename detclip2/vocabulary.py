@@ -4,7 +4,6 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
@@ -13,13 +12,14 @@ import torch
 from rich.console import Console
 from rich.progress import track
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional as F
 
 from detclip2.data.names import Names, check_names, read_names, split_names
 from detclip2.data.phrases import clean_phrase
 from detclip2.errors import UserError
+from detclip2.files import write_whole
 
 PhraseEncoder: TypeAlias = Callable[[list[str]], Tensor]
 
@@ -210,15 +210,10 @@ class Vocabulary:
             "encoder": self.encoder,
             "width": str(self.embeddings.shape[1]),
         }
-        path = Path(path)
-        aside = path.with_name(f"{path.name}.{os.getpid()}.part")
+        content = save({"embeddings": self.embeddings, "probe": self.probe}, metadata)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_file({"embeddings": self.embeddings, "probe": self.probe}, aside, metadata)
-            os.replace(aside, path)
-        except (OSError, SafetensorError) as error:
-            with suppress(OSError):
-                aside.unlink()
+            write_whole(Path(path), lambda file: file.write(content))
+        except OSError as error:
             raise UserError(f"{path}: the vocabulary cannot be written here: {error}") from None
 
     @classmethod

@@ -5,7 +5,6 @@ import io
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from rich.text import Text
 
 from detclip2.data.image_io import read_image
 from detclip2.errors import UserError
+from detclip2.files import write_whole
 from detclip2.model_folder import default_model, read_model_folder
 from detclip2.predictor import OpenVocabularyPredictor
 from detclip2.visualize import draw_instances
@@ -166,13 +166,11 @@ def _make_folder(path: Path) -> None:
 
 def _write(image: np.ndarray, path: Path) -> None:
     """Write a picture, whole or not at all."""
-    aside = path.with_name(f".{path.name}.part")
+    picture = Image.fromarray(image)
+    image_format = "JPEG" if path.suffix == ".jpg" else "PNG"
     try:
-        Image.fromarray(image).save(aside, "JPEG" if path.suffix == ".jpg" else "PNG", quality=95)
-        os.replace(aside, path)
+        write_whole(path, lambda file: picture.save(file, image_format, quality=95))
     except OSError as error:
-        with suppress(OSError):
-            aside.unlink()
         raise UserError(f"{path}: this picture cannot be written: {error}") from None
 
 
