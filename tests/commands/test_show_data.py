@@ -16,7 +16,7 @@ from detectron2.data import transforms as T
 from detclip2.data.hybrid_loader import HybridLoader, Source
 from detclip2.data.mappers import CaptionMapper, DetectionMapper, GroundingMapper
 from detclip2.data.sources.grounding import OdvgFile
-from detclip2.data.sources.image_text import CaptionJsonl, ImageTextShards
+from detclip2.data.sources.captions import CaptionJsonl
 
 folder = {folder!r}
 augmentations = [L(T.RandomFlip)(prob=1.0)]

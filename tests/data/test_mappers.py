@@ -13,11 +13,11 @@ from detclip2.data.mappers import (
     CaptionMapper,
     DetectionMapper,
     GroundingMapper,
-    box_problem,
     draw_sample,
     numpy_seed,
 )
 from detclip2.data.phrases import REQUIRED_KEYS, SkipSample, check_sample
+from detclip2.data.records import box_problem
 from detclip2.errors import UserError
 
 HEIGHT, WIDTH = 60, 80
