@@ -64,38 +64,37 @@ def measure(args: argparse.Namespace) -> dict[str, object]:
         losses.mean().backward()
         regions.grad = words.grad = None
 
-    seconds = median_seconds(step, args.repeats, device)
-    memory = peak_memory(device) - memory_before
-
     @torch.no_grad()
     def floor() -> None:
         right = words.to(dtype)
         for left in regions.to(dtype).flatten(0, 1).split(400):
             right @ left.T
 
-    floor_seconds = median_seconds(floor, args.repeats, device)
+    step()
+    memory = peak_memory(device) - memory_before
+    floor()
+    # In turns, so that a busy machine slows both.
+    pairs = [(seconds(step, device), seconds(floor, device)) for _ in range(args.repeats)]
+    step_seconds, floor_seconds = (statistics.median(column) for column in zip(*pairs, strict=True))
     operations = 2 * len(words) * local * args.regions * args.width
     return {
         **vars(args),
         "threads": torch.get_num_threads(),
-        "seconds": round(seconds, 3),
+        "seconds": round(step_seconds, 3),
         "floor_seconds": round(floor_seconds, 3),
-        "ratio": round(seconds / floor_seconds, 2),
+        "ratio": round(step_seconds / floor_seconds, 2),
         "floor_gflops": round(operations / floor_seconds / 1e9),
         "peak_MiB": round(memory / 2**20),
     }
 
 
-def median_seconds(function: Callable[[], None], repeats: int, device: torch.device) -> float:
-    """Of ``repeats`` runs, after one to warm up."""
-    seconds = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        function()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds[1:])
+def seconds(function: Callable[[], None], device: torch.device) -> float:
+    """How long it takes."""
+    start = time.perf_counter()
+    function()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
 
 
 def peak_memory(device: torch.device) -> int:

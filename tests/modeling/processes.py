@@ -15,7 +15,9 @@ def run_processes(function: Callable[..., Any], world_size: int, *args: Any) -> 
     if world_size == 1:
         return [function(0, 1, *args)]
     # The server imports torch once; its children are then quick to start.
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["detectron2.utils.comm"])
+    multiprocessing.get_context("forkserver").set_forkserver_preload(
+        ["detectron2.utils.comm", "detclip2.modeling.contrast"]
+    )
     with tempfile.TemporaryDirectory() as folder:
         multiprocessing.start_processes(
             _worker,

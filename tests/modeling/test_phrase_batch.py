@@ -87,3 +87,14 @@ def test_alignment_with_more_processes_equals_one_with_the_whole_batch(shares):
     torch.testing.assert_close(sum(result["loss"] for result in results), whole["loss"])
     grads = torch.stack([result["grad"] for result in results])
     torch.testing.assert_close(grads.mean(0), whole["grad"])
+
+
+def gather_ranks(rank, world_size):
+    batch = PhraseBatch.from_samples([SAMPLES[rank]])
+    return gather_phrases(batch, torch.full((len(batch.phrases), 1), float(rank)))[1]
+
+
+def test_a_phrase_of_several_processes_is_taken_from_the_first():
+    # rank 0: cat, a dog, tree; rank 1: tree, cat; rank 2: none; rank 3: sea, a dog
+    for embeddings in run_processes(gather_ranks, 4):
+        assert embeddings.flatten().tolist() == [0, 0, 0, 3]
