@@ -7,7 +7,7 @@ from importlib.machinery import PathFinder, SourceFileLoader
 _PACKAGE = __package__
 
 
-def _sentence(name: str) -> str:
+def not_here(name: str) -> str:
     return (
         f"{name} is not part of detectron2 0.6+subset, the stand-in; install the real Detectron2: "
         "pip install git+https://github.com/facebookresearch/detectron2"
@@ -19,7 +19,7 @@ class _Loader(SourceFileLoader):
 
     def exec_module(self, module):
         def absent(name):
-            raise AttributeError(_sentence(name))
+            raise AttributeError(not_here(name))
 
         module.__getattr__ = absent
         # `from module import name` looks for a submodule only where there is a __path__. With one,
@@ -36,7 +36,7 @@ class _Finder(MetaPathFinder):
         if spec is None:
             # Not a ModuleNotFoundError: in `from package import name` Python would replace it by
             # its own message. pydoc.locate needs `name` to know that the error is about this name.
-            raise ImportError(_sentence(fullname.rpartition(".")[2]), name=fullname)
+            raise ImportError(not_here(fullname.rpartition(".")[2]), name=fullname)
         if isinstance(spec.loader, SourceFileLoader):
             spec.loader = _Loader(spec.loader.name, spec.loader.path)
         return spec

@@ -135,6 +135,13 @@ def test_broken_coco_files(write, annotations, error):
         load_coco_json(write(annotations), "images", NAME)
 
 
+def test_file_without_categories(tmp_path):
+    captions = {"images": [], "annotations": [{"id": 1, "image_id": 7, "caption": "a cat"}]}
+    (tmp_path / "captions.json").write_text(json.dumps(captions))
+    with pytest.raises(KeyError):
+        load_coco_json(str(tmp_path / "captions.json"), "images", NAME)
+
+
 @pytest.fixture
 def write_lvis(tmp_path):
     def write(annotations):

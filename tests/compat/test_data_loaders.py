@@ -14,6 +14,7 @@ from detectron2.data import (
     DatasetMapper,
     MapDataset,
     MetadataCatalog,
+    build_batch_data_loader,
     build_detection_test_loader,
     build_detection_train_loader,
     get_detection_dataset_dicts,
@@ -127,7 +128,7 @@ def test_train_loader_of_an_iterable():
 
 
 def test_batch_is_shared_by_processes(monkeypatch):
-    for module in ("detectron2.utils.comm", "detectron2.data.build"):
+    for module in ("detectron2.utils.comm", build_batch_data_loader.__module__):
         monkeypatch.setattr(f"{module}.get_world_size", lambda: 2)
     sampler = TrainingSampler(9, seed=0)
     options = {"mapper": None, "aspect_ratio_grouping": False, "sampler": sampler}

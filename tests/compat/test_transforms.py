@@ -42,8 +42,9 @@ def test_shortest_edge_draws_its_length():
 def test_seed_decides():
     def draw():
         np.random.seed(3)
-        augmentations = [T.ResizeShortestEdge([20, 60]), T.RandomFlip()]
-        return T.apply_augmentations(augmentations, IMAGE)[0]
+        inputs = T.AugInput(IMAGE)
+        inputs.apply_augmentations([T.ResizeShortestEdge([20, 60]), T.RandomFlip()])
+        return inputs.image
 
     assert np.array_equal(draw(), draw())
 
@@ -148,14 +149,6 @@ def test_own_augmentation_that_cannot_work():
         T.AugmentationList(["flip"])
 
 
-def test_apply_augmentations_to_an_image_or_an_input():
-    image, transforms = T.apply_augmentations([T.Resize(10)], IMAGE)
-    assert image.shape == (10, 10, 3)
-    assert len(transforms) == 1
-    inputs, _ = T.apply_augmentations([T.Resize(10)], T.AugInput(IMAGE))
-    assert np.array_equal(inputs.image, image)
-
-
 def test_augmentations_print_as_they_were_made():
     flip = T.RandomFlip(prob=0.25)
     assert str(flip) == "RandomFlip(prob=0.25)"
@@ -180,15 +173,3 @@ def test_crops(crop_type, crop_size, heights, widths):
         assert found.shape[0] in heights
         assert found.shape[1] in widths
         assert np.array_equal(found, IMAGE[crop.y0 : crop.y0 + crop.h, crop.x0 : crop.x0 + crop.w])
-
-
-def test_random_apply():
-    always, never = T.RandomApply(T.HFlipTransform(40), 1.0), T.RandomApply(T.RandomFlip(1.0), 0.0)
-    assert isinstance(always.get_transform(IMAGE), T.HFlipTransform)
-    assert isinstance(never.get_transform(IMAGE), T.NoOpTransform)
-    inputs = T.AugInput(IMAGE)
-    always(inputs)
-    never(inputs)
-    assert np.array_equal(inputs.image, IMAGE[:, ::-1])
-    with pytest.raises(AssertionError):
-        T.RandomApply(T.RandomFlip(), 1.5)

@@ -6,7 +6,7 @@ from .build import (
     build_detection_train_loader,
     get_detection_dataset_dicts,
 )
-from .catalog import DatasetCatalog, Metadata, MetadataCatalog
+from .catalog import DatasetCatalog, MetadataCatalog
 from .common import DatasetFromList, MapDataset, ToIterableDataset
 from .dataset_mapper import DatasetMapper
 
@@ -17,7 +17,6 @@ __all__ = [
     "DatasetFromList",
     "DatasetMapper",
     "MapDataset",
-    "Metadata",
     "MetadataCatalog",
     "ToIterableDataset",
     "build_batch_data_loader",

@@ -3,7 +3,7 @@
 from collections import UserDict
 from types import SimpleNamespace
 
-__all__ = ["DatasetCatalog", "Metadata", "MetadataCatalog"]
+__all__ = ["DatasetCatalog", "MetadataCatalog"]
 
 
 class _NameTable(UserDict):

@@ -38,7 +38,7 @@ class DatasetMapper:
     ):
         if use_instance_mask or use_keypoint or precomputed_proposal_topk is not None:
             raise NotImplementedError(
-                _subset._sentence("DatasetMapper with masks, keypoints or proposals")
+                _subset.not_here("DatasetMapper with masks, keypoints or proposals")
             )
         assert not recompute_boxes, "recompute_boxes needs use_instance_mask"
         self.is_train = is_train
@@ -64,7 +64,7 @@ class DatasetMapper:
 
     def __call__(self, dataset_dict):
         if "sem_seg_file_name" in dataset_dict:
-            raise NotImplementedError(_subset._sentence("DatasetMapper with semantic segmentation"))
+            raise NotImplementedError(_subset.not_here("DatasetMapper with semantic segmentation"))
         sample = copy.deepcopy(dataset_dict)
         image = utils.read_image(sample["file_name"], format=self.image_format)
         utils.check_image_size(sample, image)

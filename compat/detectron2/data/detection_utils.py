@@ -13,7 +13,6 @@ from . import transforms as T
 from .catalog import MetadataCatalog
 
 __all__ = [
-    "SizeMismatchError",
     "annotations_to_instances",
     "build_augmentation",
     "check_image_size",
@@ -54,7 +53,7 @@ def read_image(file_name, format=None):
     `format` is "BGR" or one of PIL's modes: "RGB", "L" (C = 1), ...; None leaves the file's own.
     """
     if format == "YUV-BT.601":
-        raise NotImplementedError(_subset._sentence(f"Image format {format}"))
+        raise NotImplementedError(_subset.not_here(f"Image format {format}"))
     with PathManager.open(file_name, "rb") as file:
         image = _make_upright(Image.open(file))
         if format is not None:
@@ -72,7 +71,7 @@ def convert_image_to_rgb(image, format):
     if format == "BGR":
         return image[:, :, [2, 1, 0]]
     if format == "YUV-BT.601":
-        raise NotImplementedError(_subset._sentence(f"Image format {format}"))
+        raise NotImplementedError(_subset.not_here(f"Image format {format}"))
     pixels = np.ascontiguousarray(image.astype(np.uint8))
     height, width = pixels.shape[:2]
     return np.asarray(Image.frombytes(format, (width, height), pixels.tobytes()).convert("RGB"))
@@ -101,7 +100,7 @@ def transform_instance_annotations(
     The box becomes XYXY in pixels, clipped to `image_size` (height, width) after the transforms.
     """
     if "keypoints" in annotation:
-        raise NotImplementedError(_subset._sentence("Transforming keypoints"))
+        raise NotImplementedError(_subset.not_here("Transforming keypoints"))
     if isinstance(transforms, (tuple, list)):
         transforms = T.TransformList(transforms)
     height, width = image_size
@@ -130,7 +129,7 @@ def _transform_segmentation(segmentation, transforms, image_size):
 def annotations_to_instances(annos, image_size, mask_format="polygon"):
     """`Instances` with `gt_boxes` (N, 4) XYXY and `gt_classes` (N,) of an image (height, width)."""
     if annos and ("segmentation" in annos[0] or "keypoints" in annos[0]):
-        raise NotImplementedError(_subset._sentence("Ground truth of masks or keypoints"))
+        raise NotImplementedError(_subset.not_here("Ground truth of masks or keypoints"))
     instances = Instances(image_size)
     instances.gt_boxes = Boxes(np.array([_to_xyxy(anno) for anno in annos]).reshape(-1, 4))
     classes = [int(anno["category_id"]) for anno in annos]

@@ -15,11 +15,10 @@ from .hooks import (
     PeriodicCheckpointer,
     PeriodicWriter,
 )
-from .launch import DEFAULT_TIMEOUT, launch
+from .launch import launch
 from .train_loop import AMPTrainer, HookBase, SimpleTrainer, TrainerBase
 
 __all__ = [
-    "DEFAULT_TIMEOUT",
     "AMPTrainer",
     "BestCheckpointer",
     "CallbackHook",

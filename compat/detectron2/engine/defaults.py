@@ -107,7 +107,7 @@ class DefaultTrainer(TrainerBase):
         """
         cfg = self.cfg
         if cfg.TEST.PRECISE_BN.ENABLED:
-            raise NotImplementedError(_subset._sentence("PreciseBN"))
+            raise NotImplementedError(_subset.not_here("PreciseBN"))
         is_main = comm.is_main_process()
         return [
             hooks.IterationTimer(),

@@ -10,7 +10,7 @@ import torch.multiprocessing as mp
 
 from detectron2.utils import comm
 
-__all__ = ["DEFAULT_TIMEOUT", "launch"]
+__all__ = ["launch"]
 
 DEFAULT_TIMEOUT = timedelta(minutes=30)
 

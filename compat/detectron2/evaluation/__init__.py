@@ -1,10 +1,5 @@
 from .coco_evaluation import COCOEvaluator
-from .evaluator import (
-    DatasetEvaluator,
-    DatasetEvaluators,
-    inference_context,
-    inference_on_dataset,
-)
+from .evaluator import DatasetEvaluator, DatasetEvaluators, inference_on_dataset
 from .lvis_evaluation import LVISEvaluator
 from .testing import print_csv_format, verify_results
 
@@ -13,7 +8,6 @@ __all__ = [
     "DatasetEvaluator",
     "DatasetEvaluators",
     "LVISEvaluator",
-    "inference_context",
     "inference_on_dataset",
     "print_csv_format",
     "verify_results",

@@ -23,7 +23,7 @@ from detectron2.utils.logger import create_small_table
 
 from .evaluator import DatasetEvaluator
 
-__all__ = ["COCOEvaluator", "instances_to_coco_json"]
+__all__ = ["COCOEvaluator"]
 
 logger = logging.getLogger(__name__)
 
@@ -178,14 +178,14 @@ def _check_tasks(tasks):
     for task in tasks or ():
         assert task in ("bbox", "segm", "keypoints"), f"'{task}' is no task of evaluation"
         if task != "bbox":
-            raise NotImplementedError(_subset._sentence(f"Evaluation of '{task}'"))
+            raise NotImplementedError(_subset.not_here(f"Evaluation of '{task}'"))
 
 
 def _collect_predictions(inputs, outputs):
     """The detections of each image, as dicts, under its id."""
     for image, output in zip(inputs, outputs, strict=False):
         if "proposals" in output:
-            raise NotImplementedError(_subset._sentence("Evaluation of proposals"))
+            raise NotImplementedError(_subset.not_here("Evaluation of proposals"))
         if "instances" in output:
             instances = output["instances"].to(torch.device("cpu"))
             image_id = image["image_id"]
@@ -222,7 +222,7 @@ def instances_to_coco_json(instances, img_id):
     """
     for field in ("pred_masks", "pred_keypoints"):
         if instances.has(field):
-            raise NotImplementedError(_subset._sentence(f"Evaluation of {field}"))
+            raise NotImplementedError(_subset.not_here(f"Evaluation of {field}"))
     if len(instances) == 0:
         return []
     boxes = BoxMode.convert(instances.pred_boxes.tensor, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)

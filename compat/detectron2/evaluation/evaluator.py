@@ -11,7 +11,7 @@ import torch
 from detectron2.utils.comm import get_world_size, is_main_process
 from detectron2.utils.logger import log_every_n_seconds
 
-__all__ = ["DatasetEvaluator", "DatasetEvaluators", "inference_context", "inference_on_dataset"]
+__all__ = ["DatasetEvaluator", "DatasetEvaluators", "inference_on_dataset"]
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,6 @@ from detectron2.utils.file_io import PathManager
 from ..catalog import DatasetCatalog, MetadataCatalog
 
 __all__ = [
-    "convert_to_coco_dict",
     "convert_to_coco_json",
     "load_coco_json",
     "register_coco_instances",
@@ -78,6 +77,8 @@ def load_coco_json(json_file, image_root, dataset_name=None, extra_annotation_ke
 def _describe_classes(coco, dataset_name):
     """Put the classes into the metadata; returns the map from the json's ids to 0..C-1."""
     ids = sorted(coco.cats)
+    if not ids:
+        raise KeyError(f"the json of {dataset_name} has no categories")
     if ids != list(range(1, len(ids) + 1)) and "coco" not in dataset_name:
         logger.warning("category ids of %s are not 1..%d: they are mapped", dataset_name, len(ids))
     new_ids = {old: new for new, old in enumerate(ids)}
@@ -117,7 +118,7 @@ def _parse_annotation(annotation, image_id, keys, new_ids):
         parsed["segmentation"] = segmentation
     if keypoints := annotation.get("keypoints"):
         parsed["keypoints"] = [v if i % 3 == 2 else v + 0.5 for i, v in enumerate(keypoints)]
-    if new_ids:
+    if new_ids is not None:
         if parsed["category_id"] not in new_ids:
             raise KeyError(f"category_id {parsed['category_id']} is not in the json's categories")
         parsed["category_id"] = new_ids[parsed["category_id"]]

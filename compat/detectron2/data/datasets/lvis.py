@@ -85,7 +85,7 @@ def _describe_classes(lvis, dataset_name):
     The class of id i is number i - 1, so a json with a part of the ids leaves gaps, named "".
     """
     if "cocofied" in dataset_name:
-        raise NotImplementedError(_subset._sentence("LVIS with COCO's categories"))
+        raise NotImplementedError(_subset.not_here("LVIS with COCO's categories"))
     if "v1" not in dataset_name and "v0.5" not in dataset_name:
         raise ValueError(f"{dataset_name} is no version of LVIS: leave out the dataset_name")
     names = {id_: category["synonyms"][0] for id_, category in lvis.cats.items()}

@@ -1,39 +1,16 @@
-from fvcore.transforms.transform import (
-    BlendTransform,
-    CropTransform,
-    GridSampleTransform,
-    HFlipTransform,
-    NoOpTransform,
-    PadTransform,
-    ScaleTransform,
-    Transform,
-    TransformList,
-    VFlipTransform,
-)
+from fvcore.transforms.transform import *  # noqa: F403
 
-from .augmentation import AugInput, Augmentation, AugmentationList, apply_augmentations
-from .augmentation_impl import RandomApply, RandomCrop, RandomFlip, Resize, ResizeShortestEdge
+from .augmentation import AugInput, Augmentation, AugmentationList
+from .augmentation_impl import RandomCrop, RandomFlip, Resize, ResizeShortestEdge
 from .transform import ResizeTransform
 
-__all__ = [
+__all__ = [  # besides all of fvcore's transforms
     "AugInput",
     "Augmentation",
     "AugmentationList",
-    "BlendTransform",
-    "CropTransform",
-    "GridSampleTransform",
-    "HFlipTransform",
-    "NoOpTransform",
-    "PadTransform",
-    "RandomApply",
     "RandomCrop",
     "RandomFlip",
     "Resize",
     "ResizeShortestEdge",
     "ResizeTransform",
-    "ScaleTransform",
-    "Transform",
-    "TransformList",
-    "VFlipTransform",
-    "apply_augmentations",
 ]

@@ -6,7 +6,7 @@ import pprint
 import numpy as np
 from fvcore.transforms.transform import Transform, TransformList
 
-__all__ = ["AugInput", "Augmentation", "AugmentationList", "apply_augmentations"]
+__all__ = ["AugInput", "Augmentation", "AugmentationList"]
 
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
@@ -140,10 +140,3 @@ class AugInput:
 
     def apply_augmentations(self, augmentations) -> TransformList:
         return AugmentationList(augmentations)(self)
-
-
-def apply_augmentations(augmentations, inputs):
-    """Returns what `inputs`, an image or an `AugInput`, has become, and the transforms used."""
-    aug_input = AugInput(inputs) if isinstance(inputs, np.ndarray) else inputs
-    transforms = aug_input.apply_augmentations(augmentations)
-    return (aug_input.image if isinstance(inputs, np.ndarray) else aug_input), transforms

@@ -13,28 +13,10 @@ from fvcore.transforms.transform import (
 )
 from PIL import Image
 
-from .augmentation import Augmentation, _as_augmentation
+from .augmentation import Augmentation
 from .transform import ResizeTransform
 
-__all__ = ["RandomApply", "RandomCrop", "RandomFlip", "Resize", "ResizeShortestEdge"]
-
-
-class RandomApply(Augmentation):
-    """An augmentation or a transform with a probability, else nothing."""
-
-    def __init__(self, tfm_or_aug, prob=0.5):
-        assert 0.0 <= prob <= 1.0, f"a probability is between 0 and 1, not {prob}"
-        self.aug = _as_augmentation(tfm_or_aug)
-        self.prob = prob
-
-    def _happens(self):
-        return self._rand_range() < self.prob
-
-    def get_transform(self, *args):
-        return self.aug.get_transform(*args) if self._happens() else NoOpTransform()
-
-    def __call__(self, aug_input):
-        return self.aug(aug_input) if self._happens() else NoOpTransform()
+__all__ = ["RandomCrop", "RandomFlip", "Resize", "ResizeShortestEdge"]
 
 
 class RandomFlip(Augmentation):
