@@ -5,8 +5,8 @@ from detectron2.data import DatasetMapper, build_detection_test_loader
 from detectron2.data import transforms as T
 
 from detclip2.data.hybrid_loader import HybridLoader, Source
-from detclip2.data.mappers import DetectionMapper
-from detclip2.data.sources.emoji import EmojiScenes
+from detclip2.data.mappers import CaptionMapper, DetectionMapper, GroundingMapper
+from detclip2.data.sources.emoji import EmojiGrounding, EmojiPairs, EmojiScenes
 from detclip2.data.sources.emoji.sets import base_names, validation_set
 from detclip2.evaluation.lvis_evaluator import LVISEvaluator
 
@@ -25,6 +25,30 @@ detection = L(Source)(
         names=L(base_names)(world="${world.categories}"),
         augmentations=[],  # scenes differ in every way already
         max_phrases=150,
+    ),
+    total_batch_size=16,
+    num_workers=2,
+)
+
+# Image-text pairs show base and novel categories; captions name only some of what is there.
+pairs = L(Source)(
+    records=L(EmojiPairs)(
+        world="${world.categories}", count=100_000, size="${world.size}", seed="${world.seed}"
+    ),
+    mapper=L(CaptionMapper)(augmentations=[], max_phrases=16, include_caption=True),
+    total_batch_size=32,
+    num_workers=2,
+)
+
+# Captions whose phrases are tied to boxes, of base categories alone.
+grounding = L(Source)(
+    records=L(EmojiGrounding)(
+        world="${world.categories}", count=100_000, size="${world.size}", seed="${world.seed}"
+    ),
+    mapper=L(GroundingMapper)(
+        augmentations=[],  # none that flips: captions say "left of"
+        max_phrases=100,
+        negatives=L(base_names)(world="${world.categories}"),
     ),
     total_batch_size=16,
     num_workers=2,

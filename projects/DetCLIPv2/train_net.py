@@ -34,6 +34,7 @@ from torch import nn
 
 from detclip2.engine.alternate_sources import AlternateSources
 from detclip2.engine.checkpoint import Checkpointer
+from detclip2.engine.memory import keep_freed_memory
 from detclip2.engine.progress import ProgressBar
 from detclip2.model_folder import save_weights
 from detclip2.modeling.detclip import DetCLIPv2
@@ -97,6 +98,8 @@ def set_up(args: Any) -> DictConfig:
     if cfg.train.device == "cuda" and not torch.cuda.is_available():
         logger.warning("there is no GPU here: train.device is set to 'cpu'")
         cfg.train.device = "cpu"
+    if cfg.train.device == "cpu":
+        keep_freed_memory()
     default_setup(cfg, args)
     return cfg
 

@@ -1,0 +1,16 @@
+"""The nano model on EmojiScenes, from boxes and image-text pairs."""
+
+from ....configs.data.emoji import pairs
+from .emoji_nano_detection import (
+    dataloader,
+    inference,
+    lr_multiplier,
+    model,
+    optimizer,
+    train,
+    world,
+)
+
+dataloader.train.pairs = pairs
+train.source_ratios = dict(detection=1, pairs=1)
+train.max_iter = 6000
