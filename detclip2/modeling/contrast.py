@@ -36,8 +36,9 @@ class WordRegionContrast(nn.Module):
     """Pulls an image's regions to the words of its caption, away from those of other captions.
 
     1. Regions that look like objects are chosen (:mod:`~detclip2.modeling.proposals`).
-    2. Each word of each caption of the global batch finds its region in each image; the mean over
-       a text's words is its similarity s_T to the image (eq. 2-4, :mod:`~detclip2.modeling.matching`).
+    2. Each word of each caption of the global batch finds its region in each image
+       (:mod:`~detclip2.modeling.matching`); the mean over a text's words is its similarity s_T to
+       the image (eq. 2-4).
     3. Cross entropy over the images of the global batch: which one is the text's own? (eq. 5)
 
     Words are the phrases of a sample: the whole caption (first) and its noun phrases.
