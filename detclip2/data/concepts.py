@@ -6,6 +6,7 @@ paper's dictionary is not public: ``scripts/build_concepts.py`` builds one.
 """
 
 import dataclasses
+import functools
 import json
 import re
 from collections import defaultdict
@@ -58,7 +59,8 @@ def bare_name(name: str) -> str:
     return _PARENTHESIS.sub("", name)
 
 
-def singular_forms(word: str) -> list[str]:
+@functools.lru_cache(maxsize=100_000)
+def singular_forms(word: str) -> tuple[str, ...]:
     """What a word (lower case) may be the plural of; the word itself is first.
 
     Only the rules of English spelling; which form is a word, the reader's vocabulary decides.
@@ -70,7 +72,7 @@ def singular_forms(word: str) -> list[str]:
         if word.endswith(ending) and len(word) > len(ending) + 1 and not word.endswith("ss"):
             forms += [word[: -len(ending)] + replacement for replacement in replacements]
             break
-    return forms
+    return tuple(forms)
 
 
 def variants(words: Sequence[str]) -> list[tuple[str, ...]]:

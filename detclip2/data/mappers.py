@@ -15,11 +15,18 @@ import numpy as np
 import torch
 from detectron2.data import detection_utils
 from detectron2.data import transforms as T
-from detectron2.structures import Instances
+from detectron2.structures import BoxMode, Instances
 
 from detclip2.data.concepts import ConceptDictionary
 from detclip2.data.phrases import SkipSample, clean_phrase, unique_phrases
-from detclip2.data.records import Record, box_problem, decode_caption, name_of, read_record_image
+from detclip2.data.records import (
+    Record,
+    box_of,
+    box_problem,
+    decode_caption,
+    name_of,
+    read_record_image,
+)
 from detclip2.data.skips import SkipCounter
 from detclip2.errors import UserError
 
@@ -113,16 +120,18 @@ class Mapper(ABC):
         """
         boxed, unboxed = [], []
         for annotation in record.get("annotations", ()):
-            problem = box_problem(annotation, view.original_size)
+            try:
+                box = box_of(annotation)
+                problem = box_problem(box, view.original_size)
+            except ValueError as error:
+                problem = str(error)
             if problem:
                 self.counter.add("box-invalid", f"{name_of(record)}: {problem}")
             if problem or annotation.get("iscrowd"):
                 unboxed.append(annotation)
                 continue
-            # As floats: Detectron2 scales a box of integers in place, cutting off the fractions.
-            bbox = [float(value) for value in annotation["bbox"]]
             moved = detection_utils.transform_instance_annotations(
-                {"bbox": bbox, "bbox_mode": annotation["bbox_mode"]},
+                {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS},
                 view.transforms,
                 view.image.shape[:2],
             )

@@ -1,5 +1,6 @@
 """What mappers need of a dataset record: its name, image and caption, and whether a box is one."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,30 +31,41 @@ def decode_caption(caption: Any, record: Record) -> str:
     return caption
 
 
-def box_problem(annotation: Any, image_size: tuple[int, int]) -> str | None:
-    """Why the box of an annotation cannot be used, or None.
+def box_of(annotation: Any) -> tuple[float, float, float, float]:
+    """The box of an annotation, XYXY in absolute pixels, as floats.
 
     Args:
-        annotation: with ``bbox`` (4 numbers) and ``bbox_mode`` (BoxMode), absolute pixels.
+        annotation: with ``bbox`` (4 numbers) and ``bbox_mode`` (BoxMode).
+
+    Raises:
+        ValueError: if it has not 4 numbers.
+    """
+    try:
+        x, y, third, fourth = map(float, annotation["bbox"])
+    except (TypeError, ValueError, KeyError) as error:
+        raise ValueError(f"box {annotation.get('bbox')!r} has not 4 numbers") from error
+    if annotation["bbox_mode"] == BoxMode.XYWH_ABS:  # by hand: convert() makes tensors, slowly
+        return x, y, x + third, y + fourth
+    box = (x, y, third, fourth)
+    return BoxMode.convert(box, annotation["bbox_mode"], BoxMode.XYXY_ABS)
+
+
+def box_problem(box: tuple[float, float, float, float], image_size: tuple[int, int]) -> str:
+    """Why a box cannot be used, "" if it can.
+
+    Args:
+        box: XYXY, absolute pixels.
         image_size: (H, W) of the original image.
     """
-    box = annotation.get("bbox")
-    try:
-        values = np.asarray(box, dtype=np.float64)
-        if values.shape != (4,):
-            return f"box {box!r} has not 4 numbers"
-        box = BoxMode.convert(values.tolist(), annotation["bbox_mode"], BoxMode.XYXY_ABS)
-    except (TypeError, ValueError):
-        return f"box {box!r} has not 4 numbers"
     x1, y1, x2, y2 = box
     height, width = image_size
-    if not np.isfinite(box).all():
-        return f"box {values.tolist()} is not finite"
+    if not all(map(math.isfinite, box)):
+        return f"box {list(box)} is not finite"
     if x2 <= x1 or y2 <= y1:
-        return f"box {values.tolist()} has no area"
+        return f"box {list(box)} has no area"
     if x1 >= width or y1 >= height or x2 <= 0 or y2 <= 0:
-        return f"box {values.tolist()} is outside the image of {width} x {height}"
-    return None
+        return f"box {list(box)} is outside the image of {width} x {height}"
+    return ""
 
 
 def read_record_image(record: Record) -> np.ndarray:

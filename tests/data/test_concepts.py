@@ -51,7 +51,7 @@ def test_singular_forms(plural, singular):
 
 @pytest.mark.parametrize("word", ["glass", "dress", "grass", "s", "is", "", "sheep", "boss"])
 def test_words_that_are_no_plural(word):
-    assert singular_forms(word) == [word]
+    assert singular_forms(word) == (word,)
 
 
 def test_only_the_last_word_of_a_name_is_a_plural():

@@ -17,7 +17,7 @@ from detclip2.data.mappers import (
     numpy_seed,
 )
 from detclip2.data.phrases import REQUIRED_KEYS, SkipSample, check_sample
-from detclip2.data.records import box_problem
+from detclip2.data.records import box_of, box_problem
 from detclip2.errors import UserError
 
 HEIGHT, WIDTH = 60, 80
@@ -225,12 +225,21 @@ def test_invalid_boxes_are_left_out_and_counted(bbox):
 
 @pytest.mark.parametrize("bbox", [None, [], [[1, 2, 3, 4]]])
 def test_a_bbox_that_is_no_box(bbox):
-    assert box_problem({"bbox": bbox, "bbox_mode": BoxMode.XYWH_ABS}, (9, 9)) is not None
+    with pytest.raises(ValueError, match="4 numbers"):
+        box_of({"bbox": bbox, "bbox_mode": BoxMode.XYWH_ABS})
+    with pytest.raises(ValueError, match="4 numbers"):
+        box_of({"bbox_mode": BoxMode.XYWH_ABS})
+
+
+def test_boxes_of_every_mode():
+    for mode in (BoxMode.XYWH_ABS, BoxMode.XYXY_ABS):
+        expected = BoxMode.convert([1.5, 2.0, 30.0, 40.25], mode, BoxMode.XYXY_ABS)
+        assert list(box_of(box(0, (1.5, 2, 30, 40.25), bbox_mode=mode))) == list(expected)
 
 
 def test_boxes_that_stick_out_or_touch_the_border_are_good():
     for bbox in [(-5, -5, 5.5, 5.5), (0, 0, WIDTH, HEIGHT), (WIDTH - 0.5, 0, 9, 9)]:
-        assert box_problem(box(0, bbox), (HEIGHT, WIDTH)) is None
+        assert box_problem(box_of(box(0, bbox)), (HEIGHT, WIDTH)) == ""
 
 
 def test_crowd_regions_teach_nothing():
