@@ -27,14 +27,14 @@ def _train_sampler(cfg, dataset):
     if name == "TrainingSampler":
         return TrainingSampler(len(dataset), seed=cfg.SEED)
     if name == "RepeatFactorTrainingSampler":
-        factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
-            dataset, cfg.DATALOADER.REPEAT_THRESHOLD, sqrt=cfg.DATALOADER.REPEAT_SQRT
-        )
+        rule = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency
+        options = cfg.DATALOADER
+        factors = rule(dataset, options.REPEAT_THRESHOLD, options.REPEAT_SQRT)
         return RepeatFactorTrainingSampler(factors, seed=cfg.SEED)
     raise ValueError(_subset.not_here(f"Sampler {name}"))
 
 
-def _train_loader_from_config(cfg, mapper=None, *, dataset=None, sampler=None):
+def _train_arguments(cfg, mapper=None, *, dataset=None, sampler=None):
     if dataset is None:
         dataset = get_detection_dataset_dicts(
             cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
@@ -62,7 +62,7 @@ def _mapped(dataset, mapper, sampler, default_sampler):
     return dataset, sampler
 
 
-@configurable(from_config=_train_loader_from_config)
+@configurable(from_config=_train_arguments)
 def build_detection_train_loader(
     dataset,
     *,
@@ -102,7 +102,7 @@ def build_detection_train_loader(
     )
 
 
-def _test_loader_from_config(cfg, dataset_name, mapper=None):
+def _test_arguments(cfg, dataset_name, mapper=None):
     names = [dataset_name] if isinstance(dataset_name, str) else dataset_name
     return {
         "dataset": get_detection_dataset_dicts(names, filter_empty=False),
@@ -111,7 +111,7 @@ def _test_loader_from_config(cfg, dataset_name, mapper=None):
     }
 
 
-@configurable(from_config=_test_loader_from_config)
+@configurable(from_config=_test_arguments)
 def build_detection_test_loader(
     dataset, *, mapper, sampler=None, batch_size=1, num_workers=0, collate_fn=None
 ):

@@ -102,8 +102,8 @@ def default_setup(cfg, args):
     writes = comm.is_main_process() and bool(output_dir)
     if writes:
         PathManager.mkdirs(output_dir)
-    setup_logger(output_dir, distributed_rank=rank, name="fvcore")
-    logger = setup_logger(output_dir, distributed_rank=rank)
+    for name in ("fvcore", "detectron2"):
+        logger = setup_logger(output_dir, rank, name=name)
     logger.info("process %d of %d", rank, comm.get_world_size())
     logger.info("environment:\n%s", collect_env_info())
     logger.info("arguments: %s", args)

@@ -212,13 +212,12 @@ class LRScheduler(HookBase):
         return self._scheduler or self.trainer.scheduler
 
     def before_train(self):
-        self._optimizer = self._optimizer or self.trainer.optimizer
-        if isinstance(self.scheduler, ParamScheduler):
+        if self._optimizer is None:
+            self._optimizer = self.trainer.optimizer
+        schedule, trainer = self.scheduler, self.trainer
+        if isinstance(schedule, ParamScheduler):
             self._scheduler = LRMultiplier(
-                self._optimizer,
-                self.scheduler,
-                self.trainer.max_iter,
-                last_iter=self.trainer.iter - 1,
+                self._optimizer, schedule, trainer.max_iter, last_iter=trainer.iter - 1
             )
         self._best_param_group_id = self.get_best_param_group_id(self._optimizer)
 

@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+from functools import partial
 
 import numpy as np
 import pycocotools.mask as mask_util
@@ -136,13 +137,12 @@ def _parse_segmentation(segmentation):
 def register_coco_instances(name, metadata, json_file, image_root):
     """Register the COCO json under `name`; `metadata` is a dict of more that is known about it."""
     assert isinstance(name, str), name
-    assert isinstance(json_file, (str, os.PathLike)), json_file
-    assert isinstance(image_root, (str, os.PathLike)), image_root
+    paths = {"json_file": json_file, "image_root": image_root}
+    for what, path in paths.items():
+        assert isinstance(path, (str, os.PathLike)), f"{what} of '{name}' is no path: {path!r}"
     if name not in DatasetCatalog:
-        DatasetCatalog.register(name, lambda: load_coco_json(json_file, image_root, name))
-    MetadataCatalog.get(name).set(
-        json_file=json_file, image_root=image_root, evaluator_type="coco", **metadata
-    )
+        DatasetCatalog.register(name, partial(load_coco_json, json_file, image_root, name))
+    MetadataCatalog.get(name).set(**paths, evaluator_type="coco", **metadata)
 
 
 def convert_to_coco_dict(dataset_name):

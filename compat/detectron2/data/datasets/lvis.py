@@ -2,6 +2,7 @@
 
 import logging
 import os
+from functools import partial
 
 from detectron2 import _subset
 from detectron2.structures import BoxMode
@@ -16,10 +17,9 @@ logger = logging.getLogger(__name__)
 
 def register_lvis_instances(name, metadata, json_file, image_root):
     """Register the LVIS json under `name`; `metadata` is a dict of more that is known about it."""
-    DatasetCatalog.register(name, lambda: load_lvis_json(json_file, image_root, name))
-    MetadataCatalog.get(name).set(
-        json_file=json_file, image_root=image_root, evaluator_type="lvis", **metadata
-    )
+    DatasetCatalog.register(name, partial(load_lvis_json, json_file, image_root, name))
+    paths = {"json_file": json_file, "image_root": image_root}
+    MetadataCatalog.get(name).set(**paths, evaluator_type="lvis", **metadata)
 
 
 def load_lvis_json(json_file, image_root, dataset_name=None, extra_annotation_keys=None):
