@@ -103,5 +103,5 @@ def _match_by_suffix(model: dict, weights: dict) -> dict:
             )
         matched[weight] = parameter
     if not matched:
-        logger.warning("No weights in checkpoint matched with model.")
+        logger.warning("No weight of the checkpoint fits a parameter of the model.")
     return {matched.get(weight, weight): value for weight, value in weights.items()}

@@ -39,7 +39,8 @@ class CfgNode(_CfgNode):
             AssertionError: the file does not exist, or is of a later version than this config.
             KeyError: this config has no such key.
         """
-        assert PathManager.isfile(cfg_filename), f"Config file '{cfg_filename}' does not exist!"
+        is_there = PathManager.isfile(cfg_filename)
+        assert is_there, f"The config file {cfg_filename} does not exist."
         loaded = type(self)(self.load_yaml_with_base(cfg_filename, allow_unsafe=allow_unsafe))
         latest = get_cfg().VERSION
         assert latest == self.VERSION, (
@@ -123,9 +124,9 @@ def _configurable_init(init):
     def wrapped(self, *args, **kwargs):
         from_config = getattr(type(self), "from_config", None)
         if from_config is None:
-            raise AttributeError("Class with @configurable must have a 'from_config' classmethod.")
+            raise AttributeError(f"{type(self)} is @configurable, and has no from_config.")
         if not inspect.ismethod(from_config):
-            raise TypeError("Class with @configurable must have a 'from_config' classmethod.")
+            raise TypeError(f"from_config of {type(self)} is not a classmethod.")
         if _has_config(args, kwargs):
             init(self, **_arguments(from_config, args, kwargs))
         else:

@@ -33,7 +33,7 @@ class LazyCall:
     def __init__(self, target):
         if not (callable(target) or isinstance(target, str | Mapping)):
             raise TypeError(
-                f"target of LazyCall must be a callable or defines a callable! Got {target}"
+                f"LazyCall takes a callable, its name, or a description of it, not {target}."
             )
         self._target = target
 
@@ -74,7 +74,7 @@ class LazyConfig:
         filename = filename.replace("/./", "/")
         extension = os.path.splitext(filename)[1]
         if extension not in (".py", *_YAML):
-            raise ValueError(f"Config file {filename} has to be a python or yaml file.")
+            raise ValueError(f"{filename} is no config: it has to be a python or yaml file.")
         if extension in _YAML:
             with PathManager.open(filename) as file:
                 content = OmegaConf.create(yaml.unsafe_load(file), flags=_OBJECTS)
@@ -136,7 +136,7 @@ class LazyConfig:
         for override in OverridesParser.create().parse_overrides(overrides):
             key = override.key_or_group
             if override.is_delete():
-                raise NotImplementedError("deletion is not yet a supported override")
+                raise NotImplementedError(f"{override.input_line}: a key cannot be deleted.")
             parts = key.split(".")
             for end in range(1, len(parts)):
                 prefix = ".".join(parts[:end])

@@ -21,8 +21,8 @@ class Box2BoxTransform:
 
     def get_deltas(self, src_boxes: torch.Tensor, target_boxes: torch.Tensor) -> torch.Tensor:
         """What moves boxes (N, 4) to targets (N, 4), both XYXY: (N, 4)."""
-        assert isinstance(src_boxes, torch.Tensor), type(src_boxes)
-        assert isinstance(target_boxes, torch.Tensor), type(target_boxes)
+        for boxes in (src_boxes, target_boxes):
+            assert isinstance(boxes, torch.Tensor), f"Boxes are a tensor, not {type(boxes)}."
         center, size = _center_and_size(src_boxes)
         target_center, target_size = _center_and_size(target_boxes)
         assert (size[:, 0] > 0).all(), "Input boxes to Box2BoxTransform are not valid!"

@@ -103,7 +103,9 @@ def get_default_optimizer_params(
     overrides = dict(overrides or {})
     if of_bias:
         if "bias" in overrides:
-            raise ValueError("Conflicting overrides for 'bias'")
+            raise ValueError(
+                "The options of 'bias' are given twice, in overrides and by the arguments of bias."
+            )
         overrides["bias"] = of_bias
 
     groups: dict[tuple, dict[str, Any]] = {}

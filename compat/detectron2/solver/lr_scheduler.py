@@ -41,10 +41,11 @@ class WarmupParamScheduler(CompositeParamScheduler):
             warmup = ConstantParamScheduler(start)
         else:
             raise ValueError(f"Unknown warmup method: {warmup_method}")
+        rest = "rescaled" if rescale_interval else "fixed"
         super().__init__(
             schedulers=[warmup, scheduler],
             lengths=[warmup_length, 1 - warmup_length],
-            interval_scaling=["rescaled", "rescaled" if rescale_interval else "fixed"],
+            interval_scaling=("rescaled", rest),
         )
 
 
@@ -62,9 +63,10 @@ class LRMultiplier(LRScheduler):
         super().__init__(optimizer, last_epoch=last_iter)
 
     def get_lr(self) -> list[float]:
-        multiplier = self._multiplier(self.last_epoch / self._max_iter)
-        return [base_lr * multiplier for base_lr in self.base_lrs]
+        done = self.last_epoch / self._max_iter
+        factor = self._multiplier(done)
+        return [factor * initial for initial in self.base_lrs]
 
     def state_dict(self) -> dict:
         """What changes; the schedule itself comes from the config."""
-        return {"base_lrs": self.base_lrs, "last_epoch": self.last_epoch}
+        return {name: getattr(self, name) for name in ("base_lrs", "last_epoch")}

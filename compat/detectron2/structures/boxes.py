@@ -101,7 +101,7 @@ class Boxes:
 
     def __init__(self, tensor: torch.Tensor):
         if not isinstance(tensor, torch.Tensor):
-            tensor = torch.as_tensor(tensor, dtype=torch.float32, device=torch.device("cpu"))
+            tensor = torch.as_tensor(tensor, device=torch.device("cpu"))
         tensor = tensor.to(torch.float32)
         if tensor.numel() == 0:
             tensor = tensor.reshape((-1, 4))
@@ -125,7 +125,9 @@ class Boxes:
 
     def clip(self, box_size: tuple[int, int]) -> None:
         """Cut the boxes, in place, to an image of `box_size` (height, width)."""
-        assert torch.isfinite(self.tensor).all(), "Box tensor contains infinite or NaN!"
+        assert torch.isfinite(self.tensor).all(), (
+            "Boxes with infinite or NaN coordinates cannot be clipped."
+        )
         height, width = box_size
         x = self.tensor[:, 0::2].clamp(min=0, max=width)
         y = self.tensor[:, 1::2].clamp(min=0, max=height)
@@ -146,7 +148,8 @@ class Boxes:
 
     def get_centers(self) -> torch.Tensor:
         """(N, 2), (x, y)."""
-        return (self.tensor[:, :2] + self.tensor[:, 2:]) / 2
+        corners = self.tensor
+        return (corners[:, :2] + corners[:, 2:]) / 2
 
     def scale(self, scale_x: float, scale_y: float) -> None:
         """Multiply the coordinates, in place."""

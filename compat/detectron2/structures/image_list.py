@@ -25,8 +25,8 @@ class ImageList:
 
     def __getitem__(self, idx) -> torch.Tensor:
         """Image `idx` without its padding, (..., h, w)."""
-        size = self.image_sizes[idx]
-        return self.tensor[idx, ..., : size[0], : size[1]]
+        height, width = self.image_sizes[idx]
+        return self.tensor[idx, ..., :height, :width]
 
     @torch.jit.unused
     def to(self, *args: Any, **kwargs: Any) -> "ImageList":
@@ -57,12 +57,11 @@ class ImageList:
         for image in tensors:
             assert isinstance(image, torch.Tensor), type(image)
             assert image.shape[:-2] == tensors[0].shape[:-2], image.shape
-        square_size = 0
+        side = 0
         if padding_constraints is not None:
-            square_size = padding_constraints.get("square_size", 0)
-            if "size_divisibility" in padding_constraints:
-                size_divisibility = padding_constraints["size_divisibility"]
-        batch, sizes = _pad_and_stack(list(tensors), size_divisibility, square_size, pad_value)
+            side = padding_constraints.get("square_size", side)
+            size_divisibility = padding_constraints.get("size_divisibility", size_divisibility)
+        batch, sizes = _pad_and_stack(list(tensors), size_divisibility, side, pad_value)
         image_sizes = [(image.shape[-2], image.shape[-1]) for image in tensors]
         if not torch.jit.is_scripting() and torch.jit.is_tracing():
             image_sizes = list(sizes.unbind())  # ints would be constants of the trace

@@ -33,8 +33,8 @@ class Instances:
 
     def __getattr__(self, name: str) -> Any:
         # `_fields` itself is missing while a copy is being made.
-        if name == "_fields" or name not in self._fields:
-            raise AttributeError(f"Cannot find field '{name}' in the given Instances!")
+        if name.startswith("_") or name not in self._fields:
+            raise AttributeError(f"These Instances have no field '{name}'.")
         return self._fields[name]
 
     def set(self, name: str, value: Any) -> None:
@@ -73,17 +73,17 @@ class Instances:
         """Apply an index to all fields; an int gives Instances of length 1."""
         if type(item) is int:
             if not -len(self) <= item < len(self):
-                raise IndexError("Instances index out of range!")
+                raise IndexError(f"Index {item} is out of range for {len(self)} instances.")
             item = slice(item, None, len(self))  # a step that long leaves one
         return self._map(lambda value: value[item])
 
     def __len__(self) -> int:
         for value in self._fields.values():
             return value.__len__()  # in tracing it is a tensor, which len() would refuse
-        raise NotImplementedError("Empty Instances does not support __len__!")
+        raise NotImplementedError("Instances without a field have no length.")
 
     def __iter__(self):
-        raise NotImplementedError("`Instances` object is not iterable!")
+        raise NotImplementedError("Instances cannot be iterated over: index them.")
 
     @staticmethod
     def cat(instance_lists: list["Instances"]) -> "Instances":

@@ -78,8 +78,8 @@ def synchronize() -> None:
     if get_world_size() == 1:
         return
     if dist.get_backend() == dist.Backend.NCCL:
-        # NCCL guesses the device, with a warning, unless it is told.
-        dist.barrier(device_ids=[torch.cuda.current_device()])
+        device = torch.cuda.current_device()
+        dist.barrier(device_ids=[device])  # not told, NCCL guesses, with a warning
     else:
         dist.barrier()
 

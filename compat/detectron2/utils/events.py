@@ -63,7 +63,7 @@ class TensorboardXWriter(EventWriter):
 
     def __init__(self, log_dir: str, window_size: int = 20, **kwargs):
         self._window_size = window_size
-        self._writer_args = {"log_dir": log_dir, **kwargs}
+        self._options = dict(kwargs, log_dir=log_dir)
         self._last_write = -1
 
     @cached_property
@@ -71,7 +71,7 @@ class TensorboardXWriter(EventWriter):
         # Made when there is something to write: importing tensorboard takes seconds.
         from torch.utils.tensorboard import SummaryWriter
 
-        return SummaryWriter(**self._writer_args)
+        return SummaryWriter(**self._options)
 
     def write(self):
         storage = get_event_storage()

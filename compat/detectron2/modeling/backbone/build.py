@@ -12,8 +12,8 @@ BACKBONE_REGISTRY = Registry("BACKBONE")
 
 def build_backbone(cfg, input_shape=None) -> Backbone:
     """The backbone `cfg.MODEL.BACKBONE.NAME`, made from `cfg` and the ShapeSpec of its input."""
-    if input_shape is None:
-        input_shape = ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN))
-    backbone = BACKBONE_REGISTRY.get(cfg.MODEL.BACKBONE.NAME)(cfg, input_shape)
+    image = ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN))
+    make = BACKBONE_REGISTRY.get(cfg.MODEL.BACKBONE.NAME)
+    backbone = make(cfg, image if input_shape is None else input_shape)
     assert isinstance(backbone, Backbone), f"{type(backbone)} is no Backbone."
     return backbone
