@@ -129,7 +129,8 @@ def _emoji_font() -> Finding:
 
 def _resources() -> Finding:
     folder = files("detclip2") / "resources"
-    names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+    entries = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    names = sorted(name for name in entries if not name.startswith("__"))
     if not names:
         problem = "the installed package has no resources; install it again from its source"
         return Finding("resources", "missing", problem=problem)

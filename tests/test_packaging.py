@@ -196,7 +196,7 @@ def test_the_wheel_has_every_file_of_the_package(tmp_path: Path):
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
         (entry_points,) = (n for n in archive.namelist() if n.endswith("entry_points.txt"))
         assert "detclip2 = detclip2.cli:main" in archive.read(entry_points).decode()
-        assert any(name.endswith("licenses/LICENSE") for name in archive.namelist())
+        assert any(name.endswith("/LICENSE") for name in archive.namelist())
     assert names == expected
 
 

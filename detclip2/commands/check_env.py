@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     console.print(_table(rows))
     problems = [row for row in rows if row.problem]
     for row in problems:
-        word = "[red]missing[/]" if row.needed else "[yellow]note[/]"
+        word = "[red]problem[/]" if row.needed else "[yellow]note[/]"
         console.print(f"{word}: {escape(row.problem)}", soft_wrap=True)
     if any(row.needed for row in problems):
         return 1
