@@ -1,5 +1,6 @@
 """Any timm feature extractor as a Detectron2 backbone, and the feature pyramid on top of it."""
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,9 +9,11 @@ import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from detectron2.modeling.backbone.fpn import FPN, LastLevelP6P7
+from omegaconf import ListConfig
 from torch import nn
 
-from detclip2.modeling.weights import load_weights
+from detclip2.errors import UserError
+from detclip2.modeling.weights import State, load_weights
 
 STRIDES = (8, 16, 32)
 
@@ -43,6 +46,11 @@ class TimmBackbone(Backbone):
         **timm_args: Any,
     ) -> None:
         super().__init__()
+        # Lists from a config are no lists to PyTorch.
+        timm_args = {
+            key: tuple(value) if isinstance(value, ListConfig) else value
+            for key, value in timm_args.items()
+        }
         if name.startswith("swin"):
             timm_args = {"strict_img_size": False, "always_partition": True, **timm_args}
         # out_indices count from the model's own first feature; Swin starts at stride 4, a
@@ -66,7 +74,29 @@ class TimmBackbone(Backbone):
             nn.LayerNorm(c) if norm_outputs else nn.Identity() for c in channels
         )
         if weights:
-            load_weights(self.extractor, weights, ignore=("head.", "fc.", "norm."))
+            load_weights(
+                self.extractor,
+                weights,
+                ignore=("head.", "fc.", "norm."),
+                convert=lambda state: self._in_own_names(state, name, timm_args),
+            )
+
+    def _in_own_names(self, state: State, name: str, timm_args: dict[str, Any]) -> State:
+        """A checkpoint of the whole timm model -> the names of the extractor."""
+        with torch.device("meta"):
+            whole = timm.create_model(name, **timm_args)
+        # What timm does for checkpoints from elsewhere, such as those of Swin's authors.
+        convert = getattr(sys.modules[type(whole).__module__], "checkpoint_filter_fn", None)
+        if convert is not None:
+            try:
+                state = convert(state, whole)
+            except (AttributeError, KeyError, RuntimeError) as error:
+                raise UserError(
+                    f"the weights file of the backbone does not hold {name}: {error}"
+                ) from error
+        # An extractor's modules are not nested: "layers.0.blocks" is "layers_0.blocks" there.
+        own = {key.replace(".", "_"): key for key in self.extractor.state_dict()}
+        return {own.get(key.replace(".", "_"), key): value for key, value in state.items()}
 
     @property
     def size_divisibility(self) -> int:

@@ -24,7 +24,7 @@ def deformable_conv(x: Tensor, offsets: Tensor, mask: Tensor, weight: Tensor) ->
     """
     if x.device.type != "cpu":
         return deform_conv2d(x, offsets, weight, padding=1, mask=mask)
-    batch_size, channels, height, width = x.shape
+    batch_size, _, height, width = x.shape
     taps = sample_taps(x, offsets) * mask.reshape(batch_size, 1, 9, height * width)
     return (weight.flatten(1) @ taps.flatten(1, 2)).view(batch_size, -1, height, width)
 

@@ -105,18 +105,22 @@ class DetCLIPv2(nn.Module):
 
     def forward(self, samples: list[Sample]) -> dict[str, Tensor] | list[dict[str, Any]]:
         """Losses in training; else one {"instances": Instances} an image, in its original size."""
-        images = self.preprocess_images(samples)
-        features = self.backbone(images.tensor)
-        levels = [features[name] for name in self.in_features]
-        anchors = self.anchor_generator(levels)
-        predictions = self.head(levels)
         if not self.training:
-            return self.detect(samples, images, predictions, anchors)
+            return self.detect(samples)
+        source = _source(samples)
+        images = self.preprocess_images(samples)
+        predictions, anchors = self.predict(images)
         batch = PhraseBatch.from_samples(samples)
         phrases = self.text(batch.phrases)
-        if _source(samples) == "caption":
+        if source == "caption":
             return self.learn_from_captions(batch, phrases, predictions, anchors, images)
         return self.learn_from_boxes(samples, batch, phrases, predictions, anchors)
+
+    def predict(self, images: ImageList) -> tuple[Predictions, list[Boxes]]:
+        """What the head says of B images, and its anchors, one entry a level."""
+        features = self.backbone(images.tensor)
+        levels = [features[name] for name in self.in_features]
+        return self.head(levels), self.anchor_generator(levels)
 
     def learn_from_boxes(
         self,
@@ -151,32 +155,43 @@ class DetCLIPv2(nn.Module):
         )
 
     @torch.no_grad()
-    def detect(
-        self,
-        samples: list[Sample],
-        images: ImageList,
-        predictions: Predictions,
-        anchors: list[Boxes],
-    ) -> list[dict[str, Any]]:
-        """Detections for the vocabulary, or for a sample's own ``vocabulary`` (C, D)."""
-        all_anchors = Boxes.cat(anchors).tensor
-        results = []
-        for i, (sample, image_size) in enumerate(zip(samples, images.image_sizes, strict=True)):
-            vocabulary = sample.get("vocabulary")
-            instances = self.postprocess(
-                predictions.regions[i],
-                predictions.deltas[i],
-                predictions.centerness[i],
-                all_anchors,
-                self.vocabulary if vocabulary is None else vocabulary.to(self.device),
-                self.align,
-                self.box_transform,
-                image_size,
-            )
-            height = sample.get("height", image_size[0])
-            width = sample.get("width", image_size[1])
-            results.append({"instances": detector_postprocess(instances, height, width)})
-        return results
+    def detect(self, samples: list[Sample]) -> list[dict[str, Any]]:
+        """Detections for the vocabulary, or for a sample's own ``vocabulary`` (C, D).
+
+        Only images that are padded to one size go through the network together: normalisation
+        over groups sees the padding too, and what is found in an image must not depend on the
+        others of its batch.
+        """
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for i, sample in enumerate(samples):
+            groups.setdefault(self._padded_size(sample["image"]), []).append(i)
+        results: dict[int, dict[str, Any]] = {}
+        for members in groups.values():
+            group = [samples[i] for i in members]
+            images = self.preprocess_images(group)
+            predictions, anchors = self.predict(images)
+            all_anchors = Boxes.cat(anchors).tensor
+            for i, sample, size, regions, deltas, centerness in zip(
+                members, group, images.image_sizes, *predictions, strict=True
+            ):
+                vocabulary = sample.get("vocabulary")
+                instances = self.postprocess(
+                    regions,
+                    deltas,
+                    centerness,
+                    all_anchors,
+                    self.vocabulary if vocabulary is None else vocabulary.to(self.device),
+                    self.align,
+                    self.box_transform,
+                    size,
+                )
+                height, width = sample.get("height", size[0]), sample.get("width", size[1])
+                results[i] = {"instances": detector_postprocess(instances, height, width)}
+        return [results[i] for i in range(len(samples))]
+
+    def _padded_size(self, image: Tensor) -> tuple[int, ...]:
+        step = max(self.backbone.size_divisibility, 1)
+        return tuple(-(-length // step) * step for length in image.shape[-2:])
 
     def preprocess_images(self, samples: list[Sample]) -> ImageList:
         """Normalise, pad to a common size that every stride divides, and batch."""
@@ -194,9 +209,8 @@ class DetCLIPv2(nn.Module):
         boxes = self.box_transform.apply_deltas(
             predictions.deltas.detach().float().flatten(0, 1), all_anchors.repeat(batch_size, 1)
         ).view(batch_size, -1, 4)
-        for image_boxes, size in zip(boxes, images.image_sizes, strict=True):
-            Boxes(image_boxes).clip(size)
-        return boxes
+        sizes = boxes.new_tensor(images.image_sizes)  # (B, 2) height, width
+        return boxes.clamp(min=0).minimum(sizes[:, [1, 0, 1, 0]].unsqueeze(1))
 
     def text(self, phrases: Sequence[str]) -> Tensor:
         """(M, D) embeddings of M phrases."""
@@ -207,11 +221,13 @@ class DetCLIPv2(nn.Module):
     @torch.no_grad()
     def encode_phrases(self, phrases: Sequence[str]) -> Tensor:
         """(M, D) embeddings for :meth:`set_vocabulary`, computed as in inference."""
-        was_training = self.training
-        self.eval()
-        embeddings = self.text(phrases)
-        self.train(was_training)
-        return embeddings
+        if self.text_tower is None or not self.text_tower.training:
+            return self.text(phrases)
+        self.text_tower.eval()
+        try:
+            return self.text(phrases)
+        finally:
+            self.text_tower.train()
 
     def set_vocabulary(self, vocabulary: Sequence[str] | Tensor) -> None:
         """What to detect from now on: C names, or their (C, D) embeddings.
@@ -226,7 +242,7 @@ class DetCLIPv2(nn.Module):
                 raise UserError(
                     f"the vocabulary is {tuple(vocabulary.shape)}; expected (C, {self.embed_dim})"
                 )
-            self._names, self._vocabulary = (), vocabulary.to(self.device)
+            self._names, self._vocabulary = (), vocabulary
         else:
             self._names, self._vocabulary = tuple(vocabulary), None
 
@@ -237,7 +253,7 @@ class DetCLIPv2(nn.Module):
             if not self._names:
                 raise UserError("the model has no vocabulary: call set_vocabulary(names) first")
             self._vocabulary = self.encode_phrases(self._names)
-        return self._vocabulary
+        return self._vocabulary.to(self.device)
 
     def train(self, mode: bool = True) -> "DetCLIPv2":
         """Training changes the text tower, so embeddings of names are dropped."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from detclip2.errors import UserError
@@ -21,7 +22,8 @@ class TextTower(nn.Module):
         tokenizer: its tokenizer.
         embed_dim: D.
         max_length: L, tokens a phrase including start and end; 16 in the paper (Tab. 9).
-        pooling: "end_of_text", the last token's state (CLIP, FILIP), or "mean" over tokens.
+        pooling: "end_of_text", the last token's state (CLIP, FILIP), or "mean" over the phrase's
+            own tokens, without those that mark its start and end.
         identity: names the encoder, for embeddings that are kept in files.
     """
 
@@ -56,13 +58,15 @@ class TextTower(nn.Module):
             truncation=True,
             max_length=self.max_length,
             return_tensors="pt",
+            return_special_tokens_mask=True,
         ).to(self.projection.weight.device)
         mask = tokens["attention_mask"]
         states = self.model(
             input_ids=tokens["input_ids"], attention_mask=mask
         ).last_hidden_state  # (M, L, width)
         if self.pooling == "mean":
-            pooled = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+            own = 1 - tokens["special_tokens_mask"]
+            pooled = (states * own[..., None]).sum(1) / own.sum(1, keepdim=True).clamp(min=1)
         else:
             last = mask.sum(1) - 1
             pooled = states[torch.arange(len(states), device=states.device), last]
@@ -72,7 +76,8 @@ class TextTower(nn.Module):
 def load_text_model(path: str, pretrained: bool = True) -> nn.Module:
     """A transformers text model from a folder, or from the local cache by its hub id.
 
-    Never touches the network. Of a model with two towers (CLIP) the text tower is taken.
+    Never touches the network. Of a model with two towers (CLIP, SigLIP) the text tower is taken, of
+    one with encoder and decoder (T5) the encoder.
 
     Args:
         path: a folder with config.json (and model.safetensors), or a hub id already in the cache.
@@ -94,10 +99,34 @@ def load_text_model(path: str, pretrained: bool = True) -> nn.Module:
                 )
             return transformers.CLIPTextModel(text_config)
         if pretrained:
-            return transformers.AutoModel.from_pretrained(path, local_files_only=True)
-        return transformers.AutoModel.from_config(config)
-    except (OSError, ValueError) as error:
+            model = transformers.AutoModel.from_pretrained(path, local_files_only=True)
+        else:
+            model = transformers.AutoModel.from_config(config)
+    except (OSError, ValueError, SafetensorError) as error:
         raise UserError(_missing_files(path, "config.json and model.safetensors", error)) from error
+    if hasattr(config, "text_config"):
+        return model.text_model
+    return model.get_encoder() if config.is_encoder_decoder else model
+
+
+def fresh_text_model(path: str) -> nn.Module:
+    """A CLIP text model that is to be trained from nothing: config.json gives its sizes.
+
+    With the usual random weights, the embeddings of any two phrases have a cosine of about 0.8,
+    and a detector spends most of a short training in telling them apart. Here every block starts
+    as the identity and positions start at zero, so that phrases without a common word start
+    nearly orthogonal: a bag of words, which training turns into more.
+
+    Args:
+        path: a folder with config.json, see :func:`load_text_model`.
+    """
+    model = load_text_model(path, pretrained=False)
+    for name, parameter in model.named_parameters():
+        if name.endswith(("out_proj.weight", "fc2.weight", "position_embedding.weight")):
+            nn.init.zeros_(parameter)
+        elif name.endswith("token_embedding.weight"):
+            nn.init.normal_(parameter)
+    return model
 
 
 def load_tokenizer(path: str) -> Any:
@@ -126,8 +155,11 @@ def resolve_folder(path: str) -> str:
 
 
 def _missing_files(path: str, files: str, error: Exception) -> str:
+    if Path(path).is_dir():
+        reason = str(error).splitlines()[0]
+        return f"the text tower in the folder {path} cannot be loaded; it needs {files}: {reason}"
     return (
-        f"the text tower at {path!r} cannot be loaded ({str(error).splitlines()[0]}): put {files} "
-        "into a folder and give its path, or, for a hub id, fetch it once with "
-        f"`hf download {path}` where there is a network"
+        f"the text tower {path!r} is neither a folder nor in the local cache of the hub: put "
+        f"{files} into a folder and give its path as text_tower.model.path, or fetch a hub id once "
+        f"with `hf download {path}` where there is a network"
     )

@@ -1,18 +1,19 @@
 """Weights from files: safetensors, or torch files that need no pickle."""
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
 from detclip2.errors import UserError
 
+State = dict[str, torch.Tensor]
 
-def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
+
+def read_weights(path: str | Path) -> State:
     """The state dict in a .safetensors or torch file, on the CPU.
 
     A torch file may hold the state dict itself or a checkpoint with it under "model".
@@ -32,8 +33,8 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
             f"{path} needs pickle, which can run any code when loaded, so it is refused: "
             "save its state dict of tensors as .safetensors"
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # what a broken file makes the readers raise could be anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path} cannot be read as weights: {reason}") from error
     state = content.get("model", content) if isinstance(content, dict) else content
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
@@ -41,22 +42,27 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
     return state
 
 
-def load_weights(module: nn.Module, path: str | Path, ignore: Sequence[str] = ()) -> None:
+def load_weights(
+    module: nn.Module,
+    path: str | Path,
+    ignore: Sequence[str] = (),
+    convert: Callable[[State], State] | None = None,
+) -> None:
     """Load a file into ``module``; every parameter must be there with its shape.
 
     Args:
         module: the module to fill.
         path: a file that :func:`read_weights` reads.
         ignore: prefixes of entries in the file that ``module`` need not have (e.g. a classifier).
+        convert: gives the entries the names and shapes that ``module`` uses.
 
     Raises:
         UserError: names the entries that do not fit.
     """
-    state = {
-        name: tensor
-        for name, tensor in read_weights(path).items()
-        if not name.startswith(tuple(ignore))
-    }
+    state = read_weights(path)
+    if convert is not None:
+        state = convert(state)
+    state = {name: t for name, t in state.items() if not name.startswith(tuple(ignore))}
     own = module.state_dict()
     problems = [f"missing {name}" for name in own if name not in state]
     problems += [f"unknown {name}" for name in state if name not in own]
