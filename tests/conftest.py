@@ -3,6 +3,8 @@ from pathlib import Path
 
 import pytest
 
+MODELS = Path(__file__).parents[1] / "configs" / "models" / "detclipv2.py"
+
 
 @pytest.fixture(scope="session")
 def test_data():
@@ -19,10 +21,9 @@ def nano_config():
     from detectron2.config import LazyConfig
     from omegaconf import OmegaConf
 
-    models = Path(__file__).parents[1] / "configs" / "models" / "detclipv2.py"
     inference = {"min_size": 96, "max_size": 160, "score_threshold": 0.0, "batch_size": 4}
     cfg = OmegaConf.create({"inference": inference}, flags={"allow_objects": True})
-    cfg.model = LazyConfig.load(str(models)).nano
+    cfg.model = LazyConfig.load(str(MODELS)).nano
     return cfg
 
 
@@ -40,3 +41,26 @@ def nano_folder(nano_config, tmp_path_factory):
         model = instantiate(nano_config.model)
     save_file(model.state_dict(), folder / "model.safetensors")
     return folder
+
+
+@pytest.fixture
+def tiny_config():
+    """The nano model's config with few channels and layers: a forward pass takes milliseconds."""
+    from detectron2.config import LazyConfig
+
+    cfg = LazyConfig.load(str(MODELS)).nano
+    cfg.backbone.bottom_up.update(layers=[1, 1, 1, 1], channels=[8, 8, 16, 16], stem_width=8)
+    cfg.backbone.channels = 16
+    cfg.head.update(embed_dim=16, num_convs=1, num_groups=4)
+    return cfg
+
+
+@pytest.fixture
+def tiny_model(tiny_config):
+    """The model of `tiny_config` at the same random weights every time, in training mode."""
+    import torch
+    from detectron2.config import instantiate
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return instantiate(tiny_config).train()

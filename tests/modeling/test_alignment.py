@@ -1,0 +1,56 @@
+import math
+
+import pytest
+import torch
+
+from detclip2.modeling.alignment import Alignment
+
+B, K, M, D = 2, 5, 3, 8
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def cosine(a, b):
+    return sum(x * y for x, y in zip(a, b, strict=True)) / (math.hypot(*a) * math.hypot(*b))
+
+
+@pytest.mark.parametrize("normalize_regions", [False, True])
+def test_similarity_equals_a_loop(normalize_regions):
+    align = Alignment(prior=0.2, normalize_regions=normalize_regions, initial_scale=3.0)
+    regions, phrases = normal(B, K, D), normal(M, D, seed=1)
+    similarity = align(regions, phrases)
+    assert similarity.shape == (B, K, M)
+    for b in range(B):
+        for k in range(K):
+            for m in range(M):
+                region, phrase = regions[b, k].tolist(), phrases[m].tolist()
+                length = 1 if normalize_regions else math.hypot(*region)
+                expected = 3 * length * cosine(region, phrase) + math.log(0.2 / 0.8)
+                assert similarity[b, k, m].item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_length_of_phrases_does_not_matter_and_zero_is_finite():
+    align = Alignment()
+    regions, phrases = normal(K, D), normal(M, D, seed=1)
+    torch.testing.assert_close(align(regions, phrases), align(regions, 50 * phrases))
+    assert align(regions, torch.zeros(M, D)).isfinite().all()
+    assert align(regions, torch.zeros(0, D)).shape == (K, 0)
+
+
+def test_a_region_without_opinion_has_the_prior():
+    torch.testing.assert_close(
+        Alignment()(torch.zeros(K, D), normal(M, D)).sigmoid(), torch.full((K, M), 0.01)
+    )
+
+
+def test_the_untrained_model_believes_in_the_prior(tiny_model):
+    images = tiny_model.preprocess_images([{"image": 255 * torch.rand(3, 128, 160)}])
+    with torch.no_grad():
+        predictions, _ = tiny_model.predict(images)
+        phrases = tiny_model.text([f"thing {i}" for i in range(20)])
+        probability = tiny_model.align(predictions.regions, phrases).sigmoid()
+    assert probability.mean().item() == pytest.approx(0.01, rel=0.2)
+    assert probability.min() > 0.002
+    assert probability.max() < 0.05

@@ -1,0 +1,168 @@
+"""The features of a TimmBackbone against timm's own model, and the pyramid above them."""
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from detclip2.errors import UserError
+from detclip2.modeling.backbone import TimmBackbone, feature_pyramid
+
+SWIN = "swin_tiny_patch4_window7_224"
+# The architecture of Swin with few channels, in windows so small that a small image has several.
+FEW = {"embed_dim": 8, "depths": (2, 2, 2, 2), "num_heads": (1, 2, 2, 4), "window_size": 3}
+STAGES = (1, 2, 3)  # strides 8, 16, 32
+
+
+def image(height, width, batch_size=1):
+    generator = torch.Generator().manual_seed(height)
+    return torch.randn(batch_size, 3, height, width, generator=generator)
+
+
+def timm_model(size, state, **args):
+    """timm's own model, made for one input size, with the weights of the whole model in `state`."""
+    model = timm.create_model(SWIN, img_size=size, **args)
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def assert_same_features(backbone, model, x):
+    with torch.no_grad():
+        ours = backbone(x)
+        theirs = model.forward_intermediates(
+            x, indices=STAGES, intermediates_only=True, output_fmt="NCHW"
+        )
+    for name, expected in zip(("c3", "c4", "c5"), theirs, strict=True):
+        torch.testing.assert_close(ours[name], expected)
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    """The weights of a small Swin, in a file too."""
+    torch.manual_seed(0)
+    state = timm.create_model(SWIN, **FEW).state_dict()
+    for tensor in state.values():  # biases that start as zero would hide in which order they are
+        tensor += 0.02 * torch.randn(tensor.shape)
+    path = tmp_path_factory.mktemp("weights") / "swin.safetensors"
+    save_file(state, path)
+    return state, str(path)
+
+
+# The last stage of the larger ones has more than a window of 3 x 3.
+@pytest.mark.parametrize("size", [(128, 128), (128, 160), (224, 192), (320, 128)])
+def test_swin_equals_timms_at_every_size(few, size):
+    state, path = few
+    backbone = TimmBackbone(SWIN, norm_outputs=False, weights=path, **FEW).eval()
+    assert_same_features(backbone, timm_model(size, state, **FEW), image(*size))
+
+
+@pytest.mark.parametrize("size", [(32, 32), (64, 96), (96, 96)])
+def test_swin_equals_timms_where_a_stage_fits_into_one_window(few, size):
+    """There timm shrinks the window, and with it a parameter, to the size that it is made for. One
+    model for all sizes cannot, so ours is the one with timm's option to keep the windows."""
+    state, path = few
+    backbone = TimmBackbone(SWIN, norm_outputs=False, weights=path, **FEW).eval()
+    model = timm_model(size, state, always_partition=True, **FEW)
+    assert_same_features(backbone, model, image(*size))
+
+
+def test_swin_t_equals_timms():
+    torch.manual_seed(0)
+    backbone = TimmBackbone(SWIN, norm_outputs=False).eval()
+    model = timm.create_model(SWIN, img_size=(256, 288)).eval()
+    state = {
+        key.replace("layers_", "layers."): v for key, v in backbone.extractor.state_dict().items()
+    }
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    assert set(missing) == {"norm.weight", "norm.bias", "head.fc.weight", "head.fc.bias"}
+    assert not unexpected
+    assert_same_features(backbone, model, image(256, 288))
+
+
+def test_other_models_equal_timms(tmp_path):
+    args = {"layers": (1, 1, 1, 1), "channels": (8, 8, 16, 16), "stem_width": 8}
+    torch.manual_seed(0)
+    model = timm.create_model("resnet10t", **args).eval()
+    torch.save(model.state_dict(), tmp_path / "resnet.pth")
+    path = str(tmp_path / "resnet.pth")
+    backbone = TimmBackbone("resnet10t", norm_outputs=False, weights=path, **args).eval()
+    x = image(64, 96)
+    with torch.no_grad():
+        theirs = model.forward_intermediates(x, indices=(2, 3, 4), intermediates_only=True)
+        for ours, expected in zip(backbone(x).values(), theirs, strict=True):
+            torch.testing.assert_close(ours, expected)
+
+
+def test_checkpoints_of_swins_authors_are_read(few, tmp_path):
+    """They keep what joins two stages with the stage before, and buffers that timm does not."""
+    state, path = few
+    old = {}
+    for key, value in state.items():
+        for stage in (1, 2, 3):
+            key = key.replace(f"layers.{stage}.downsample", f"layers.{stage - 1}.downsample")
+        old[key.replace("head.fc.", "head.")] = value
+    old["layers.0.blocks.1.attn_mask"] = torch.zeros(4, 9, 9)
+    torch.save({"model": old}, tmp_path / "old.pth")
+    ours = TimmBackbone(SWIN, weights=str(tmp_path / "old.pth"), **FEW).extractor.state_dict()
+    theirs = TimmBackbone(SWIN, weights=path, **FEW).extractor.state_dict()
+    for key in theirs:
+        assert torch.equal(ours[key], theirs[key]), key
+
+
+def test_weights_of_another_model_are_refused(few, tmp_path):
+    _, path = few
+    with pytest.raises(UserError, match=r"swin\.safetensors do not fit"):
+        TimmBackbone(SWIN, weights=path, **{**FEW, "embed_dim": 16})
+    with pytest.raises(UserError, match=r"weights .* (do not fit|does not hold)"):
+        TimmBackbone("resnet10t", weights=path)
+    with pytest.raises(UserError, match=r"weights .* (do not fit|does not hold)"):
+        TimmBackbone(SWIN, weights=path, **{**FEW, "depths": (2, 2, 1, 2)})
+
+
+def test_outputs_are_normalised_over_channels():
+    backbone = TimmBackbone(SWIN, **FEW).eval()
+    for features in backbone(image(64, 64)).values():
+        torch.testing.assert_close(
+            features.mean(1), torch.zeros_like(features[:, 0]), atol=1e-5, rtol=0
+        )
+        torch.testing.assert_close(
+            features.var(1, unbiased=False), torch.ones_like(features[:, 0]), atol=1e-2, rtol=0
+        )
+
+
+def test_gradient_checkpointing_changes_nothing(few):
+    _, path = few
+    gradients = []
+    for checkpointing in (False, True):
+        backbone = TimmBackbone(
+            SWIN, drop_path_rate=0.0, gradient_checkpointing=checkpointing, weights=path, **FEW
+        )
+        sum(f.square().sum() for f in backbone(image(64, 64)).values()).backward()
+        gradients.append({name: p.grad for name, p in backbone.named_parameters()})
+    assert all(g is not None for g in gradients[0].values())
+    for name, expected in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], expected)
+
+
+@pytest.mark.parametrize("name", [SWIN, "resnet10t"])
+def test_shapes_of_the_pyramid(name):
+    args = FEW if name == SWIN else {}
+    pyramid = feature_pyramid(TimmBackbone(name, **args), channels=8)
+    shapes = {key: tuple(x.shape) for key, x in pyramid(image(96, 160, batch_size=2)).items()}
+    assert shapes == {
+        "p3": (2, 8, 12, 20),
+        "p4": (2, 8, 6, 10),
+        "p5": (2, 8, 3, 5),
+        "p6": (2, 8, 2, 3),
+        "p7": (2, 8, 1, 2),
+    }
+    declared = pyramid.output_shape()
+    assert {key: (s.stride, s.channels) for key, s in declared.items()} == {
+        f"p{level}": (2**level, 8) for level in range(3, 8)
+    }
+    assert pyramid.size_divisibility == 32
+
+
+def test_a_model_without_the_strides_is_refused():
+    with pytest.raises(ValueError, match=r"no features at strides \[8, 32\]"):
+        TimmBackbone("vit_tiny_patch16_224")

@@ -1,0 +1,53 @@
+"""The deformable convolution against torchvision's operator, in double precision."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+from torchvision.ops import deform_conv2d
+
+from detclip2.modeling.deformable import deformable_conv
+
+
+def inputs(size, reach, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    x = normal(2, 3, *size)
+    offsets = reach * normal(2, 18, *size)
+    mask = normal(2, 9, *size).sigmoid()
+    weight = normal(4, 3, 3, 3)
+    return [t.requires_grad_() for t in (x, offsets, mask, weight)]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 6), (5, 1), (4, 7)])
+@pytest.mark.parametrize("reach", [0.3, 2.0, 1e4])
+def test_values_and_gradients_are_torchvisions(size, reach):
+    x, offsets, mask, weight = tensors = inputs(size, reach)
+    ours = deformable_conv(x, offsets, mask, weight)
+    theirs = deform_conv2d(x, offsets, weight, padding=1, mask=mask)
+    torch.testing.assert_close(ours, theirs)
+    direction = torch.linspace(-1, 1, ours.numel(), dtype=ours.dtype).view_as(ours)
+    for our_grad, their_grad in zip(
+        torch.autograd.grad((ours * direction).sum(), tensors),
+        torch.autograd.grad((theirs * direction).sum(), tensors),
+        strict=True,
+    ):
+        torch.testing.assert_close(our_grad, their_grad)
+
+
+def test_whole_offsets_read_pixels():
+    x, _, mask, weight = inputs((4, 5), 1)
+    offsets = torch.zeros(2, 18, 4, 5, dtype=torch.float64)
+    plain = F.conv2d(x, weight, padding=1)
+    torch.testing.assert_close(deformable_conv(x, offsets, torch.ones_like(mask), weight), plain)
+    offsets[:, 1::2] = 1  # one column to the right
+    moved = deformable_conv(x, offsets, torch.ones_like(mask), weight)
+    torch.testing.assert_close(moved[..., :-1], plain[..., 1:])
+
+
+def test_far_outside_there_is_nothing():
+    x, offsets, mask, weight = inputs((3, 3), 1)
+    for value in (1e3, -1e3, 1e12):
+        assert deformable_conv(x, torch.full_like(offsets, value), mask, weight).abs().max() == 0

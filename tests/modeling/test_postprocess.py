@@ -1,0 +1,143 @@
+"""Post-processing against a plain reference: all scores, then torchvision's NMS name by name."""
+
+import pytest
+import torch
+from detectron2.modeling.box_regression import Box2BoxTransform
+from torchvision.ops import nms
+
+from detclip2.modeling.alignment import Alignment
+from detclip2.modeling.postprocess import PostProcess
+
+K, C, D = 60, 4, 6
+SIZE = (50, 70)  # height, width
+TRANSFORM = Box2BoxTransform(weights=(10.0, 10.0, 5.0, 5.0))
+
+
+class Outputs:
+    """Random outputs of the head for one image: boxes that overlap, and leave the image."""
+
+    def __init__(self, seed=0, classes=C):
+        generator = torch.Generator().manual_seed(seed)
+        centers = torch.rand(K, 2, generator=generator) * torch.tensor([110.0, 90.0]) - 20
+        self.anchors = torch.cat([centers - 12, centers + 12], dim=1)
+        self.deltas = torch.randn(K, 4, generator=generator)
+        self.regions = torch.randn(K, D, generator=generator)
+        self.centerness = torch.randn(K, generator=generator)
+        self.vocabulary = torch.randn(classes, D, generator=generator)
+        self.align = Alignment(prior=0.3)
+
+    def detect(self, **options):
+        with torch.no_grad():
+            return PostProcess(**options)(
+                self.regions,
+                self.deltas,
+                self.centerness,
+                self.anchors,
+                self.vocabulary,
+                self.align,
+                TRANSFORM,
+                SIZE,
+            )
+
+
+@torch.no_grad()
+def slow_detections(
+    outputs,
+    score_threshold=0.05,
+    nms_threshold=0.6,
+    class_agnostic_nms=False,
+    max_candidates=3000,
+    max_detections=300,
+):
+    """(score, name, box), best first."""
+    probability = outputs.align(outputs.regions, outputs.vocabulary).sigmoid()
+    scores = (probability * outputs.centerness.sigmoid()[:, None]).sqrt()
+    boxes = TRANSFORM.apply_deltas(outputs.deltas, outputs.anchors)
+    limit = torch.tensor([SIZE[1], SIZE[0], SIZE[1], SIZE[0]])
+    boxes = boxes.clamp(min=0).minimum(limit)
+    pairs = [
+        (scores[k, c].item(), c, k)
+        for k in range(len(scores))
+        for c in range(scores.shape[1])
+        if scores[k, c] > score_threshold
+    ]
+    pairs = sorted(pairs, reverse=True)[:max_candidates]
+    kept = []
+    for group in [range(C)] if class_agnostic_nms else [[c] for c in range(C)]:
+        members = [pair for pair in pairs if pair[1] in group]
+        if members:
+            chosen = nms(
+                torch.stack([boxes[k] for _, _, k in members]),
+                torch.tensor([score for score, _, _ in members]),
+                nms_threshold,
+            )
+            kept += [members[i] for i in chosen.tolist()]
+    kept = [(s, c, boxes[k]) for s, c, k in sorted(kept, reverse=True)]
+    return [d for d in kept if d[2][2] > d[2][0] and d[2][3] > d[2][1]][:max_detections]
+
+
+@pytest.mark.parametrize("class_agnostic_nms", [False, True])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"score_threshold": 0.0},
+        {"score_threshold": 0.0, "nms_threshold": 1.0},
+        {"score_threshold": 0.4, "nms_threshold": 0.2},
+        {"score_threshold": 0.7},
+        {"score_threshold": 1.0},
+        {"max_candidates": 50},
+        {"max_detections": 7},
+        {"max_candidates": 30, "max_detections": 20, "nms_threshold": 0.1},
+    ],
+    ids=str,
+)
+def test_detections_equal_the_plain_ones(options, class_agnostic_nms):
+    options = {**options, "class_agnostic_nms": class_agnostic_nms}
+    outputs = Outputs()
+    expected = slow_detections(outputs, **options)
+    found = outputs.detect(**options)
+    assert found.image_size == SIZE
+    assert found.pred_classes.tolist() == [c for _, c, _ in expected]
+    torch.testing.assert_close(found.scores, torch.tensor([s for s, _, _ in expected]))
+    if expected:
+        torch.testing.assert_close(
+            found.pred_boxes.tensor, torch.stack([b for _, _, b in expected])
+        )
+    assert bool(expected) == (options.get("score_threshold") != 1.0)
+
+
+def test_boxes_are_inside_the_image_and_have_area():
+    found = Outputs().detect(score_threshold=0.0, nms_threshold=1.0)
+    boxes = found.pred_boxes.tensor
+    assert boxes.min() == 0
+    assert boxes[:, 0::2].max() == SIZE[1]
+    assert boxes[:, 1::2].max() == SIZE[0]
+    assert found.pred_boxes.nonempty().all()
+    assert len(found) < K * C  # some anchors are wholly outside
+
+
+def test_no_names_and_one_name():
+    outputs = Outputs(classes=0)
+    assert len(outputs.detect(score_threshold=0.0)) == 0
+    assert set(Outputs(classes=1).detect().pred_classes.tolist()) == {0}
+
+
+def test_what_is_not_a_number_is_not_detected():
+    outputs = Outputs()
+    outputs.centerness[:20] = float("nan")
+    outputs.regions[20:40] = float("nan")
+    outputs.deltas[:40] = float("nan")
+    found = outputs.detect(score_threshold=0.0)
+    assert len(found) > 0
+    assert found.pred_boxes.tensor.isfinite().all()
+    assert found.scores.isfinite().all()
+
+
+def test_half_precision_is_scored_in_single():
+    outputs = Outputs()
+    outputs.regions, outputs.centerness = outputs.regions.bfloat16(), outputs.centerness.bfloat16()
+    outputs.align, outputs.vocabulary = outputs.align.bfloat16(), outputs.vocabulary.bfloat16()
+    found = outputs.detect()
+    assert found.scores.dtype == torch.float32
+    assert found.pred_boxes.tensor.dtype == torch.float32

@@ -1,0 +1,196 @@
+"""The model from a yacs config, and Detectron2's own predictor and trainer with it."""
+
+import json
+import uuid
+
+import pytest
+import torch
+from detectron2.config import LazyConfig, get_cfg, instantiate
+from detectron2.data import MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+from detectron2.engine import DefaultPredictor, DefaultTrainer
+from detectron2.modeling import build_model
+from PIL import Image
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from detclip2.config import InferenceSettings
+from detclip2.data.hybrid_loader import HybridLoader, Source
+from detclip2.data.mappers import DetectionMapper
+from detclip2.data.sources.detection import category_names, detection_records
+from detclip2.modeling import yacs
+from detclip2.modeling.detclip import DetCLIPv2
+from detclip2.modeling.yacs import add_detclip_config
+from detclip2.predictor import OpenVocabularyPredictor
+
+NAMES = ["red apple", "fire engine", "пёс"]
+
+
+@pytest.fixture
+def cfg(tmp_path):
+    """The model of `tiny_config`, in yacs's words."""
+    cfg = get_cfg()
+    add_detclip_config(cfg)
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.FPN.OUT_CHANNELS = 16
+    node = cfg.MODEL.DETCLIP
+    node.TIMM_NAME = "resnet10t"
+    node.TIMM_ARGS = [["layers", [1, 1, 1, 1]], ["channels", [8, 8, 16, 16]], ["stem_width", 8]]
+    node.DROP_PATH_RATE = 0.0
+    node.NORM_OUTPUTS = False
+    node.EMBED_DIM = 16
+    node.NUM_CONVS = 1
+    node.NUM_GROUPS = 4
+    node.TEXT_TOWER = "resource://text_tower_nano"
+    node.TEXT_PRETRAINED = False
+    node.TEXT_IDENTITY = "detclip2-nano"
+    node.VOCABULARY = NAMES
+    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 64, 120
+    cfg.OUTPUT_DIR = str(tmp_path / "output")
+    return cfg
+
+
+def settings(model):
+    """Everything that a model was told, beside its weights."""
+    parts = {"tower": model.text_tower, "postprocess": model.postprocess, "align": model.align}
+    parts.update(box_losses=model.box_losses, contrast=model.contrast, head=model.head)
+    found = {
+        f"{part}.{key}": value
+        for part, thing in parts.items()
+        for key, value in vars(thing).items()
+        if isinstance(value, int | float | str | bool) and key != "training"
+    }
+    found["assigner"] = vars(model.box_losses.assigner)
+    found["pixels"] = (model.pixel_mean.shape, model.pixel_std.shape)
+    return found
+
+
+def shapes(model):
+    return {name: tensor.shape for name, tensor in model.state_dict().items()}
+
+
+def test_it_is_the_model_of_the_lazy_config(cfg, tiny_model):
+    model = build_model(cfg)
+    assert isinstance(model, DetCLIPv2)
+    assert shapes(model) == shapes(tiny_model)
+    cfg.TEST.DETECTIONS_PER_IMAGE = tiny_model.postprocess.max_detections
+    assert settings(build_model(cfg)) == settings(tiny_model)
+    assert torch.equal(model.pixel_mean, tiny_model.pixel_mean)
+    assert torch.equal(model.pixel_std, tiny_model.pixel_std)
+    assert model.input_format == cfg.INPUT.FORMAT
+
+
+def test_the_defaults_are_swin_t(monkeypatch, request):
+    """At the paper's size, without memory for its weights."""
+
+    def text_model(path, pretrained=True):
+        assert (path, pretrained) == ("openai/clip-vit-base-patch32", True)
+        return CLIPTextModel(CLIPTextConfig())
+
+    monkeypatch.setattr(yacs, "load_text_model", text_model)
+    monkeypatch.setattr(yacs, "load_tokenizer", lambda path: None)
+    default = get_cfg()
+    add_detclip_config(default)
+    default.MODEL.DEVICE = "meta"
+    default.TEST.DETECTIONS_PER_IMAGE = 300
+    lazy = LazyConfig.load(str(request.config.rootpath / "configs/models/detclipv2.py")).swin_t
+    with torch.device("meta"):
+        ours = build_model(default)
+        lazy.text_tower.model = CLIPTextModel(CLIPTextConfig())
+        lazy.text_tower.tokenizer = None
+        theirs = instantiate(lazy)
+    assert shapes(ours) == shapes(theirs)
+    assert settings(ours) == settings(theirs)
+
+
+def test_a_config_survives_its_file(cfg, tmp_path):
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    again = get_cfg()
+    add_detclip_config(again)
+    again.merge_from_file(str(tmp_path / "config.yaml"))
+    assert again.MODEL.DETCLIP == cfg.MODEL.DETCLIP
+    assert shapes(build_model(again)) == shapes(build_model(cfg))
+
+
+def test_names_of_the_test_set_are_the_vocabulary(cfg):
+    name = f"yacs_{uuid.uuid4()}"
+    MetadataCatalog.get(name).set(thing_classes=["a", "b"])
+    cfg.DATASETS.TEST = (name,)
+    cfg.MODEL.DETCLIP.VOCABULARY = []
+    assert build_model(cfg).vocabulary.shape == (2, 16)
+    cfg.DATASETS.TEST = ()
+    build_model(cfg).set_vocabulary(["later"])
+
+
+def test_default_predictor_detects_what_ours_does(cfg, tiny_model, tmp_path):
+    with torch.no_grad():  # scores far enough apart for one order on both roads
+        tiny_model.align.log_scale.fill_(3.4)
+        tiny_model.head.centerness.weight.mul_(100)
+        tiny_model.head.box.weight.mul_(30)
+    torch.save({"model": tiny_model.state_dict()}, tmp_path / "model.pth")
+    cfg.MODEL.WEIGHTS = str(tmp_path / "model.pth")
+    generator = torch.Generator().manual_seed(0)
+    rgb = torch.randint(256, (80, 100, 3), generator=generator, dtype=torch.uint8).numpy()
+    theirs = DefaultPredictor(cfg)(rgb[:, :, ::-1])["instances"]
+    predictor = OpenVocabularyPredictor.from_model(
+        tiny_model, InferenceSettings(min_size=64, max_size=120)
+    )
+    predictor.set_vocabulary(NAMES)
+    ours = predictor(rgb)
+    assert len(ours) > 5
+    assert theirs.image_size == ours.image_size == (80, 100)
+    assert [NAMES[c] for c in theirs.pred_classes] == list(ours.labels)
+    torch.testing.assert_close(theirs.scores, ours.scores, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        theirs.pred_boxes.tensor, ours.pred_boxes.tensor, atol=1e-3, rtol=1e-4
+    )
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """The name of a registered COCO json with two pictures."""
+    images, annotations = [], []
+    for i in (1, 2):
+        Image.new("RGB", (96, 64), (40 * i, 90, 160)).save(tmp_path / f"{i}.png")
+        images.append({"id": i, "file_name": f"{i}.png", "width": 96, "height": 64})
+        annotation = {"id": i, "image_id": i, "category_id": i, "iscrowd": 0, "area": 1200}
+        annotations.append({**annotation, "bbox": [10, 8, 40, 30]})
+    categories = [{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (tmp_path / "coco.json").write_text(json.dumps(content))
+    name = f"yacs_{uuid.uuid4()}"
+    register_coco_instances(name, {}, str(tmp_path / "coco.json"), str(tmp_path))
+    return name
+
+
+class Trainer(DefaultTrainer):
+    """What a user of Detectron2 writes to train with phrases."""
+
+    @classmethod
+    def build_train_loader(cls, cfg):
+        [name] = cfg.DATASETS.TRAIN
+        records = detection_records(name)
+        mapper = DetectionMapper(category_names(name))
+        return HybridLoader(
+            detection=Source(records, mapper, cfg.SOLVER.IMS_PER_BATCH, num_workers=0)
+        )
+
+
+def test_default_trainer_trains(cfg, dataset, tmp_path):
+    (tmp_path / "output").mkdir()
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (dataset,), ()
+    cfg.MODEL.WEIGHTS = ""
+    cfg.SOLVER.IMS_PER_BATCH = 2
+    cfg.SOLVER.MAX_ITER = 2
+    cfg.SOLVER.STEPS = ()
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=False)
+    before = {name: p.clone() for name, p in trainer.model.named_parameters()}
+    trainer.train()
+    changed = [n for n, p in trainer.model.named_parameters() if not torch.equal(p, before[n])]
+    assert "head.region.weight" in changed
+    assert "text_tower.projection.weight" in changed
+    [line] = (tmp_path / "output" / "metrics.json").read_text().splitlines()
+    metrics = json.loads(line)
+    assert metrics["iteration"] == 1
+    assert {"loss_align", "loss_box", "loss_centerness", "total_loss"} <= set(metrics)
+    assert (tmp_path / "output" / "model_final.pth").is_file()
