@@ -9,7 +9,7 @@ train = dict(
     max_iter=90000,
     # source -> share of the iterations; None: each record of every source is seen equally often.
     source_ratios=None,
-    # Seed of data order, augmentation, schedule and drop path; -1 draws one.
+    # Seed of data order, augmentation, schedule and drop path; 0 or more.
     seed=0,
     # Mixed precision, on a GPU.
     amp=dict(enabled=False),

@@ -45,6 +45,8 @@ def load_config(source: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[Dic
     if isinstance(source, Mapping):
         cfg = source if isinstance(source, DictConfig) else _to_omegaconf(source)
         return cfg, "the config"
+    if not os.fspath(source):
+        raise UserError("no config is given: name a .py or .yaml file")
     path = Path(source)
     if path.suffix not in (".py", ".yaml", ".yml"):
         raise UserError(f"{path}: a config is a .py or .yaml file")
@@ -61,21 +63,57 @@ def load_config(source: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[Dic
     return cfg, str(path)
 
 
+def apply_overrides(
+    cfg: DictConfig, overrides: Sequence[str], name: str = "the config"
+) -> DictConfig:
+    """Change keys of a config, in place, by strings such as "train.max_iter=100" (hydra's grammar).
+
+    Raises:
+        UserError: a string that is not of this form, or a key that the config does not have. What
+            stands beside a ``_target_`` is an argument of it, which :func:`check_keys` knows.
+    """
+    for override in overrides:
+        try:
+            _check_overridden(cfg, override.partition("=")[0].lstrip("+~"), name)
+            LazyConfig.apply_overrides(cfg, [override])
+        except UserError:
+            raise
+        except Exception as error:  # of hydra's parser, omegaconf, or Detectron2's own
+            raise UserError(f"{name}: {override!r} cannot be applied: {_reason(error)}") from error
+    return cfg
+
+
+def build(cfg: DictConfig, path: str, name: str = "the config") -> Any:
+    """What a node of a config describes.
+
+    Args:
+        cfg: the config.
+        path: of the node in it, such as "dataloader.train".
+        name: what messages call the config.
+
+    Raises:
+        UserError: the node is missing, one of its keys is unknown (with the nearest known one), or
+            it cannot be built.
+    """
+    node: Any = cfg
+    for key in path.split("."):
+        node = _required(node, key, name)
+    try:
+        check_keys(node, path, name)
+        return instantiate(node)
+    except UserError:
+        raise
+    except Exception as error:  # whatever the constructors raise for values that make no sense
+        raise UserError(f"{name}: {path} cannot be built: {_reason(error)}") from error
+
+
 def build_model(cfg: DictConfig, name: str = "the config") -> nn.Module:
     """The model of ``cfg.model``, with the weights that its constructor gives it.
 
     Raises:
-        UserError: a key is missing or unknown (with the nearest known one), or the model cannot
-            be built.
+        UserError: see :func:`build`.
     """
-    node = _required(cfg, "model", name)
-    try:
-        check_keys(node, "model", name)
-        model = instantiate(node)
-    except UserError:
-        raise
-    except Exception as error:  # whatever the constructors raise for values that make no sense
-        raise UserError(f"{name}: the model cannot be built: {_reason(error)}") from error
+    model = build(cfg, "model", name)
     if not isinstance(model, nn.Module):
         raise UserError(f"{name}: `model` describes a {type(model).__name__}, not a model")
     return model
@@ -114,9 +152,13 @@ def check_keys(cfg: Any, path: str, name: str) -> None:
 
     Raises:
         UserError: names the first key that is not, and the nearest argument; or a target that
-            cannot be imported.
+            cannot be imported; or a value that refers to what is not there.
     """
-    for node_path, node in _targets(cfg, path):
+    try:
+        nodes = list(_targets(cfg, path))
+    except OmegaConfBaseException as error:
+        raise UserError(f"{name}: {path} cannot be read: {_reason(error)}") from error
+    for node_path, node in nodes:
         target = node["_target_"]
         if isinstance(target, str):
             try:
@@ -137,6 +179,17 @@ def unknown_key(name: str, path: str, key: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(key, known, n=3)
     hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(known)}"
     return f"{name}: {path} has no key {key!r}; {hint}"
+
+
+def _check_overridden(cfg: DictConfig, key: str, name: str) -> None:
+    node: Any = cfg
+    parts = key.split(".")
+    for i, part in enumerate(parts):
+        if not isinstance(node, Mapping) or "_target_" in node:
+            return
+        if part not in node.keys():  # noqa: SIM118  ("in node" is false for what does not resolve)
+            raise UserError(unknown_key(name, ".".join(parts[:i]) or "the top", part, node))
+        node = node.get(part) if i + 1 < len(parts) else None
 
 
 def _targets(cfg: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

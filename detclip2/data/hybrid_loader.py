@@ -1,6 +1,10 @@
 """Several sources behind one iterator: every batch comes from one of them (paper, sec. 3.4)."""
 
+import contextlib
+import itertools
 import logging
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +23,8 @@ Sample = dict[str, Any]
 Records = Sequence[Mapping[str, Any]] | ImageTextShards
 # A record that cannot be used is replaced by another; after so many in a row the data is at fault.
 MAX_ATTEMPTS = 100
+# Workers that die at one place more often than this do so because of what is there.
+MAX_RESTARTS = 3
 
 
 class Source:
@@ -26,7 +32,7 @@ class Source:
 
     Args:
         records: a sequence of dataset records (see ``detclip2.data.sources``), a function that
-            gives one (so that a config does not read files), or an iterable data set of tar
+            gives one (so that a config does not read files), or image-text pairs in tar shards.
         mapper: (record, random generator) -> sample.
         total_batch_size: samples a batch over all processes, this source's own.
         num_workers: worker processes that prepare samples; 0 for none.
@@ -45,7 +51,16 @@ class Source:
         self.num_workers = num_workers
 
     def loader(self, seed: int, position: int) -> Iterator[list[Sample]]:
-        """This process's endless batches, from the ``position``-th sample of all processes on."""
+        """This process's endless batches, from the ``position``-th sample of all processes on.
+
+        Raises:
+            UserError: the processes cannot share a batch evenly.
+        """
+        if self.total_batch_size < 1 or self.total_batch_size % comm.get_world_size():
+            raise UserError(
+                f"total_batch_size is {self.total_batch_size}; expected a positive multiple of "
+                f"the number of processes, {comm.get_world_size()}"
+            )
         stream: Dataset
         sampler: Sampler | None = None
         if isinstance(self.records, ImageTextShards):
@@ -59,18 +74,21 @@ class Source:
         else:
             stream = SampleStream(self.records, self.mapper, seed)
             sampler = DrawSampler(position)
-        return iter(
-            build_detection_train_loader(
-                stream,
-                mapper=None,
-                sampler=sampler,
-                total_batch_size=self.total_batch_size,
-                # Batches by aspect ratio depend on more than the position, which would make
-                # resuming inexact.
-                aspect_ratio_grouping=False,
-                num_workers=self.num_workers,
-            )
+        loader = build_detection_train_loader(
+            stream,
+            mapper=None,
+            sampler=sampler,
+            total_batch_size=self.total_batch_size,
+            # Batches by aspect ratio depend on more than the position, which would make resuming
+            # inexact.
+            aspect_ratio_grouping=False,
+            num_workers=self.num_workers,
+            # Else it would draw from the random numbers of the model, when a run is resumed and
+            # not when it goes on.
+            seed=seed,
         )
+        with _signal_handler_kept():
+            return iter(loader)
 
 
 class SampleStream(Dataset):
@@ -108,8 +126,8 @@ class SampleStream(Dataset):
                 self.mapper.counter.add(skip.kind, skip.message)
                 index = int(rng.integers(len(self.records)))
         raise UserError(
-            f"{MAX_ATTEMPTS} records in a row gave no sample; {self.mapper.counter.report()}: look at "
-            "the source with `detclip2 show-data`"
+            f"{MAX_ATTEMPTS} records in a row gave no sample; {self.mapper.counter.report()}: look "
+            "at the source with `detclip2 show-data`"
         )
 
     def _index(self, draw: int) -> int:
@@ -124,29 +142,31 @@ class DrawSampler(Sampler[int]):
     """Counts draws from ``start`` on, for ever, each process taking every world-size-th one."""
 
     def __init__(self, start: int = 0) -> None:
-        self.start = start
+        # Worker processes, where it is iterated, do not know the rank of their parent.
+        self.first = start + comm.get_rank()
+        self.step = comm.get_world_size()
 
     def __iter__(self) -> Iterator[int]:
-        draw = self.start + comm.get_rank()
-        while True:
-            yield draw
-            draw += comm.get_world_size()
+        return itertools.count(self.first, self.step)
 
 
 class HybridLoader:
     """Endless batches, each from the source that :meth:`select` has chosen.
 
     Its state is how many samples each source has given; with the same state and seed, the same
-    samples follow, whatever the number of processes or workers.
+    samples follow, whatever the number of processes or workers (of tar shards: with the same
+    number of both). So a worker process that dies costs nothing but time: others take its place.
 
     Args:
-        seed: of the order and augmentation of all sources.
+        seed: of the order and augmentation of all sources; not negative.
         **sources: by name.
     """
 
     def __init__(self, *, seed: int = 0, **sources: Source) -> None:
         if not sources:
             raise UserError("the training data has no source: name one under dataloader.train")
+        if seed < 0:
+            raise UserError(f"the seed of the training data is {seed}; expected 0 or more")
         self.sources = sources
         self.seed = seed
         self.drawn = dict.fromkeys(self.sources, 0)
@@ -164,19 +184,45 @@ class HybridLoader:
             yield self.next_batch()
 
     def next_batch(self) -> list[Sample]:
-        """This process's share of the next batch of the selected source."""
-        name = self.selected
+        """This process's share of the next batch of the selected source.
+
+        Raises:
+            UserError: the source gives no samples, or worker processes die again and again.
+        """
+        name, source = self.selected, self.sources[self.selected]
+        death = ""
+        for _ in range(MAX_RESTARTS):
+            try:
+                batch = next(self._loader(name))
+            except UserError as error:
+                # A worker's error comes with its traceback for a message.
+                raise UserError(
+                    f"source {name!r}: {str(error).split('UserError: ')[-1].strip()}"
+                ) from error
+            except RuntimeError as error:
+                if not str(error).startswith("DataLoader worker"):
+                    raise
+                del self._loaders[name]
+                death = f"near draw {self.drawn[name]} of source {name!r}: {error}"
+                source.mapper.counter.add("worker-died", death)
+            else:
+                self.drawn[name] += source.total_batch_size
+                return batch
+        raise UserError(
+            f"worker processes died {MAX_RESTARTS} times in a row {death}; num_workers=0 shows "
+            "why, if it is not for want of memory"
+        )
+
+    def _loader(self, name: str) -> Iterator[list[Sample]]:
         if name not in self._loaders:
             number = list(self.sources).index(name)
             source_seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0])
             self._loaders[name] = self.sources[name].loader(source_seed, self.drawn[name])
-        batch = next(self._loaders[name])
-        self.drawn[name] += self.sources[name].total_batch_size
-        return batch
+        return self._loaders[name]
 
     def report(self) -> list[str]:
         """A line a source on what was left out so far."""
-        return [source.mapper.counter.report() for source in self.sources.values()]
+        return [f"source {name}: {s.mapper.counter.report()}" for name, s in self.sources.items()]
 
     def state_dict(self) -> dict[str, Any]:
         """The position in every source, and the counts of what was skipped."""
@@ -194,3 +240,19 @@ class HybridLoader:
             self.drawn[name] = state["drawn"].get(name, 0)
             source.mapper.counter.load_state_dict(state["skipped"].get(name, {}))
         self._loaders = {}
+
+
+@contextlib.contextmanager
+def _signal_handler_kept() -> Iterator[None]:
+    """Undo torch's signal handler, which raises wherever the main process is when a worker dies.
+
+    That may be in the middle of a training step. Without it, the loader notices while it waits.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread can set it; torch does not either
+        return
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before)

@@ -1,6 +1,7 @@
 """Which source each iteration takes its batch from (paper, sec. 3.4)."""
 
 import logging
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,9 +21,9 @@ class Schedule:
     """One source an iteration, in given proportions, in an order that a seed decides.
 
     The paper says neither how often nor in which order its sources take turns. Here every run of
-    ``block`` iterations has each source's share of them (rounded so that nothing is lost over
-    time), shuffled. The choice is a function of the iteration alone, so all processes agree
-    without a word, and a resumed run goes on as before.
+    ``block`` iterations has each source's share of them (rounded by Webster's method, so that
+    nothing is lost over time), shuffled. The choice is a function of the iteration alone, so all
+    processes agree without a word, and a resumed run goes on as before.
 
     Args:
         ratios: source -> how many iterations it gets, relative to the others.
@@ -30,14 +31,15 @@ class Schedule:
         block: iterations in which the shares are kept.
 
     Raises:
-        UserError: a ratio that is negative, or none above zero.
+        UserError: a ratio that is not a number or negative, or none above zero.
     """
 
     def __init__(self, ratios: Mapping[str, float], seed: int = 0, block: int = 100) -> None:
-        if any(ratio < 0 for ratio in ratios.values()) or sum(ratios.values()) <= 0:
+        numbers = [r for r in ratios.values() if isinstance(r, int | float) and 0 <= r < math.inf]
+        if len(numbers) < len(ratios) or sum(numbers) <= 0:
             raise UserError(f"train.source_ratios must be positive numbers, not {dict(ratios)}")
-        self.names = list(ratios)
-        self.shares = np.array([ratios[n] for n in self.names]) / sum(ratios.values())
+        self.names = [name for name, ratio in ratios.items() if ratio > 0]
+        self.shares = np.array([ratios[name] for name in self.names]) / sum(numbers)
         self.seed = seed
         self.block = block
         self._order: tuple[int, np.ndarray] | None = None
@@ -53,11 +55,11 @@ class Schedule:
         return self.names[self._order[1][position]]
 
     def _until(self, iterations: int) -> np.ndarray:
-        """Iterations of each source among the first ones: shares by largest remainder."""
-        exact = self.shares * iterations
-        counts = np.floor(exact).astype(int)
-        remainder = iterations - counts.sum()
-        counts[np.argsort(-(exact - counts), kind="stable")[:remainder]] += 1
+        """Iterations of each source among the first ones: its j-th is due at (j + 0.5) / share."""
+        # What is due well before the end, and then one after the other.
+        counts = np.floor(self.shares * max(iterations - len(self.shares), 0)).astype(int)
+        while counts.sum() < iterations:
+            counts[np.argmin((counts + 0.5) / self.shares)] += 1
         return counts
 
     def state_dict(self) -> dict[str, Any]:

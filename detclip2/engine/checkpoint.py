@@ -1,5 +1,6 @@
 """Checkpoints that are never half written and never unpickled."""
 
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,18 @@ class Checkpointer(DetectionCheckpointer):
         write_whole(path, lambda file: torch.save(data, file))
         write_whole(path.with_name("last_checkpoint"), lambda file: file.write(path.name.encode()))
 
+    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Load what a file holds into the model and the checkpointables; returns the rest.
+
+        Parts of the model that the file lacks keep their weights, with a warning.
+
+        Raises:
+            UserError: the file is missing, broken, needs pickle, or is of another model.
+        """
+        if path and "://" not in path and not os.path.isfile(path):
+            raise UserError(f"{path}: there is no such checkpoint")
+        return super().load(path, *args, **kwargs)
+
     def _load_file(self, filename: str) -> dict[str, Any]:
         if filename.endswith(".safetensors"):
             return {"model": read_weights(filename)}
@@ -42,4 +55,25 @@ class Checkpointer(DetectionCheckpointer):
                 f"{filename} needs pickle, which can run any code when loaded, so it is refused: "
                 "save its state dict of tensors as .safetensors"
             ) from error
+        except (RuntimeError, EOFError, OSError, ValueError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise UserError(f"{filename} cannot be read as a checkpoint: {reason}") from error
+        if not isinstance(content, dict):
+            raise UserError(f"{filename} is no checkpoint: it holds a {type(content).__name__}")
         return content if "model" in content else {"model": content}
+
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        # No shape depends on the categories, so a wrong one means another model, not another task.
+        try:
+            incompatible = super()._load_model(checkpoint)
+        except ValueError as error:  # an entry that is no tensor
+            raise UserError(f"the checkpoint holds no state dict of tensors: {error}") from error
+        if incompatible.incorrect_shapes:
+            name, loaded, own = incompatible.incorrect_shapes[0]
+            raise UserError(
+                f"the checkpoint does not fit the model of the config: {name} is {loaded}, "
+                f"expected {own}"
+            )
+        if len(incompatible.missing_keys) == len(self.model.state_dict()):
+            raise UserError("the checkpoint has no weights for the model of the config")
+        return incompatible

@@ -13,4 +13,5 @@ class TextTowerFactor:
         self.factor = factor
 
     def __call__(self, name: str) -> float:
+        """The factor of a parameter."""
         return self.factor if name.startswith("text_tower.model.") else 1.0

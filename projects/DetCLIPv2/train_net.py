@@ -12,11 +12,12 @@ It reads these keys of the config, and no others:
 """
 
 import logging
+import sys
+from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.config import LazyConfig, instantiate
-from detectron2.data import MetadataCatalog
+from detectron2.config import LazyConfig
 from detectron2.engine import (
     AMPTrainer,
     SimpleTrainer,
@@ -29,25 +30,39 @@ from detectron2.engine import (
 )
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
 from torch import nn
+from torch.multiprocessing import ProcessExitedException
 
+from detclip2.config import (
+    apply_overrides,
+    build,
+    build_model,
+    check_keys,
+    load_config,
+    unknown_key,
+)
+from detclip2.data.sources.detection import category_names
 from detclip2.engine.alternate_sources import AlternateSources
 from detclip2.engine.checkpoint import Checkpointer
 from detclip2.engine.memory import keep_freed_memory
 from detclip2.engine.progress import ProgressBar
+from detclip2.errors import UserError
 from detclip2.model_folder import save_weights
 from detclip2.modeling.detclip import DetCLIPv2
+from detclip2.modeling.weights import load_weights
 
 logger = logging.getLogger("detclip2")
+# Every key of ``train``, with its meaning.
+TRAIN_KEYS = Path(__file__).resolve().parents[2] / "configs" / "train.py"
 
 
 def evaluate(cfg: DictConfig, model: DetCLIPv2) -> dict[str, Any]:
     """Detect the names of the test set in its images, and measure."""
-    loader = instantiate(cfg.dataloader.test)
-    evaluator = instantiate(cfg.dataloader.evaluator)
-    names = MetadataCatalog.get(cfg.dataloader.evaluator.dataset_name).thing_classes
-    model.set_vocabulary(names)
+    loader = build(cfg, "dataloader.test")
+    evaluator = build(cfg, "dataloader.evaluator")
+    model.set_vocabulary(category_names(cfg.dataloader.evaluator.dataset_name))
     results = inference_on_dataset(model, loader, evaluator)
     print_csv_format(results)
     return results
@@ -58,9 +73,11 @@ def train(
 ) -> dict[str, Any]:
     """Train to ``train.max_iter``, from the last checkpoint if ``resume``; returns the results."""
     cfg.optimizer.params.model = model
-    optimizer = instantiate(cfg.optimizer)
-    loader = instantiate(cfg.dataloader.train)
-    parallel_model: nn.Module = create_ddp_model(model, **cfg.train.ddp)
+    optimizer = build(cfg, "optimizer")
+    loader = build(cfg, "dataloader.train")
+    # DistributedDataParallel takes no device for a model on the CPU.
+    ddp = {**cfg.train.ddp, **({"device_ids": None} if cfg.train.device == "cpu" else {})}
+    parallel_model: nn.Module = create_ddp_model(model, **ddp)
     trainer_class = AMPTrainer if cfg.train.amp.enabled else SimpleTrainer
     trainer = trainer_class(parallel_model, loader, optimizer)
     checkpointer = Checkpointer(model, cfg.train.output_dir, trainer=trainer)
@@ -76,7 +93,7 @@ def train(
     trainer.register_hooks(
         [
             hooks.IterationTimer(),
-            hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
+            hooks.LRScheduler(scheduler=build(cfg, "lr_multiplier")),
             AlternateSources(loader, cfg.train.source_ratios, cfg.train.seed),
             hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if main else None,
             hooks.EvalHook(cfg.train.eval_period, evaluate_and_keep),
@@ -92,36 +109,77 @@ def train(
     return results
 
 
+def load(args: Any) -> DictConfig:
+    """The config with the overrides of the command line.
+
+    Raises:
+        UserError: it cannot be loaded, or has a key that nothing reads, or lacks one that is read.
+    """
+    cfg, name = load_config(args.config_file)
+    known = LazyConfig.load(str(TRAIN_KEYS)).train
+    cfg.train = {**known, **cfg.get("train", {})}
+    apply_overrides(cfg, args.opts, name)
+    for key in cfg.train:
+        if key not in known:
+            raise UserError(unknown_key(name, "train", key, known))
+    for part in ("model", "optimizer", "lr_multiplier", "dataloader"):
+        if part not in cfg:
+            raise UserError(f"{name}: key {part!r} is missing")
+        check_keys(cfg[part], part, name)
+    return cfg
+
+
 def set_up(args: Any) -> DictConfig:
-    """The config with the overrides of the command line; folders, logs and seeds as it says."""
-    cfg = LazyConfig.apply_overrides(LazyConfig.load(args.config_file), args.opts)
+    """The loaded config, with folders, logs and seeds as it says."""
+    cfg = load(args)
     if cfg.train.device == "cuda" and not torch.cuda.is_available():
         logger.warning("there is no GPU here: train.device is set to 'cpu'")
-        cfg.train.device = "cpu"
+        cfg.train.update(device="cpu", amp={"enabled": False})
     if cfg.train.device == "cpu":
         keep_freed_memory()
     default_setup(cfg, args)
+    setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="detclip2")
+    # A mistake of the user is told in one sentence; the trainer would log its traceback too.
+    logging.getLogger("detectron2.engine.train_loop").addFilter(no_traceback)
     return cfg
+
+
+def no_traceback(record: logging.LogRecord) -> bool:
+    """False for a log record of a UserError."""
+    return not (record.exc_info and isinstance(record.exc_info[1], UserError))
 
 
 def main(args: Any) -> dict[str, Any]:
     """Set up one process and do what the arguments say."""
     cfg = set_up(args)
-    model = instantiate(cfg.model).to(cfg.train.device)
-    if args.eval_only:
-        model.eval()
-        Checkpointer(model, cfg.train.output_dir).load(cfg.train.init_checkpoint)
-        return evaluate(cfg, model)
-    return train(cfg, model, args.resume)
+    model = build_model(cfg, args.config_file).to(cfg.train.device)
+    if not args.eval_only:
+        return train(cfg, model, args.resume)
+    if not cfg.train.init_checkpoint:
+        raise UserError("--eval-only needs weights: add train.init_checkpoint=FILE")
+    load_weights(model, cfg.train.init_checkpoint)
+    return evaluate(cfg, model.eval())
+
+
+def run(args: Any) -> None:
+    """``main``; a mistake that the user can mend is one sentence and exit code 2."""
+    try:
+        main(args)
+    except UserError as error:
+        print(f"train_net: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":
     arguments = default_argument_parser(__doc__).parse_args()
-    launch(
-        main,
-        arguments.num_gpus,
-        num_machines=arguments.num_machines,
-        machine_rank=arguments.machine_rank,
-        dist_url=arguments.dist_url,
-        args=(arguments,),
-    )
+    try:
+        launch(
+            run,
+            arguments.num_gpus,
+            num_machines=arguments.num_machines,
+            machine_rank=arguments.machine_rank,
+            dist_url=arguments.dist_url,
+            args=(arguments,),
+        )
+    except ProcessExitedException as error:  # it has said why
+        sys.exit(error.exit_code)

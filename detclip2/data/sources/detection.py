@@ -58,6 +58,20 @@ def _load_registered(
     return records
 
 
+def detection_set(
+    name: str, json_file: str, image_root: str, evaluator_type: str = "coco"
+) -> list[dict[str, Any]]:
+    """Register a json and load its records, for configs; see :func:`register_detection`.
+
+    A data set of that name is replaced, so that a config can be built twice.
+    """
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        if name in catalog:
+            catalog.remove(name)
+    register_detection(name, json_file, image_root, evaluator_type)
+    return detection_records(name)
+
+
 def detection_records(dataset: str) -> list[dict[str, Any]]:
     """The records of a registered data set, for DetectionMapper.
 

@@ -1,0 +1,65 @@
+"""COCO's boxes, or any data in its format; Detectron2's layout of folders is expected."""
+
+from detectron2.config import LazyCall as L
+from detectron2.data import DatasetMapper, build_detection_test_loader
+from detectron2.data import transforms as T
+from detectron2.evaluation import COCOEvaluator
+
+from detclip2.data.hybrid_loader import HybridLoader, Source
+from detclip2.data.mappers import DetectionMapper
+from detclip2.data.sources.detection import category_names, detection_set
+
+# The folder that has annotations/, train2017/ and val2017/. For other names of files and folders,
+# override `json_file` and `image_root` below.
+coco = dict(folder="${oc.env:DETECTRON2_DATASETS}/coco")
+
+detection = L(Source)(
+    records=L(detection_set)(
+        name="coco_train",
+        json_file="${coco.folder}/annotations/instances_train2017.json",
+        image_root="${coco.folder}/train2017",
+    ),
+    mapper=L(DetectionMapper)(
+        names=L(category_names)(dataset="${...records.name}"),
+        augmentations=[
+            L(T.ResizeShortestEdge)(
+                short_edge_length=[480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800],
+                max_size=1333,
+                sample_style="choice",
+            ),
+            L(T.RandomFlip)(horizontal=True),
+        ],
+        max_phrases=150,
+    ),
+    total_batch_size=16,
+    num_workers=4,
+)
+
+dataloader = dict(
+    train=L(HybridLoader)(seed="${train.seed}", detection=detection),
+    test=L(build_detection_test_loader)(
+        dataset=L(detection_set)(
+            name="coco_val",
+            json_file="${coco.folder}/annotations/instances_val2017.json",
+            image_root="${coco.folder}/val2017",
+        ),
+        mapper=L(DatasetMapper)(
+            is_train=False,
+            augmentations=[
+                L(T.ResizeShortestEdge)(
+                    short_edge_length="${inference.min_size}", max_size="${inference.max_size}"
+                )
+            ],
+            image_format="RGB",
+        ),
+        num_workers=4,
+        batch_size=1,
+    ),
+    evaluator=L(COCOEvaluator)(
+        dataset_name="${..test.dataset.name}",
+        tasks=["bbox"],
+        output_dir="${train.output_dir}/inference",
+    ),
+)
+
+inference = dict(min_size=800, max_size=1333, score_threshold=0.3, batch_size=1)

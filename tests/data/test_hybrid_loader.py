@@ -1,0 +1,244 @@
+import io
+import itertools
+import os
+import signal
+import tarfile
+import time
+
+import pytest
+import torch
+from detectron2.utils import comm
+from processes import run_processes
+
+from detclip2.data import hybrid_loader
+from detclip2.data.hybrid_loader import DrawSampler, HybridLoader, SampleStream, Source
+from detclip2.data.phrases import SkipSample
+from detclip2.data.skips import SkipCounter
+from detclip2.data.sources.image_text import ImageTextShards
+from detclip2.errors import UserError
+
+
+class ToyMapper:
+    """The record's id, and a random number in place of an augmentation."""
+
+    def __init__(self):
+        self.counter = SkipCounter("toy")
+
+    def __call__(self, record, rng):
+        if record.get("bad"):
+            raise SkipSample("caption-empty", str(record["image_id"]))
+        return {"id": record["image_id"], "random": int(rng.integers(1 << 40)), "pid": os.getpid()}
+
+
+def records(number, bad=()):
+    return [{"image_id": i, "bad": i in bad} for i in range(number)]
+
+
+def loader_of(number=7, batch_size=2, num_workers=0, seed=0, bad=()):
+    source = Source(records(number, bad), ToyMapper(), batch_size, num_workers)
+    return HybridLoader(seed=seed, toy=source)
+
+
+def batches(loader, number, names=None):
+    """What the next batches hold, from the sources of `names` in turn."""
+    taken = []
+    for name in itertools.islice(itertools.cycle(names or loader.sources), number):
+        loader.select(name)
+        taken.append([(sample["id"], sample["random"]) for sample in loader.next_batch()])
+    return taken
+
+
+def ids(taken):
+    return [identity for batch in taken for identity, _ in batch]
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    """Three tars with five pairs each; the toy mapper does not look at their images."""
+    folder = tmp_path_factory.mktemp("shards")
+    for shard in range(3):
+        with tarfile.open(folder / f"{shard}.tar", "w") as tar:
+            for key in range(5):
+                for ending, data in (("jpg", b"picture"), ("txt", b"a dog")):
+                    member = tarfile.TarInfo(f"{shard}{key}.{ending}")
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))
+    return [str(path) for path in sorted(folder.iterdir())]
+
+
+def two_sources(shards, num_workers):
+    return HybridLoader(
+        seed=3,
+        boxes=Source(records(7, bad={2}), ToyMapper(), 2, num_workers),
+        pairs=Source(ImageTextShards(shards, shuffle_buffer=4), ToyMapper(), 3, num_workers),
+    )
+
+
+def test_a_sample_is_a_function_of_seed_and_draw_whatever_the_workers():
+    stream = SampleStream(records(7), ToyMapper(), seed=5)
+    forwards = [stream[draw] for draw in range(20)]
+    assert [stream[draw] for draw in reversed(range(20))] == forwards[::-1]
+    assert batches(loader_of(num_workers=0), 9) == batches(loader_of(num_workers=2), 9)
+    assert batches(loader_of(seed=1), 9) != batches(loader_of(seed=0), 9)
+
+
+def test_every_pass_sees_every_record_once_in_an_order_of_its_own():
+    taken = ids(batches(loader_of(7, batch_size=2), 14))
+    passes = [taken[i : i + 7] for i in range(0, 28, 7)]
+    assert all(sorted(one) == list(range(7)) for one in passes)
+    assert len({tuple(one) for one in passes}) > 1
+
+
+def test_sources_of_equal_records_are_drawn_in_different_orders():
+    one, other = (Source(records(50), ToyMapper(), 5, 0) for _ in range(2))
+    loader = HybridLoader(one=one, other=other)
+    assert batches(loader, 4, ["one"]) != batches(loader, 4, ["other"])
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_goes_on_exactly_where_a_checkpoint_stopped(shards, num_workers, tmp_path):
+    order = ["boxes", "pairs", "pairs"]
+    loader = two_sources(shards, num_workers)
+    for number in (4, 5):  # at the second time, a worker other than the first has its turn
+        batches(loader, number, order)
+        torch.save(loader.state_dict(), tmp_path / "state.pth")
+        resumed = two_sources(shards, num_workers)
+        resumed.load_state_dict(torch.load(tmp_path / "state.pth", weights_only=True))
+        assert resumed.drawn == loader.drawn
+        follows = batches(resumed, 5, order)
+        assert follows == batches(loader, 5, order)
+        assert len(ids(follows)) == 2 + 3 + 3 + 2 + 3
+
+
+def test_takes_up_the_counts_of_what_was_skipped():
+    loader = loader_of(num_workers=0, bad={2, 3})
+    batches(loader, 20)
+    resumed = loader_of(num_workers=0, bad={2, 3})
+    resumed.load_state_dict(loader.state_dict())
+    assert resumed.report() == loader.report()
+    assert "toy" in resumed.report()[0]
+    assert "caption-empty" in resumed.report()[0]
+
+
+def test_a_source_that_a_checkpoint_does_not_know_starts_afresh(caplog):
+    loader = loader_of()
+    loader.load_state_dict({"drawn": {"another": 40}, "skipped": {}})
+    assert "toy" in caplog.text
+    assert batches(loader, 3) == batches(loader_of(), 3)
+
+
+def test_skipped_records_are_counted_and_replaced():
+    loader = loader_of(10, batch_size=5, bad={4})
+    taken = ids(batches(loader, 2 * 6))
+    assert len(taken) == 60
+    assert 4 not in taken
+    # Once in each pass, and now and then where it was drawn to replace itself.
+    assert loader.sources["toy"].mapper.counter.counts()["caption-empty"] >= 6
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_says_in_one_sentence_that_nothing_can_be_used(num_workers):
+    loader = loader_of(5, num_workers=num_workers, bad=range(5))
+    with pytest.raises(UserError) as caught:
+        loader.next_batch()
+    sentence = str(caught.value)
+    assert "100 records in a row" in sentence
+    assert "caption-empty 100" in sentence
+    assert sentence.startswith("source 'toy': ")
+    assert "\n" not in sentence
+
+
+def draws_of(rank, world_size):
+    loader = loader_of(11, batch_size=4, num_workers=2 * rank)  # a worker is not its parent's rank
+    return [[(s["id"], s["random"]) for s in loader.next_batch()] for _ in range(5)]
+
+
+def test_two_processes_together_see_what_one_sees():
+    first, second = run_processes(draws_of, 2)
+    alone = batches(loader_of(11, batch_size=4), 5)
+    assert [sorted(a + b) for a, b in zip(first, second, strict=True)] == [
+        sorted(batch) for batch in alone
+    ]
+    assert all(len(batch) == 2 for batch in first + second)
+
+
+def test_the_sampler_knows_its_process_where_it_was_made(monkeypatch):
+    monkeypatch.setattr(comm, "get_rank", lambda: 1)
+    monkeypatch.setattr(comm, "get_world_size", lambda: 3)
+    sampler = DrawSampler(6)
+    monkeypatch.undo()  # as in a worker process
+    assert list(itertools.islice(sampler, 4)) == [7, 10, 13, 16]
+
+
+class MortalMapper(ToyMapper):
+    """Kills its process at record 3, as often as `deaths` says: once for each file it makes."""
+
+    def __init__(self, folder, deaths):
+        super().__init__()
+        self.folder, self.deaths = folder, deaths
+
+    def __call__(self, record, rng):
+        died = len(list(self.folder.iterdir()))
+        if record["image_id"] == 3 and died < self.deaths:
+            (self.folder / str(died)).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(record, rng)
+
+
+def test_the_run_survives_a_worker_that_dies(tmp_path):
+    mapper = MortalMapper(tmp_path, deaths=1)
+    loader = HybridLoader(toy=Source(records(7), mapper, 2, num_workers=2))
+    assert batches(loader, 6) == batches(loader_of(), 6)
+    assert mapper.counter.counts() == {"worker-died": 1}
+
+
+def test_a_worker_that_always_dies_ends_in_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(hybrid_loader, "MAX_RESTARTS", 1)
+    mapper = MortalMapper(tmp_path, deaths=100)
+    loader = HybridLoader(toy=Source(records(7), mapper, 7, num_workers=1))
+    with pytest.raises(UserError, match=r"died 1 times in a row near draw 0 of source 'toy'") as e:
+        loader.next_batch()
+    assert "\n" not in str(e.value)
+
+
+def test_a_worker_that_dies_meanwhile_does_not_break_into_a_training_step():
+    before = signal.getsignal(signal.SIGCHLD)
+    loader = loader_of(num_workers=2)
+    worker = loader.next_batch()[0]["pid"]
+    assert signal.getsignal(signal.SIGCHLD) == before
+    os.kill(worker, signal.SIGKILL)
+    time.sleep(0.1)  # here torch's own handler would raise
+    assert batches(loader, 6) == batches(loader_of(), 7)[1:]
+
+
+def test_other_errors_of_a_mapper_are_not_hidden():
+    class Broken(ToyMapper):
+        def __call__(self, record, rng):
+            raise RuntimeError("a mistake in the code")
+
+    loader = HybridLoader(toy=Source(records(3), Broken(), 2, 0))
+    with pytest.raises(RuntimeError, match="a mistake in the code"):
+        loader.next_batch()
+
+
+def test_bad_settings_are_refused(monkeypatch):
+    with pytest.raises(UserError, match="no records"):
+        HybridLoader(toy=Source([], ToyMapper(), 2)).next_batch()
+    with pytest.raises(UserError, match="has no source"):
+        HybridLoader()
+    with pytest.raises(UserError, match=r"seed .* is -1"):
+        loader_of(seed=-1)
+    with pytest.raises(UserError, match=r"no source 'toys'; there are .*'toy'"):
+        loader_of().select("toys")
+    with pytest.raises(UserError, match="total_batch_size is 0"):
+        loader_of(batch_size=0).next_batch()
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    with pytest.raises(
+        UserError, match=r"total_batch_size is 3; expected a positive multiple .* 2"
+    ):
+        loader_of(batch_size=3).next_batch()
+
+
+def test_records_may_come_from_a_function():
+    loader = HybridLoader(toy=Source(lambda: records(7), ToyMapper(), 2, 0))
+    assert batches(loader, 3) == batches(loader_of(), 3)

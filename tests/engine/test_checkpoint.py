@@ -1,0 +1,153 @@
+import multiprocessing
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from toy import toy_loader, toy_trainer
+
+from detclip2.engine.alternate_sources import AlternateSources
+from detclip2.engine.checkpoint import Checkpointer
+from detclip2.errors import UserError
+
+
+def model_of(value, size=4):
+    model = nn.Linear(size, size)
+    nn.init.constant_(model.weight, value)
+    nn.init.constant_(model.bias, value)
+    return model
+
+
+def assert_constant(model, value):
+    assert all(p.eq(value).all() for p in model.parameters())
+
+
+def test_saves_and_resumes_model_optimizer_and_hooks(tmp_path):
+    loader = toy_loader()
+    trainer = toy_trainer(loader)
+    trainer.register_hooks([AlternateSources(loader)])
+    trainer.train(0, 5)
+    Checkpointer(trainer.model, str(tmp_path), trainer=trainer).save("model_0000004", note=7)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["last_checkpoint", "model_0000004.pth"]
+
+    resumed_loader = toy_loader()
+    resumed = toy_trainer(resumed_loader)
+    resumed.register_hooks([AlternateSources(resumed_loader)])
+    checkpointer = Checkpointer(resumed.model, str(tmp_path), trainer=resumed)
+    assert checkpointer.resume_or_load("", resume=True)["note"] == 7
+    assert torch.equal(resumed.model.weight, trainer.model.weight)
+    assert resumed.iter == trainer.iter
+    assert resumed_loader.drawn == loader.drawn
+    momentum = [t.optimizer.state_dict()["state"][0]["momentum_buffer"] for t in (trainer, resumed)]
+    assert torch.equal(*momentum)
+
+
+def test_the_last_checkpoint_is_tagged(tmp_path):
+    checkpointer = Checkpointer(model_of(0), str(tmp_path))
+    assert not checkpointer.has_checkpoint()
+    for value in (1.0, 2.0):
+        Checkpointer(model_of(value), str(tmp_path)).save(f"model_{value:.0f}")
+        assert (tmp_path / "last_checkpoint").read_text() == f"model_{value:.0f}.pth"
+        checkpointer.resume_or_load("", resume=True)
+        assert_constant(checkpointer.model, value)
+    checkpointer.resume_or_load(str(tmp_path / "model_1.pth"), resume=False)
+    assert_constant(checkpointer.model, 1.0)
+
+
+def test_writes_nothing_without_a_folder_or_where_another_process_does(tmp_path):
+    Checkpointer(model_of(0)).save("model")
+    Checkpointer(model_of(0), str(tmp_path), save_to_disk=False).save("model")
+    assert not list(tmp_path.iterdir())
+
+
+def save_for_ever(folder):
+    torch.set_num_threads(1)
+    value = 0
+    while True:
+        checkpointer = Checkpointer(model_of(float(value), size=1000), folder)
+        checkpointer.save(f"model_{value % 2}")  # an old one is written over at every other time
+        value += 1
+
+
+def test_a_killed_process_leaves_a_whole_checkpoint(tmp_path):
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["detclip2.engine.checkpoint", "detclip2.modeling.contrast"])
+    rng = np.random.default_rng()
+    values = []
+    for number in range(6):
+        folder = tmp_path / str(number)
+        process = context.Process(target=save_for_ever, args=(str(folder),), daemon=True)
+        process.start()
+        while not (folder / "last_checkpoint").exists():
+            assert process.is_alive()
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.1))
+        process.kill()
+        process.join()
+        checkpointer = Checkpointer(model_of(-1.0, size=1000), str(folder))
+        checkpointer.resume_or_load("", resume=True)
+        values.append(checkpointer.model.weight[0, 0].item())
+        assert values[-1] >= 0
+        assert_constant(checkpointer.model, values[-1])
+        for path in Path(folder).glob("model_*.pth"):
+            checkpointer.load(str(path))
+            assert_constant(checkpointer.model, checkpointer.model.bias[0].item())
+
+
+def test_reads_safetensors_and_bare_state_dicts(tmp_path):
+    save_file(model_of(3.0).state_dict(), tmp_path / "model.safetensors")
+    torch.save(model_of(4.0).state_dict(), tmp_path / "model.pth")
+    checkpointer = Checkpointer(model_of(0.0))
+    checkpointer.load(str(tmp_path / "model.safetensors"))
+    assert_constant(checkpointer.model, 3.0)
+    checkpointer.load(str(tmp_path / "model.pth"))
+    assert_constant(checkpointer.model, 4.0)
+    assert checkpointer.load("") == {}
+
+
+class Harmful:
+    def __reduce__(self):
+        return (Path.touch, (Path("harmed"),))
+
+
+@pytest.mark.parametrize("name", ["model.pth", "model.pkl", "model.pyth"])
+def test_pickle_is_refused(tmp_path, name, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"model": model_of(1.0).state_dict(), "more": Harmful()}, tmp_path / name)
+    with pytest.raises(UserError, match=rf"{name} needs pickle.* \.safetensors"):
+        Checkpointer(model_of(0.0)).load(str(tmp_path / name))
+    assert not (tmp_path / "harmed").exists()
+
+
+def truncated(path):
+    torch.save(model_of(1.0, size=100).state_dict(), path)
+    path.write_bytes(path.read_bytes()[:20_000])
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda path: None, "there is no such checkpoint"),
+        (lambda path: path.mkdir(), "there is no such checkpoint"),
+        (lambda path: path.write_bytes(b""), "cannot be read as a checkpoint"),
+        (truncated, "cannot be read as a checkpoint"),
+        (lambda path: torch.save([1, 2], path), "holds a list"),
+        (lambda path: torch.save({"model": {"weight": 3}}, path), "no state dict of tensors"),
+        (lambda path: torch.save(nn.Conv2d(1, 1, 1).state_dict(), path), r"\(1, 1, 1, 1\)"),
+        (lambda path: torch.save({"other": torch.ones(2)}, path), "no weights for the model"),
+    ],
+)
+def test_says_what_is_wrong_with_a_file(tmp_path, make, sentence):
+    make(tmp_path / "model.pth")
+    with pytest.raises(UserError, match=sentence) as caught:
+        Checkpointer(model_of(0.0)).load(str(tmp_path / "model.pth"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tag_without_its_file_is_told(tmp_path):
+    (tmp_path / "last_checkpoint").write_text("model_final.pth")
+    with pytest.raises(UserError, match=r"model_final\.pth: there is no such checkpoint"):
+        Checkpointer(model_of(0.0), str(tmp_path)).resume_or_load("", resume=True)
