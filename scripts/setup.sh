@@ -83,8 +83,16 @@ if ! "$python" -c "$real" 2>/dev/null; then
 fi
 rm -f "$venv/.installing"
 
-font='from detclip2.data.sources.emoji.sprites import find_emoji_font; find_emoji_font()'
-if ! "$python" -c "$font" 2>/dev/null; then
+status=0
+"$python" - 2>/dev/null <<'PYTHON' || status=$?
+from detclip2.errors import UserError
+from detclip2.data.sources.emoji.sprites import find_emoji_font
+try:
+    find_emoji_font()
+except UserError:
+    raise SystemExit(3)
+PYTHON
+if [ "$status" -eq 3 ]; then
     apt_install fonts-noto-color-emoji || say "no colour emoji font found, which the demo draws" \
         "with; install it: apt-get install fonts-noto-color-emoji (or give the path of" \
         "NotoColorEmoji.ttf in DETCLIP2_EMOJI_FONT)"
