@@ -18,7 +18,8 @@ train = dict(
     ddp=dict(broadcast_buffers=False, find_unused_parameters=True),
     # A checkpoint every `period` iterations; the last `max_to_keep` are kept.
     checkpointer=dict(period=5000, max_to_keep=3),
-    # Iterations between two evaluations; 0: only at the end.
+    # Iterations between two evaluations, of which the best is kept as model_best.pth; 0: only at
+    # the end.
     eval_period=0,
     # Iterations between two lines of the log.
     log_period=20,

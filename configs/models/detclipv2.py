@@ -12,7 +12,12 @@ from detclip2.modeling.contrast import WordRegionContrast
 from detclip2.modeling.dense_head import DenseHead
 from detclip2.modeling.detclip import DetCLIPv2
 from detclip2.modeling.postprocess import PostProcess
-from detclip2.modeling.text_tower import TextTower, load_text_model, load_tokenizer
+from detclip2.modeling.text_tower import (
+    TextTower,
+    fresh_text_model,
+    load_text_model,
+    load_tokenizer,
+)
 
 swin_t = L(DetCLIPv2)(
     backbone=L(feature_pyramid)(
@@ -97,10 +102,11 @@ nano.head = L(DenseHead)(
     num_groups=16,
 )
 nano.text_tower = L(TextTower)(
-    model=L(load_text_model)(path="resource://text_tower_nano", pretrained=False),
+    model=L(fresh_text_model)(path="resource://text_tower_nano"),
     tokenizer=L(load_tokenizer)(path="${..model.path}"),
     embed_dim="${..head.embed_dim}",
     max_length=16,
-    pooling="end_of_text",
+    pooling="mean",
     identity="detclip2-nano",
 )
+nano.align.initial_scale = 5.0  # short trainings start from a steeper similarity

@@ -56,7 +56,7 @@ class TimmBackbone(Backbone):
         # out_indices count from the model's own first feature; Swin starts at stride 4, a
         # convolutional network at 2. So we ask for all and take the strides that we want.
         indices = _indices_of_strides(name, timm_args)
-        self.extractor = timm.create_model(
+        extractor: Any = timm.create_model(
             name,
             pretrained=False,
             features_only=True,
@@ -64,8 +64,9 @@ class TimmBackbone(Backbone):
             drop_path_rate=drop_path_rate,
             **timm_args,
         )
-        self.extractor.set_grad_checkpointing(gradient_checkpointing)
-        channels = self.extractor.feature_info.channels()
+        extractor.set_grad_checkpointing(gradient_checkpointing)
+        channels = extractor.feature_info.channels()
+        self.extractor: nn.Module = extractor
         self._out_features = ["c3", "c4", "c5"]
         self._out_feature_strides = dict(zip(self._out_features, STRIDES, strict=True))
         self._out_feature_channels = dict(zip(self._out_features, channels, strict=True))
@@ -129,7 +130,7 @@ class TimmBackbone(Backbone):
 def _indices_of_strides(name: str, timm_args: dict[str, Any]) -> tuple[int, ...]:
     """Which outputs of timm's ``features_only`` model have strides 8, 16 and 32."""
     with torch.device("meta"):
-        probe = timm.create_model(name, features_only=True, **timm_args)
+        probe: Any = timm.create_model(name, features_only=True, **timm_args)
     reductions = probe.feature_info.reduction()
     missing = [s for s in STRIDES if s not in reductions]
     if missing:

@@ -57,7 +57,7 @@ class DenseHead(nn.Module):
         self.scales = nn.Parameter(torch.ones(num_levels))
         for layer in (self.region, self.box, self.centerness):
             nn.init.normal_(layer.weight, std=0.01)
-            nn.init.zeros_(layer.bias)
+            nn.init.zeros_(layer.get_parameter("bias"))
         # Region embeddings of about unit length, so that similarities start within +-1.
         nn.init.normal_(self.region.weight, std=1 / math.sqrt(in_channels * embed_dim))
 
@@ -92,7 +92,7 @@ class DeformableLayer(nn.Module):
         nn.init.kaiming_normal_(self.conv.weight, nonlinearity="relu")
         # Starts as an ordinary convolution: no offsets and equal masks.
         nn.init.zeros_(self.offsets_and_mask.weight)
-        nn.init.zeros_(self.offsets_and_mask.bias)
+        nn.init.zeros_(self.offsets_and_mask.get_parameter("bias"))
 
     def forward(self, x: Tensor, box_features: Tensor) -> Tensor:
         """Sample ``x`` (B, C, H, W) at places read from ``box_features`` (B, C, H, W)."""

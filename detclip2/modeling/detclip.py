@@ -46,6 +46,8 @@ class DetCLIPv2(nn.Module):
     """
 
     input_format = "RGB"
+    pixel_mean: Tensor
+    pixel_std: Tensor
 
     @configurable
     def __init__(

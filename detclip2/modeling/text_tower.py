@@ -43,8 +43,9 @@ class TextTower(nn.Module):
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.pooling = pooling
-        width = model.config.hidden_size
-        self.identity = identity or f"{model.config.model_type}-{width}"
+        config: Any = model.config
+        width: int = config.hidden_size
+        self.identity = identity or f"{config.model_type}-{width}"
         self.projection = nn.Linear(width, embed_dim, bias=False)
         nn.init.normal_(self.projection.weight, std=width**-0.5)
 

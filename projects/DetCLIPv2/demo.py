@@ -19,6 +19,7 @@ from train_net import set_up, train
 
 from detclip2.cli import main as detclip2
 from detclip2.data.sources.emoji import EmojiScenes
+from detclip2.data.sources.emoji.sets import base_names
 from detclip2.errors import UserError
 from detclip2.model_folder import WEIGHTS_NAME
 
@@ -49,8 +50,14 @@ def train_model() -> None:
 def draw_pictures(folder: Path) -> list[str]:
     """Scenes that no training has shown, as files."""
     cfg = LazyConfig.load(str(CONFIG))
+    # Drawn larger than what the model was trained on, to which the predictor brings them back.
     scenes = EmojiScenes(
-        cfg.world.categories, "val", count=PICTURES, size=cfg.world.size, seed=cfg.world.seed + 1
+        cfg.world.categories,
+        count=PICTURES,
+        size=2 * cfg.world.size,
+        seed=cfg.world.seed + 1,
+        objects=(3, 4),
+        long_tail=0.0,
     )
     folder.mkdir(parents=True, exist_ok=True)
     files = []
@@ -64,7 +71,7 @@ def main() -> int:
     """Train if need be, then detect and draw."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("images", nargs="*", metavar="IMAGE")
-    parser.add_argument("--names", help="comma-separated; default: some of the model's world")
+    parser.add_argument("--names", help="comma-separated; default: all that the model has seen")
     args = parser.parse_args()
     try:
         train_model()
@@ -72,19 +79,12 @@ def main() -> int:
     except UserError as error:
         print(f"demo: {error}", file=sys.stderr)
         return 2
-    names = args.names or "red apple, fire engine"
-    return detclip2(
-        [
-            "predict",
-            *images,
-            "--names",
-            names,
-            "--model",
-            str(MODEL),
-            "--output",
-            str(MODEL / "found"),
-        ]
-    )
+    names = args.names or ", ".join(base_names(LazyConfig.load(str(CONFIG)).world.categories))
+    output = str(MODEL / "found")
+    options = ["--names", names, "--model", str(MODEL), "--output", output]
+    # The model is small and young: show what it is sure of, and one name for each box.
+    options += ["--score-threshold", "0.5", "--class-agnostic-nms"]
+    return detclip2(["predict", *images, *options])
 
 
 if __name__ == "__main__":

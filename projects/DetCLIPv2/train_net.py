@@ -88,7 +88,7 @@ def train(
         results.update(evaluate(cfg, model))
         return results
 
-    main = comm.is_main_process()
+    main, period = comm.is_main_process(), cfg.train.eval_period
     writers = default_writers(cfg.train.output_dir, cfg.train.max_iter) if main else []
     trainer.register_hooks(
         [
@@ -96,7 +96,8 @@ def train(
             hooks.LRScheduler(scheduler=build(cfg, "lr_multiplier")),
             AlternateSources(loader, cfg.train.source_ratios, cfg.train.seed),
             hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if main else None,
-            hooks.EvalHook(cfg.train.eval_period, evaluate_and_keep),
+            hooks.EvalHook(period, evaluate_and_keep),
+            hooks.BestCheckpointer(period, checkpointer, "bbox/AP") if main and period else None,
             hooks.PeriodicWriter(writers, period=cfg.train.log_period) if main else None,
             ProgressBar(loader) if main and progress_bar else None,
         ]

@@ -25,9 +25,6 @@ def test_formats(png):
     assert np.array_equal(bgr, RGB[:, :, ::-1])
     grey = utils.read_image(png, "L")
     assert np.array_equal(grey[:, :, 0], np.asarray(Image.fromarray(RGB).convert("L")))
-    assert np.array_equal(utils.convert_image_to_rgb(bgr, "BGR"), RGB)
-    assert np.array_equal(utils.convert_image_to_rgb(torch.from_numpy(RGB), "RGB"), RGB)
-    assert np.array_equal(utils.convert_image_to_rgb(grey, "L"), np.repeat(grey, 3, axis=2))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

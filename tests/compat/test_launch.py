@@ -47,7 +47,7 @@ def work(folder, argument):
     stream = iter(TrainingSampler(8))
     report = {
         "argument": argument,
-        "world": [comm.get_world_size(), comm.get_local_size(), comm.get_local_rank()],
+        "world": [comm.get_world_size(), comm.get_local_rank()],
         "is_ddp": isinstance(model, DistributedDataParallel),
         "weight": model.module.weight.item(),
         "names": sorted(trainer.storage.histories()),
@@ -64,7 +64,7 @@ def test_two_processes(tmp_path):
     launch(work, 2, dist_url="auto", args=(str(tmp_path), "hello"))
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert first["argument"] == second["argument"] == "hello"
-    assert (first["world"], second["world"]) == ([2, 2, 0], [2, 2, 1])
+    assert (first["world"], second["world"]) == ([2, 0], [2, 1])
     assert first["is_ddp"]
     # Mean gradient 2 in each step; the mean loss of the second step is -2 * (1 + 3) / 2.
     assert first["weight"] == second["weight"] == -4

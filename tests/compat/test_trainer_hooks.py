@@ -3,7 +3,7 @@ import math
 
 import pytest
 import torch
-from detectron2.engine import SimpleTrainer, hooks
+from detectron2.engine import HookBase, SimpleTrainer, hooks
 from detectron2.utils.events import EventWriter, JSONWriter
 from fvcore.common.checkpoint import Checkpointer
 from fvcore.common.param_scheduler import LinearParamScheduler
@@ -29,14 +29,33 @@ def make(rate=0.1):
     return SimpleTrainer(model, endless(), torch.optim.SGD(model.parameters(), rate))
 
 
-def test_callbacks():
-    calls = []
-    moments = ("before_train", "before_step", "after_step", "after_train")
-    callbacks = {m: lambda trainer, m=m: calls.append((m, trainer.iter)) for m in moments}
-    trainer = make()
-    trainer.register_hooks([hooks.CallbackHook(**callbacks), hooks.CallbackHook()])
+class Note(HookBase):
+    def __init__(self):
+        self.calls = []
+
+    def before_train(self):
+        self.calls.append(("before_train", self.trainer.iter))
+
+    def before_step(self):
+        self.calls.append(("before_step", self.trainer.iter))
+
+    def after_step(self):
+        self.calls.append(("after_step", self.trainer.iter))
+
+    def after_train(self):
+        self.calls.append(("after_train", self.trainer.iter))
+
+
+def test_moments():
+    trainer, note = make(), Note()
+    trainer.register_hooks([note])
     trainer.train(3, 4)
-    assert calls == [("before_train", 3), ("before_step", 3), ("after_step", 3), ("after_train", 4)]
+    assert note.calls == [
+        ("before_train", 3),
+        ("before_step", 3),
+        ("after_step", 3),
+        ("after_train", 4),
+    ]
 
 
 def test_time_is_stored_after_the_warm_up():
@@ -94,16 +113,14 @@ def test_no_evaluation_after_training_or_after_a_failure():
     def count(stop, fails_at=None, **options):
         calls = []
 
-        def fail(trainer):
-            if trainer.iter == fails_at:
-                raise RuntimeError
+        class Fail(HookBase):
+            def after_step(self):
+                if self.trainer.iter == fails_at:
+                    raise RuntimeError
 
         trainer = make()
         trainer.register_hooks(
-            [
-                hooks.EvalHook(2, lambda: calls.append(1), **options),
-                hooks.CallbackHook(after_step=fail),
-            ]
+            [hooks.EvalHook(2, lambda: calls.append(1), **options), Fail()]
         )
         try:
             trainer.train(0, stop)

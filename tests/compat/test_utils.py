@@ -22,7 +22,6 @@ from detectron2.utils.events import (
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import (
     create_small_table,
-    log_every_n,
     log_every_n_seconds,
     log_first_n,
     setup_logger,
@@ -249,16 +248,6 @@ def test_log_first_n(caplog):
     messages = [record.getMessage() for record in caplog.records]
     assert messages == ["place 0", "place 1", "text 0", "text 1"]
     assert caplog.records[0].name == "contract"
-
-
-def test_log_every_n(caplog):
-    with caplog.at_level(logging.INFO, logger="contract"):
-        for index in range(7):
-            log_every_n(logging.INFO, str(index), 3, name="contract")
-        for _ in range(3):
-            log_every_n(logging.INFO, "each", name="contract")
-    messages = [record.getMessage() for record in caplog.records]
-    assert messages == ["0", "3", "6", "each", "each", "each"]
 
 
 def test_log_every_n_seconds(caplog, monkeypatch):

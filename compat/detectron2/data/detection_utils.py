@@ -17,7 +17,6 @@ __all__ = [
     "build_augmentation",
     "check_image_size",
     "check_metadata_consistency",
-    "convert_image_to_rgb",
     "filter_empty_instances",
     "read_image",
     "transform_instance_annotations",
@@ -62,19 +61,6 @@ def read_image(file_name, format=None):
     if format == "L":
         return array[:, :, None]
     return array[:, :, ::-1] if format == "BGR" else array
-
-
-def convert_image_to_rgb(image, format):
-    """An (H, W, C) array or tensor in `format` (see `read_image`) as an (H, W, 3) RGB array."""
-    if isinstance(image, torch.Tensor):
-        image = image.cpu().numpy()
-    if format == "BGR":
-        return image[:, :, [2, 1, 0]]
-    if format == "YUV-BT.601":
-        raise NotImplementedError(_subset.not_here(f"Image format {format}"))
-    pixels = np.ascontiguousarray(image.astype(np.uint8))
-    height, width = pixels.shape[:2]
-    return np.asarray(Image.frombytes(format, (width, height), pixels.tobytes()).convert("RGB"))
 
 
 def check_image_size(dataset_dict, image):

@@ -8,7 +8,6 @@ from .defaults import (
 )
 from .hooks import (
     BestCheckpointer,
-    CallbackHook,
     EvalHook,
     IterationTimer,
     LRScheduler,
@@ -21,7 +20,6 @@ from .train_loop import AMPTrainer, HookBase, SimpleTrainer, TrainerBase
 __all__ = [
     "AMPTrainer",
     "BestCheckpointer",
-    "CallbackHook",
     "DefaultPredictor",
     "DefaultTrainer",
     "EvalHook",

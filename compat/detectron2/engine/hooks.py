@@ -21,7 +21,6 @@ from .train_loop import HookBase
 
 __all__ = [
     "BestCheckpointer",
-    "CallbackHook",
     "EvalHook",
     "IterationTimer",
     "LRScheduler",
@@ -30,36 +29,6 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
-
-
-class CallbackHook(HookBase):
-    """Functions of the trainer, called at the moments they are named after."""
-
-    def __init__(self, *, before_train=None, after_train=None, before_step=None, after_step=None):
-        self._callbacks = {
-            "before_train": before_train,
-            "after_train": after_train,
-            "before_step": before_step,
-            "after_step": after_step,
-        }
-
-    def _call(self, moment):
-        callback = self._callbacks.get(moment)
-        if callback:
-            callback(self.trainer)
-
-    def before_train(self):
-        self._call("before_train")
-
-    def after_train(self):
-        self._call("after_train")
-        self._callbacks = {}  # closures over the trainer would keep it alive
-
-    def before_step(self):
-        self._call("before_step")
-
-    def after_step(self):
-        self._call("after_step")
 
 
 class IterationTimer(HookBase):

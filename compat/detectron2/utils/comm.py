@@ -10,13 +10,10 @@ __all__ = [
     "all_gather",
     "create_local_process_group",
     "gather",
-    "get_local_process_group",
     "get_local_rank",
-    "get_local_size",
     "get_rank",
     "get_world_size",
     "is_main_process",
-    "reduce_dict",
     "shared_random_seed",
     "synchronize",
 ]
@@ -54,7 +51,7 @@ def create_local_process_group(num_workers_per_machine: int) -> None:
             _local_group = group
 
 
-def get_local_process_group():
+def _local_process_group():
     """The group of the ranks on this machine."""
     assert _local_group is not None, (
         "There is no local process group yet: start the processes with detectron2's launch(), or "
@@ -65,12 +62,7 @@ def get_local_process_group():
 
 def get_local_rank() -> int:
     """This process's number on its machine."""
-    return dist.get_rank(group=get_local_process_group()) if _is_distributed() else 0
-
-
-def get_local_size() -> int:
-    """How many processes this machine runs."""
-    return dist.get_world_size(group=get_local_process_group()) if _is_distributed() else 1
+    return dist.get_rank(group=_local_process_group()) if _is_distributed() else 0
 
 
 def synchronize() -> None:
@@ -122,16 +114,3 @@ def gather(data, dst=0, group=None) -> list:
 def shared_random_seed() -> int:
     """Rank 0's draw from numpy's generator, on every rank. All processes must call it."""
     return all_gather(np.random.randint(2**31))[0]
-
-
-def reduce_dict(input_dict, average=True) -> dict:
-    """Scalar tensors, summed or averaged over the ranks; only rank 0's result is meaningful."""
-    if get_world_size() == 1:
-        return input_dict
-    with torch.no_grad():
-        names = sorted(input_dict)  # one order on every rank
-        values = torch.stack([input_dict[name] for name in names])
-        dist.reduce(values, dst=0)
-        if average and is_main_process():
-            values /= get_world_size()
-    return dict(zip(names, values, strict=True))

@@ -15,7 +15,6 @@ from detectron2.utils.file_io import PathManager
 
 __all__ = [
     "create_small_table",
-    "log_every_n",
     "log_every_n_seconds",
     "log_first_n",
     "setup_logger",
@@ -136,14 +135,6 @@ def log_first_n(lvl, msg, n=1, *, name=None, key="caller"):
     _times_called[same] += 1
     if _times_called[same] <= n:
         logging.getLogger(name or module).log(lvl, msg)
-
-
-def log_every_n(lvl, msg, n=1, *, name=None):
-    """Log the 1st, (n+1)th, (2n+1)th ... call from the same place."""
-    module, place = _caller()
-    if _times_called[place] % n == 0:
-        logging.getLogger(name or module).log(lvl, msg)
-    _times_called[place] += 1
 
 
 def log_every_n_seconds(lvl, msg, n=1, *, name=None):

@@ -10,6 +10,7 @@ from .emoji_nano_detection import (
     world,
 )
 
-world.update(categories=100, size=224)
+world.update(categories=40, size=192)
 dataloader.test.dataset.count = 100
-train.update(max_iter=700, checkpointer=dict(period=100, max_to_keep=1))
+lr_multiplier.warmup_iterations = 50
+train.update(max_iter=800, checkpointer=dict(period=100, max_to_keep=1))

@@ -7,6 +7,5 @@ from ....configs.schedules import cosine as lr_multiplier
 from ....configs.train import train
 
 optimizer.lr = 2e-3
-optimizer.params.lr_factor_func.factor = 1.0  # the nano text tower starts from random weights
 lr_multiplier.warmup_iterations = 200
 train.update(max_iter=3000, device="cpu")

@@ -12,5 +12,4 @@ from .emoji_nano_detection import (
 )
 
 dataloader.train.pairs = pairs
-train.source_ratios = dict(detection=1, pairs=1)
-train.max_iter = 6000
+train.update(source_ratios=dict(detection=1, pairs=1), max_iter=6000)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog, transforms
 from detectron2.data.datasets import load_coco_json, register_coco_instances
+from detectron2.data.datasets.lvis import register_lvis_instances
 from detectron2.structures import BoxMode
 
 from detclip2.data.mappers import DetectionMapper, draw_sample
@@ -141,6 +142,17 @@ def test_records_of_detectron2s_own_reader(tmp_path, register):
     theirs = register("theirs_train", {}, path, "images", by=register_coco_instances)
     assert detection_records(ours) == detection_records(theirs)
     assert category_names(ours) == category_names(theirs)
+
+
+def test_lvis_records_of_detectron2s_own_reader(test_data, register):
+    path = str(test_data / "lvis/lvis_v0.5_val_100.json")
+    ours = register("ours_lvis", path, "images", evaluator_type="lvis")
+    theirs = register("lvis_v0.5_100", {}, path, "images/", by=register_lvis_instances)
+    for mine, other in zip(detection_records(ours), detection_records(theirs), strict=True):
+        for key in ("file_name", "image_id", "neg_category_ids", "not_exhaustive_category_ids"):
+            assert mine[key] == other[key]
+        boxes = [[(a["bbox"], a["category_id"]) for a in r["annotations"]] for r in (mine, other)]
+        assert boxes[0] == boxes[1]
 
 
 def test_lvis_ids_of_a_catalog_without_a_mapping_start_at_one(register):

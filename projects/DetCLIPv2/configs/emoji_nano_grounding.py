@@ -1,0 +1,15 @@
+"""The nano model on EmojiScenes, from boxes and grounded captions."""
+
+from ....configs.data.emoji import grounding
+from .emoji_nano_detection import (
+    dataloader,
+    inference,
+    lr_multiplier,
+    model,
+    optimizer,
+    train,
+    world,
+)
+
+dataloader.train.grounding = grounding
+train.update(source_ratios=dict(detection=1, grounding=1), max_iter=6000)

@@ -1,0 +1,10 @@
+"""Swin-L on EmojiScenes, from boxes alone; its text tower comes from a CLIP folder."""
+
+from ....configs.data.emoji import dataloader, inference, world
+from ....configs.models.detclipv2 import swin_l as model
+from ....configs.optim import AdamW as optimizer
+from ....configs.schedules import cosine as lr_multiplier
+from ....configs.train import train
+
+optimizer.lr = 4e-4  # Tab. 9
+train.max_iter = 20000

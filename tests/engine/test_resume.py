@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+import torch
+from detectron2.config import instantiate
+from tiny_training import load_train_net, tiny_config
+
+LAST = 6
+
+
+class Interrupted(Exception):
+    """Stands for a kill: nothing catches it."""
+
+
+def run(cfg, resume=False, interrupt_at=None):
+    """Train; the losses of each iteration, and the results of the evaluation at the end."""
+    torch.manual_seed(0)
+    model = instantiate(cfg.model)
+    losses = []
+
+    def keep(module, inputs, output):
+        if module.training:
+            if len(losses) == interrupt_at:
+                raise Interrupted
+            losses.append({name: value.item() for name, value in output.items()})
+
+    model.register_forward_hook(keep)
+    results = load_train_net().train(cfg, model, resume)
+    return losses, results
+
+
+def assert_same(one, other, where="checkpoint"):
+    assert type(one) is type(other), where
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            # Workers prepare samples ahead, and have met more than the training has.
+            if key != "skipped":
+                assert_same(one[key], other[key], f"{where}.{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), where
+        for i, (a, b) in enumerate(zip(one, other, strict=True)):
+            assert_same(a, b, f"{where}[{i}]")
+    else:
+        assert one == other, where
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"sources": ["detection"]}, {"drop_path": 0.3}, {"num_workers": 2, "drop_path": 0.3}],
+    ids=["boxes", "boxes-and-pairs", "boxes-and-pairs-by-workers"],
+)
+def test_a_run_that_was_stopped_and_resumed_equals_one_that_was_not(tmp_path, settings):
+    whole = tiny_config(tmp_path / "whole", LAST, **settings)
+    losses, results = run(whole)
+    assert len(losses) == LAST
+
+    stopped = tiny_config(tmp_path / "stopped", LAST, **settings)
+    with pytest.raises(Interrupted):  # in iteration 4, of which nothing is left
+        run(stopped, interrupt_at=4)
+    again, results_again = run(tiny_config(tmp_path / "stopped", LAST, **settings), resume=True)
+
+    assert again == losses[3:]
+    np.testing.assert_equal(results_again, results)
+    checkpoints = [
+        torch.load(tmp_path / name / "model_final.pth", weights_only=True)
+        for name in ("whole", "stopped")
+    ]
+    assert_same(*checkpoints)
+    state = checkpoints[0]["trainer"]
+    assert state.keys() >= {"iteration", "hooks", "optimizer"}
+    drawn = state["hooks"]["AlternateSources"]["loader"]["drawn"]
+    assert sum(drawn.values()) == LAST * 4
+    weights = [(tmp_path / n / "model.safetensors").read_bytes() for n in ("whole", "stopped")]
+    assert weights[0] == weights[1]
+
+
+def test_drop_path_makes_a_difference_here(tmp_path):
+    losses = [
+        run(tiny_config(tmp_path / name, 2, drop_path=0.9, sources=["detection"]))[0]
+        for name in ("one", "other")
+    ]
+    assert losses[0] == losses[1]
+    without, _ = run(tiny_config(tmp_path / "without", 2, sources=["detection"]))
+    assert without != losses[0]
+
+
+def test_a_finished_run_is_evaluated_again_and_not_trained(tmp_path):
+    cfg = tiny_config(tmp_path, 2, sources=["detection"])
+    _, results = run(cfg)
+    before = (tmp_path / "model_final.pth").read_bytes()
+    losses, again = run(tiny_config(tmp_path, 2, sources=["detection"]), resume=True)
+    assert losses == []
+    np.testing.assert_equal(again, results)
+    assert (tmp_path / "model_final.pth").read_bytes() == before
+
+
+def test_resume_without_a_checkpoint_begins_at_the_beginning(tmp_path):
+    losses, _ = run(tiny_config(tmp_path, 2, sources=["detection"]), resume=True)
+    assert len(losses) == 2

@@ -1,0 +1,242 @@
+import json
+import logging
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import LazyConfig, instantiate
+from detectron2.engine import default_argument_parser
+from safetensors.torch import load_file
+from tiny_training import PROJECT, TRAIN_NET, load_train_net, tiny_config
+
+from detclip2.cli import main as detclip2
+from detclip2.model_folder import save_weights
+
+
+@pytest.fixture
+def train_net():
+    """The script as a module; the loggers that it sets up are put back."""
+    loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "detclip2")]
+    before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
+    yield load_train_net()
+    for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
+        for handler in set(logger.handlers) - set(handlers):
+            logger.removeHandler(handler)
+            handler.close()
+        logger.setLevel(level)
+        logger.propagate = propagate
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    """A tiny training as a .yaml, without the folder to write to."""
+    cfg = tiny_config("", iterations=4)
+    LazyConfig.save(cfg, str(tmp_path / "tiny.yaml"))
+    return str(tmp_path / "tiny.yaml")
+
+
+def arguments(*words):
+    return default_argument_parser().parse_args([str(word) for word in words])
+
+
+def metrics(folder):
+    """Iteration -> what was logged of its losses; the evaluation has a line of its own."""
+    lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    return {line["iteration"]: line for line in lines if "total_loss" in line}
+
+
+def test_trains_evaluates_and_leaves_a_model_that_predicts(
+    train_net, config_file, tmp_path, capsys
+):
+    output = tmp_path / "output"
+    overrides = [f"train.output_dir={output}", "train.seed=3"]
+    results = train_net.main(arguments("--config-file", config_file, *overrides))
+    printed = capsys.readouterr().out
+    assert "AP,AP50,AP75,APs,APm,APl,APr,APc,APf" in printed
+    assert "source detection: " in printed  # the report of what was left out
+    assert sorted(metrics(output)) == [0, 1, 2, 3]
+    names = {path.name for path in output.iterdir()}
+    assert names >= {"config.yaml", "model.safetensors", "last_checkpoint", "model_final.pth"}
+    assert LazyConfig.load(str(output / "config.yaml")).train.seed == 3
+
+    # The weights that it has written give the same results, by --eval-only.
+    for weights in ("model.safetensors", "model_final.pth"):
+        again = train_net.main(
+            arguments(
+                *("--config-file", config_file, "--eval-only", *overrides),
+                f"train.init_checkpoint={output / weights}",
+            )
+        )
+        np.testing.assert_equal(again, results)
+    assert "AP,AP50,AP75,APs,APm,APl,APr,APc,APf" in capsys.readouterr().out
+
+    picture = next((output / "data").rglob("*.jpg"))
+    found = tmp_path / "found"
+    command = ["predict", picture, "--names", "red apple", "--model", output, "--output", found]
+    assert detclip2([str(word) for word in command]) == 0
+    assert list(found.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["train.max_itr=5"], "train has no key 'max_itr'; did you mean 'max_iter'?"),
+        (["trian.max_iter=5"], "has no key 'trian'; did you mean 'train'?"),
+        (["model.head.num_conv=1"], "model.head has no key 'num_conv'; did you mean 'num_convs'?"),
+        (["dataloader.train.pairs.batch=1"], "dataloader.train.pairs has no key 'batch'"),
+        (["dataloader.train.pears.total_batch_size=1"], "has no key 'pears'; did you mean 'pairs'"),
+        (["optimizer.learning_rate=1"], "optimizer has no key 'learning_rate'"),
+        (["train.max_iter"], "'train.max_iter' cannot be applied"),
+        (["~train.max_iter"], "'~train.max_iter' cannot be applied"),
+        (["train.max_iter.more=1"], "'train.max_iter.more=1' cannot be applied"),
+        (["train.max_iter=many"], "lr_multiplier cannot be built"),
+        (["train.source_ratios={pears: 1}"], "names ['detection', 'pairs', 'pears'], but"),
+        (["train.source_ratios={detection: 1, pairs: -1}"], "must be positive numbers"),
+        (["train.seed=-1"], "seed"),
+        (["dataloader.train.pairs.total_batch_size=0"], "total_batch_size is 0"),
+        (["world.size=${nothing}"], "nothing"),
+        (["train.init_checkpoint=/no/such.pth"], "/no/such.pth: there is no such checkpoint"),
+        (["--eval-only"], "train.init_checkpoint=FILE"),
+        (["--eval-only", "train.init_checkpoint=/no/such.pth"], "/no/such.pth"),
+        (["model.head=null"], "model cannot be read"),
+        (["model._target_=no.such.model"], "no.such.model"),
+    ],
+)
+def test_a_mistake_is_told_in_one_sentence(
+    train_net, config_file, tmp_path, capsys, overrides, sentence
+):
+    flags = [word for word in overrides if word.startswith("--")]
+    changes = [f"train.output_dir={tmp_path / 'output'}", *overrides[len(flags) :]]
+    command = ["--config-file", config_file, *flags, *changes]
+    assert_ends_in_a_sentence(train_net, command, sentence, capsys)
+
+
+def assert_ends_in_a_sentence(train_net, command, sentence, capsys):
+    with pytest.raises(SystemExit) as ended:
+        train_net.run(arguments(*command))
+    assert ended.value.code == 2
+    captured = capsys.readouterr()
+    (line,) = [line for line in captured.err.splitlines() if line.startswith("train_net: ")]
+    assert sentence in line
+    assert "Traceback" not in captured.out + captured.err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("missing.py", None, "missing.py: this config does not exist"),
+        ("config.txt", "", "config.txt: a config is a .py or .yaml file"),
+        ("wrong.py", "model = ", "wrong.py: this config cannot be loaded: SyntaxError"),
+        ("wrong.py", "import no_such_module", "wrong.py: this config cannot be loaded"),
+        ("empty.yaml", "{}", "key 'model' is missing"),
+        ("train.yaml", "train: {max_itr: 4}", "train has no key 'max_itr'"),
+        ("", None, "no config is given"),
+    ],
+)
+def test_a_config_that_cannot_be_used_is_told(
+    train_net, tmp_path, capsys, name, content, sentence
+):
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    path = tmp_path / name if name else ""
+    assert_ends_in_a_sentence(train_net, ["--config-file", path], sentence, capsys)
+
+
+def test_weights_of_another_model_are_refused(train_net, config_file, tmp_path, capsys):
+    save_weights(instantiate(tiny_config("").model), tmp_path)
+    command = [
+        *("--config-file", config_file, f"train.output_dir={tmp_path / 'output'}"),
+        *("model.head.embed_dim=32", f"train.init_checkpoint={tmp_path / 'model.safetensors'}"),
+    ]
+    assert_ends_in_a_sentence(train_net, command, "fit the model", capsys)
+    assert_ends_in_a_sentence(train_net, ["--eval-only", *command], "fit the model", capsys)
+
+
+def test_data_without_a_usable_sample_ends_in_a_sentence(train_net, config_file, tmp_path, capsys):
+    """In the middle of training, by a worker process."""
+    command = [
+        *("--config-file", config_file, f"train.output_dir={tmp_path / 'output'}"),
+        "dataloader.train.pairs.records._target_=tiny_training.CaptionsAlone",
+        "dataloader.train.pairs.num_workers=1",
+        "train.source_ratios={detection: 0, pairs: 1}",
+    ]
+    assert_ends_in_a_sentence(train_net, command, "100 records in a row gave no sample", capsys)
+
+
+def run_script(*words):
+    return subprocess.run(
+        [sys.executable, str(TRAIN_NET), *map(str, words)], capture_output=True, text=True
+    )
+
+
+def test_two_processes_learn_what_one_does(train_net, config_file, tmp_path):
+    """Half of each batch each, on the CPU (gloo); pairs leave the box branch without gradient."""
+    # By default, a process proposes regions by the phrases of its own batch.
+    changes = ["model.contrast.proposal_score=text_sample"]
+    command = ["--config-file", config_file]
+    train_net.main(arguments(*command, *changes, f"train.output_dir={tmp_path / 'one'}"))
+    command += ["--num-gpus", 2, "--dist-url", "auto"]
+    script = run_script(*command, *changes, f"train.output_dir={tmp_path / 'two'}")
+    assert script.returncode == 0, script.stderr
+    one, two = metrics(tmp_path / "one"), metrics(tmp_path / "two")
+    assert one.keys() == two.keys() == {0, 1, 2, 3}
+    for iteration, line in one.items():
+        losses = {key: value for key, value in line.items() if "loss" in key}
+        assert losses
+        for key, value in losses.items():
+            assert two[iteration][key] == pytest.approx(value, rel=2e-3), (iteration, key)
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("one", "two")]
+    start = start_of(config_file)
+    moved = sum((weights[0][n] - start[n]).abs().sum() for n in start)
+    apart = sum((weights[0][n] - weights[1][n]).abs().sum() for n in start)
+    assert moved > 0
+    assert apart < 0.05 * moved
+
+
+def start_of(config_file):
+    """The weights that the script starts from, by its seed."""
+    from detectron2.utils.env import seed_all_rng
+
+    cfg = LazyConfig.load(config_file)
+    seed_all_rng(cfg.train.seed)
+    return instantiate(cfg.model).state_dict()
+
+
+def test_a_mistake_ends_the_script_with_code_2(config_file):
+    script = run_script("--config-file", config_file, "train.max_itr=5")
+    assert script.returncode == 2
+    assert script.stderr.count("train_net: ") == 1
+    assert "Traceback" not in script.stderr
+
+
+def test_the_script_is_short():
+    assert len(TRAIN_NET.read_text().splitlines()) < 200
+
+
+def test_real_photographs_go_through(train_net, test_data, tmp_path, capsys):
+    """The slow one: 50 iterations on COCO's photographs, COCOEvaluator, and `detclip2 predict`."""
+    output = tmp_path / "output"
+    results = train_net.main(
+        arguments(
+            *("--config-file", PROJECT / "configs" / "coco_open_nano.py"),
+            f"train.output_dir={output}",
+            f"coco.folder={test_data / 'coco_open'}",
+            "dataloader.train.detection.num_workers=0",
+            "dataloader.train.detection.mapper.augmentations.0.short_edge_length=[128]",
+            "inference.min_size=128",
+            "train.log_period=1",
+        )
+    )
+    assert results["bbox"].keys() >= {"AP", "AP50", "AP75", "APs", "APm", "APl"}
+    losses = [line["total_loss"] for _, line in sorted(metrics(output).items())]
+    assert len(losses) == 50
+    assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
+    assert "left out 0" in capsys.readouterr().out
+
+    photographs = sorted((test_data / "coco_open" / "val2017").iterdir())[:3]
+    found = tmp_path / "found"
+    command = ["predict", *photographs, "--names", "person, traffic light", "--model", output]
+    assert detclip2([*map(str, command), "--output", str(found), "--score-threshold", "0"]) == 0
+    assert len(list(found.iterdir())) == 3
