@@ -13,7 +13,15 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import CLIPTextConfig, PreTrainedTokenizerFast
 
 START, END, PAD = "<start>", "<end>", "<pad>"
@@ -69,7 +77,11 @@ def main() -> None:
     args = parser.parse_args()
     tokenizer = train(args.texts, args.vocabulary_size)
     PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=START, eos_token=END, pad_token=PAD, model_max_length=32
+        tokenizer_object=tokenizer,
+        bos_token=START,
+        eos_token=END,
+        pad_token=PAD,
+        model_max_length=32,
     ).save_pretrained(args.output)
     CLIPTextConfig(
         vocab_size=tokenizer.get_vocab_size(),
