@@ -1,7 +1,5 @@
 """What processes say to each other, in one process and in two."""
 
-import pytest
-import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from detectron2.utils import comm

@@ -119,9 +119,7 @@ def test_no_evaluation_after_training_or_after_a_failure():
                     raise RuntimeError
 
         trainer = make()
-        trainer.register_hooks(
-            [hooks.EvalHook(2, lambda: calls.append(1), **options), Fail()]
-        )
+        trainer.register_hooks([hooks.EvalHook(2, lambda: calls.append(1), **options), Fail()])
         try:
             trainer.train(0, stop)
         except RuntimeError:
