@@ -22,7 +22,7 @@ def load_train_net():
 
 
 def tiny_config(output_dir, iterations=6, num_workers=0, drop_path=0.0, sources=None):
-    """Boxes and pairs in turn, or one of them, on pictures of 64 x 64 px; 4 pictures to evaluate."""
+    """Boxes and pairs in turn, or one of them, on 64 x 64 px; 4 pictures to evaluate."""
     cfg = LazyConfig.load(str(PROJECT / "configs" / "emoji_nano_pairs.py"))
     # Without batch normalisation, whose statistics differ between one process and two.
     cfg.model.backbone.bottom_up = LazyCall(TimmBackbone)(
