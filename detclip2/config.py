@@ -185,11 +185,14 @@ def _check_overridden(cfg: DictConfig, key: str, name: str) -> None:
     node: Any = cfg
     parts = key.split(".")
     for i, part in enumerate(parts):
-        if not isinstance(node, Mapping) or "_target_" in node:
+        if not isinstance(node, Mapping):
             return
+        is_last = i + 1 == len(parts)
         if part not in node.keys():  # noqa: SIM118  ("in node" is false for what does not resolve)
+            if is_last and "_target_" in node:
+                return
             raise UserError(unknown_key(name, ".".join(parts[:i]) or "the top", part, node))
-        node = node.get(part) if i + 1 < len(parts) else None
+        node = None if is_last else node.get(part)
 
 
 def _targets(cfg: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -5,7 +5,6 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 from detectron2.config import LazyConfig, instantiate
 from detectron2.engine import default_argument_parser
 from safetensors.torch import load_file
@@ -135,9 +134,7 @@ def assert_ends_in_a_sentence(train_net, command, sentence, capsys):
         ("", None, "no config is given"),
     ],
 )
-def test_a_config_that_cannot_be_used_is_told(
-    train_net, tmp_path, capsys, name, content, sentence
-):
+def test_a_config_that_cannot_be_used_is_told(train_net, tmp_path, capsys, name, content, sentence):
     if content is not None:
         (tmp_path / name).write_text(content)
     path = tmp_path / name if name else ""
