@@ -6,7 +6,8 @@ import pytest
 
 from detclip2.cli import main
 from detclip2.data.noun_phrases import extract_noun_phrases
-from detclip2.data.sources.image_text import CaptionJsonl, ImageTextShards
+from detclip2.data.sources.captions import CaptionJsonl
+from detclip2.data.sources.image_text import ImageTextShards
 
 CAPTIONS = [f"a red apple next to {i} dogs and a thing{i}" for i in range(25)]
 

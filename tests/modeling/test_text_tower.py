@@ -8,7 +8,12 @@ import transformers
 from transformers import PreTrainedTokenizerFast
 
 from detclip2.errors import UserError
-from detclip2.modeling.text_tower import TextTower, load_text_model, load_tokenizer
+from detclip2.modeling.text_tower import (
+    TextTower,
+    fresh_text_model,
+    load_text_model,
+    load_tokenizer,
+)
 
 NANO = "resource://text_tower_nano"
 PHRASES = [
@@ -64,7 +69,8 @@ def test_pooling_equals_a_loop(towers, pooling):
     for phrase in PHRASES[:4]:
         ids = t.tokenizer(phrase, truncation=True, max_length=16)["input_ids"]
         [states] = t.model(input_ids=torch.tensor([ids])).last_hidden_state
-        pooled = states[-1] if pooling == "end_of_text" else sum(states) / len(ids)
+        # the mean is over the phrase's own tokens, between start and end
+        pooled = states[-1] if pooling == "end_of_text" else sum(states[1:-1]) / (len(ids) - 2)
         expected = [
             math.fsum((w * x).item() for w, x in zip(row, pooled, strict=True))
             for row in t.projection.weight
@@ -92,6 +98,29 @@ def test_no_phrases():
     t = tower()
     assert t([]).shape == (0, 8)
     assert t(()).shape == (0, 8)
+
+
+def test_a_fresh_text_model_starts_as_a_bag_of_words_and_learns_more():
+    torch.manual_seed(0)
+    t = TextTower(fresh_text_model(NANO), load_tokenizer(NANO), 64, pooling="mean")
+
+    def cosines(*phrases):
+        embeddings = torch.nn.functional.normalize(t(phrases), dim=-1)
+        return embeddings @ embeddings.T
+
+    apart = cosines("red apple", "fire engine", "drum", "owl") - torch.eye(4)
+    assert apart.abs().max() < 0.5
+    related = cosines("red apple", "red engine", "drum")
+    assert related[0, 1] > related[0, 2] + 0.2
+    order = ("dog bites man", "man bites dog")
+    assert cosines(*order)[0, 1].item() == pytest.approx(1, abs=1e-5)
+    optimizer = torch.optim.AdamW(t.parameters(), lr=1e-2)
+    for _ in range(5):
+        loss = cosines(*order)[0, 1]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert cosines(*order)[0, 1] < 0.9
 
 
 def test_names_of_another_pooling_are_refused():

@@ -42,7 +42,9 @@ def cfg(tmp_path):
     node.NUM_GROUPS = 4
     node.TEXT_TOWER = "resource://text_tower_nano"
     node.TEXT_PRETRAINED = False
+    node.POOLING = "mean"
     node.TEXT_IDENTITY = "detclip2-nano"
+    node.POOLING = "mean"
     node.VOCABULARY = NAMES
     cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 64, 120
     cfg.OUTPUT_DIR = str(tmp_path / "output")

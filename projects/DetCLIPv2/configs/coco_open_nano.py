@@ -17,6 +17,5 @@ dataloader.train.detection.update(total_batch_size=4, num_workers=2)
 dataloader.test.num_workers = 0
 inference.update(min_size=256, max_size=480)
 optimizer.lr = 2e-3
-optimizer.params.lr_factor_func.factor = 1.0  # the nano text tower starts from random weights
 lr_multiplier.warmup_iterations = 5
 train.update(max_iter=50, log_period=10, device="cpu")
