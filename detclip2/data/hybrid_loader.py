@@ -252,6 +252,8 @@ def _signal_handler_kept() -> Iterator[None]:
         yield  # only the main thread can set it; torch does not either
         return
     before = signal.getsignal(signal.SIGCHLD)
+    if getattr(before, "__module__", "").startswith("torch."):
+        before = signal.SIG_DFL  # another loader of this process has set torch's
     try:
         yield
     finally:

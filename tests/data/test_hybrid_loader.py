@@ -201,11 +201,18 @@ def test_a_worker_that_always_dies_ends_in_one_sentence(tmp_path, monkeypatch):
     assert "\n" not in str(e.value)
 
 
-def test_a_worker_that_dies_meanwhile_does_not_break_into_a_training_step():
-    before = signal.getsignal(signal.SIGCHLD)
+@pytest.mark.parametrize("other_loader", [False, True])
+def test_a_worker_that_dies_meanwhile_does_not_break_into_a_training_step(
+    other_loader, monkeypatch
+):
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    if other_loader:  # such as the one for evaluation, which sets torch's handler
+        monkeypatch.setattr("torch.utils.data._utils.signal_handling._SIGCHLD_handler_set", False)
+        next(iter(torch.utils.data.DataLoader(range(4), num_workers=1)))
+        assert signal.getsignal(signal.SIGCHLD) != signal.SIG_DFL
     loader = loader_of(num_workers=2)
     worker = loader.next_batch()[0]["pid"]
-    assert signal.getsignal(signal.SIGCHLD) == before
+    assert signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL
     os.kill(worker, signal.SIGKILL)
     time.sleep(0.1)  # here torch's own handler would raise
     assert batches(loader, 6) == batches(loader_of(), 7)[1:]
