@@ -30,6 +30,8 @@ class Checkpointer(DetectionCheckpointer):
         data.update(kwargs)
         path = Path(self.save_dir) / f"{name}.pth"
         self.logger.info("Saving checkpoint to %s", path)
+        for left_by_a_kill in path.parent.glob(".*.pth.*"):
+            left_by_a_kill.unlink(missing_ok=True)
         write_whole(path, lambda file: torch.save(data, file))
         write_whole(path.with_name("last_checkpoint"), lambda file: file.write(path.name.encode()))
 

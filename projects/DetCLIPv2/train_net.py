@@ -31,7 +31,7 @@ from detectron2.engine import (
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.multiprocessing import ProcessExitedException
 
@@ -118,7 +118,7 @@ def load(args: Any) -> DictConfig:
     """
     cfg, name = load_config(args.config_file)
     known = LazyConfig.load(str(TRAIN_KEYS)).train
-    cfg.train = {**known, **cfg.get("train", {})}
+    cfg.train = OmegaConf.merge(known, cfg.get("train", {}))
     apply_overrides(cfg, args.opts, name)
     for key in cfg.train:
         if key not in known:

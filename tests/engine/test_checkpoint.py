@@ -95,6 +95,8 @@ def test_a_killed_process_leaves_a_whole_checkpoint(tmp_path):
         for path in Path(folder).glob("model_*.pth"):
             checkpointer.load(str(path))
             assert_constant(checkpointer.model, checkpointer.model.bias[0].item())
+        checkpointer.save("model_final")
+        assert not list(folder.glob(".*.pth.*"))  # the half written file is gone too
 
 
 def test_reads_safetensors_and_bare_state_dicts(tmp_path):

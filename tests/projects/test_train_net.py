@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from detectron2.config import LazyConfig, instantiate
 from detectron2.engine import default_argument_parser
+from PIL import Image
 from safetensors.torch import load_file
 from tiny_training import PROJECT, TRAIN_NET, load_train_net, tiny_config
 
 from detclip2.cli import main as detclip2
+from detclip2.config import build
 from detclip2.model_folder import save_weights
 
 
@@ -214,6 +216,57 @@ def test_a_mistake_ends_the_script_with_code_2(config_file):
 
 def test_the_script_is_short():
     assert len(TRAIN_NET.read_text().splitlines()) < 200
+
+
+@pytest.fixture
+def coco_folder(tmp_path):
+    """Two grey pictures with a box each, as Detectron2 expects COCO to lie."""
+    folder = tmp_path / "datasets" / "coco"
+    (folder / "annotations").mkdir(parents=True)
+    for split in ("train2017", "val2017"):
+        (folder / split).mkdir()
+        images = [{"id": i, "file_name": f"{i}.png", "height": 48, "width": 64} for i in (3, 5)]
+        boxes = [
+            {"id": i, "image_id": i, "category_id": 18, "bbox": [8, 8, 20, 30], "area": 600}
+            for i in (3, 5)
+        ]
+        content = {
+            "images": images,
+            "annotations": [{**box, "iscrowd": 0} for box in boxes],
+            "categories": [{"id": 18, "name": "dog"}, {"id": 62, "name": "potted_plant"}],
+        }
+        (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+        for image in images:
+            Image.new("RGB", (64, 48), "grey").save(folder / split / image["file_name"])
+    return folder
+
+
+def test_a_config_of_coco_finds_its_data_by_the_environment(
+    train_net, coco_folder, tmp_path, capsys, monkeypatch
+):
+    command = [
+        *("--config-file", PROJECT / "configs" / "coco_open_nano.py"),
+        "coco.folder=${oc.env:DETECTRON2_DATASETS}/coco",
+        f"train.output_dir={tmp_path / 'output'}",
+    ]
+    monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
+    assert_ends_in_a_sentence(train_net, command, "'DETECTRON2_DATASETS' not found", capsys)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "elsewhere"))
+    assert_ends_in_a_sentence(train_net, command, "instances_train2017.json", capsys)
+
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(coco_folder.parent))
+    cfg = train_net.load(arguments(*command))
+    for _ in range(2):  # a config can be built twice
+        loader = build(cfg, "dataloader.train")
+    loader.sources["detection"].num_workers = 0
+    samples = loader.next_batch()
+    assert len(samples) == 4
+    for sample in samples:
+        assert sample["phrases"] == ["dog", "potted plant"]
+        assert sample["num_positives"] == 1
+        assert sample["image"].shape[1] in (224, 256, 288)
+        assert len(sample["instances"]) == 1
+    assert [record["image_id"] for record in build(cfg, "dataloader.test.dataset")] == [3, 5]
 
 
 def test_real_photographs_go_through(train_net, test_data, tmp_path, capsys):
