@@ -13,4 +13,4 @@ from .emoji_nano_detection import (
 world.update(categories=40, size=192)
 dataloader.test.dataset.count = 100
 lr_multiplier.warmup_iterations = 50
-train.update(max_iter=800, checkpointer=dict(period=100, max_to_keep=1))
+train.update(max_iter=700, checkpointer=dict(period=100, max_to_keep=1))
