@@ -203,7 +203,7 @@ def test_the_wheel_has_every_file_of_the_package(tmp_path: Path):
 def test_no_path_of_a_machine_and_no_index_host_is_in_the_repository():
     # Brackets keep the patterns from matching themselves.
     pattern = re.compile(
-        r"/[r]oot/|/[h]ome/\w|/[w]ork/|/[U]sers/\w|pythonhosted[.]org|[p]ypi\.org/simple|--[i]ndex-url"
+        r"/[r]oot/|/[h]ome/\w|/[w]ork/|/[U]sers/\w|[p]ythonhosted[.]org|[p]ypi\.org/simple|--[i]ndex-url"
     )
     guilty = {}
     for path in own_files():
