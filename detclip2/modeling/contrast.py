@@ -15,6 +15,7 @@ from detclip2.modeling.dense_head import Predictions
 from detclip2.modeling.distributed import split_cross_entropy
 from detclip2.modeling.matching import (
     Texts,
+    best_regions,
     captions_meet_largest_box,
     regions_seek_words,
     words_seek_regions,
@@ -180,6 +181,30 @@ class WordRegionContrast(nn.Module):
                 )
             )
         return stack_proposals(proposals, self.num_proposals)
+
+    @torch.no_grad()
+    def chosen_regions(
+        self,
+        predictions: Predictions,
+        boxes: Tensor,
+        batch: PhraseBatch,
+        phrases: Tensor,
+        align: Alignment,
+        objectness: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The one region that each phrase of the batch has in each image, to look at.
+
+        It is chosen among the same proposals and by the same similarity as in training; with
+        ``one_to_many`` it is the region of the largest weight. Arguments as of :meth:`forward`.
+
+        Returns:
+            Indices (M, B) into the K anchors, and (B,) bool: has the image any proposal?
+        """
+        index, valid = self.propose(predictions, boxes, batch, phrases, align, objectness)
+        regions = predictions.regions.take_along_dim(index[..., None], dim=1)
+        regions, phrases = self.embed(regions, phrases, align)
+        _, chosen = best_regions(phrases, regions, valid)
+        return index.gather(1, chosen.T).T, valid.any(dim=1)
 
     def contrast(
         self,

@@ -12,7 +12,7 @@ from detectron2.structures import Boxes, ImageList
 from torch import Tensor, nn
 
 from detclip2.errors import UserError
-from detclip2.modeling.alignment import Alignment
+from detclip2.modeling.alignment import Align, Alignment, BestOfLabel
 from detclip2.modeling.box_losses import BoxLosses
 from detclip2.modeling.contrast import WordRegionContrast
 from detclip2.modeling.dense_head import DenseHead, Predictions
@@ -87,6 +87,7 @@ class DetCLIPv2(nn.Module):
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), persistent=False)
         self._names: Sequence[str] = tuple(vocabulary)
         self._vocabulary: Tensor | None = None
+        self._label_of_row: Tensor | None = None
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
@@ -158,7 +159,9 @@ class DetCLIPv2(nn.Module):
 
     @torch.no_grad()
     def detect(self, samples: list[Sample]) -> list[dict[str, Any]]:
-        """Detections for the vocabulary, or for a sample's own ``vocabulary`` (C, D).
+        """Detections for the vocabulary, or for a sample's own ``vocabulary``: names or (C, D).
+
+        With an own vocabulary may come its ``label_of_row``, see :meth:`set_vocabulary`.
 
         Only images that are padded to one size go through the network together: normalisation
         over groups sees the padding too, and what is found in an image must not depend on the
@@ -176,20 +179,33 @@ class DetCLIPv2(nn.Module):
             for i, sample, size, regions, deltas, centerness in zip(
                 members, group, images.image_sizes, *predictions, strict=True
             ):
-                vocabulary = sample.get("vocabulary")
                 instances = self.postprocess(
                     regions,
                     deltas,
                     centerness,
                     all_anchors,
-                    self.vocabulary if vocabulary is None else vocabulary.to(self.device),
-                    self.align,
+                    self._vocabulary_of(sample),
+                    self._align_of(sample),
                     self.box_transform,
                     size,
                 )
                 height, width = sample.get("height", size[0]), sample.get("width", size[1])
                 results[i] = {"instances": detector_postprocess(instances, height, width)}
         return [results[i] for i in range(len(samples))]
+
+    def _vocabulary_of(self, sample: Sample) -> Tensor:
+        own = sample.get("vocabulary")
+        if own is None:
+            return self.vocabulary
+        return own.to(self.device) if isinstance(own, Tensor) else self.encode_phrases(own)
+
+    def _align_of(self, sample: Sample) -> Align:
+        """Gives S with the rows of the sample's vocabulary, or with labels of several rows."""
+        has_own = sample.get("vocabulary") is not None
+        label_of_row = sample.get("label_of_row") if has_own else self._label_of_row
+        if label_of_row is None:
+            return self.align
+        return BestOfLabel(self.align, label_of_row.to(self.device))
 
     def _padded_size(self, image: Tensor) -> tuple[int, ...]:
         step = max(self.backbone.size_divisibility, 1)
@@ -231,14 +247,22 @@ class DetCLIPv2(nn.Module):
         finally:
             self.text_tower.train()
 
-    def set_vocabulary(self, vocabulary: Sequence[str] | Tensor) -> None:
+    def set_vocabulary(
+        self, vocabulary: Sequence[str] | Tensor, label_of_row: Tensor | None = None
+    ) -> None:
         """What to detect from now on: C names, or their (C, D) embeddings.
 
         Names are encoded when they are first needed, and again after the weights have changed.
 
+        Args:
+            vocabulary: the names or embeddings.
+            label_of_row: where a label has several embeddings and scores as the best of them: the
+                label of each row, int64 in [0, C), ascending.
+
         Raises:
             UserError: embeddings of another width than D.
         """
+        self._label_of_row = label_of_row
         if isinstance(vocabulary, Tensor):
             if vocabulary.dim() != 2 or vocabulary.shape[1] != self.embed_dim:
                 raise UserError(

@@ -99,6 +99,25 @@ def words_seek_regions(
     return texts.mean_over_words(scores)
 
 
+def best_regions(
+    phrases: Tensor, regions: Tensor, valid: Tensor, buffer: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Which of its regions each image has for each phrase: the most similar one (eq. 2).
+
+    Args:
+        phrases: (M, D) embeddings.
+        regions: (B, R, D) embeddings of the images' proposals.
+        valid: (B, R) bool, False for padding.
+        buffer: room for M x B x R similarities, where that is there already.
+
+    Returns:
+        The similarities (M, B), and which of the R regions they are of, (M, B). Those of an image
+        without any valid region are arbitrary.
+    """
+    similarity, region = _similarity(phrases, regions, valid, buffer).max(dim=2)
+    return similarity, region
+
+
 def regions_seek_words(
     phrases: Tensor,
     regions: Tensor,
@@ -209,8 +228,9 @@ class _BestRegion(torch.autograd.Function):
         buffer = phrases.new_empty(len(phrases) * regions[:size, :, 0].numel())
         for start in range(0, len(regions), size):
             chunk = slice(start, start + size)
-            best = _similarity(phrases, regions[chunk], valid[chunk], buffer).max(dim=2)
-            scores[:, chunk], winner[:, chunk] = best.values, best.indices
+            scores[:, chunk], winner[:, chunk] = best_regions(
+                phrases, regions[chunk], valid[chunk], buffer
+            )
         ctx.save_for_backward(phrases, regions, winner)
         ctx.max_elements = max_elements
         return scores

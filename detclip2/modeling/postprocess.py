@@ -5,8 +5,9 @@ from detectron2.layers import batched_nms
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
+from torchvision.ops import nms
 
-from detclip2.modeling.alignment import Alignment
+from detclip2.modeling.alignment import Align
 
 
 class PostProcess:
@@ -44,7 +45,7 @@ class PostProcess:
         centerness: Tensor,
         anchors: Tensor,
         vocabulary: Tensor,
-        align: Alignment,
+        align: Align,
         decode: Box2BoxTransform,
         image_size: tuple[int, int],
     ) -> Instances:
@@ -83,4 +84,58 @@ class PostProcess:
         keep = keep[boxes[keep].nonempty()][: self.max_detections]
         return Instances(
             image_size, pred_boxes=boxes[keep], scores=scores[keep], pred_classes=name[keep]
+        )
+
+
+class BestOfEachName(PostProcess):
+    """The best boxes of every name, however low their scores: for names known to be in the image.
+
+    Phrase grounding asks where a phrase is, not whether. Names do not compete: what is found for
+    one does not depend on which others are asked for. Scores as in :class:`PostProcess`.
+
+    Args:
+        nms_threshold: of two boxes of a name with a higher IoU the one with the lower score goes.
+        max_candidates: how many boxes of a name enter the suppression.
+        max_detections: how many of a name leave it.
+    """
+
+    def __init__(
+        self, nms_threshold: float = 0.6, max_candidates: int = 1000, max_detections: int = 10
+    ) -> None:
+        super().__init__(
+            score_threshold=0.0,
+            nms_threshold=nms_threshold,
+            max_candidates=max_candidates,
+            max_detections=max_detections,
+        )
+
+    def __call__(
+        self,
+        regions: Tensor,
+        deltas: Tensor,
+        centerness: Tensor,
+        anchors: Tensor,
+        vocabulary: Tensor,
+        align: Align,
+        decode: Box2BoxTransform,
+        image_size: tuple[int, int],
+    ) -> Instances:
+        """As of :class:`PostProcess`; at most ``max_detections`` for each of the C names."""
+        # A box that is not finite becomes one without area, and goes with those.
+        boxes = Boxes(decode.apply_deltas(deltas.float(), anchors).nan_to_num(0, 0, 0))
+        boxes.clip(image_size)
+        has_area = boxes.nonempty()
+        boxes = boxes[has_area]
+        scores = align(regions[has_area], vocabulary).float().sigmoid()  # (K, C)
+        scores = (scores * centerness[has_area].float().sigmoid()[:, None]).sqrt()
+        kept = torch.full_like(scores, -1)  # -1: not kept
+        for name, of_name in enumerate(scores.nan_to_num(-1).T):
+            best, anchor = of_name.topk(min(self.max_candidates, len(of_name)))
+            keep = nms(boxes[anchor].tensor, best, self.nms_threshold)[: self.max_detections]
+            kept[anchor[keep], name] = best[keep]
+        anchor, name = (kept >= self.score_threshold).nonzero(as_tuple=True)
+        best_first = kept[anchor, name].argsort(descending=True, stable=True)
+        anchor, name = anchor[best_first], name[best_first]
+        return Instances(
+            image_size, pred_boxes=boxes[anchor], scores=kept[anchor, name], pred_classes=name
         )

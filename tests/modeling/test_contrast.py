@@ -279,6 +279,33 @@ def test_forward_chooses_proposals_and_weighs_the_loss():
     assert predictions.regions.grad[chosen].any()
 
 
+@pytest.mark.parametrize("cosine", [False, True])
+def test_a_phrase_chooses_the_best_of_the_proposals(cosine):
+    generator = torch.Generator().manual_seed(5)
+    num_images, num_anchors = 3, 40
+    corners = 50 * torch.rand(num_images, num_anchors, 2, generator=generator)
+    boxes = torch.cat([corners, corners + 20], dim=-1)
+    boxes[2] = 0  # no box has area: no proposal
+    regions = torch.randn(num_images, num_anchors, D, generator=generator)
+    predictions = Predictions(regions, torch.zeros(3, 40, 4), torch.zeros(3, 40))
+    batch = PhraseBatch.from_samples(samples_of([["dog", "cat"], ["sea"], ["dog"]]))
+    phrases = torch.randn(len(batch.phrases), D, generator=generator)
+    align = Alignment(initial_scale=3.0)
+    contrast = WordRegionContrast(num_proposals=R, nms_threshold=0.3, cosine=cosine)
+    chosen, has_proposals = contrast.chosen_regions(predictions, boxes, batch, phrases, align)
+    assert has_proposals.tolist() == [True, True, False]
+    index, valid = contrast.propose(predictions, boxes, batch, phrases, align)
+    for b, m in itertools.product((0, 1), range(len(phrases))):
+        best, score = None, -math.inf
+        for k in index[b][valid[b]].tolist():
+            product = (regions[b, k] @ phrases[m]).item()
+            if cosine:
+                product /= (regions[b, k].norm() * phrases[m].norm()).item()
+            if product > score:
+                best, score = k, product
+        assert chosen[m, b] == best
+
+
 def test_forward_with_fewer_regions_than_proposals_and_no_phrase():
     predictions, boxes = predictions_of()
     batch = PhraseBatch.from_samples([{"phrases": [], "num_positives": 0}] * 2)

@@ -311,6 +311,14 @@ def test_each_image_may_have_its_own_vocabulary(detector):
     assert set(second.pred_classes.tolist()) == {0, 1}
 
 
+def test_an_image_may_bring_names(detector):
+    embeddings = detector.encode_phrases(NAMES[::-1])
+    [expected] = detect(detector, [{"image": image(), "vocabulary": embeddings}])
+    [found] = detect(detector, [{"image": image(), "vocabulary": NAMES[::-1]}])
+    assert len(found) > 0
+    assert_same(found, expected)
+
+
 def test_no_names(detector):
     detector.set_vocabulary(torch.zeros(0, detector.embed_dim))
     assert len(detect(detector, [{"image": image()}])[0]) == 0

@@ -6,7 +6,7 @@ from detectron2.modeling.box_regression import Box2BoxTransform
 from torchvision.ops import nms
 
 from detclip2.modeling.alignment import Alignment
-from detclip2.modeling.postprocess import PostProcess
+from detclip2.modeling.postprocess import BestOfEachName, PostProcess
 
 K, C, D = 60, 4, 6
 SIZE = (50, 70)  # height, width
@@ -26,9 +26,9 @@ class Outputs:
         self.vocabulary = torch.randn(classes, D, generator=generator)
         self.align = Alignment(prior=0.3)
 
-    def detect(self, **options):
+    def detect(self, kind=PostProcess, **options):
         with torch.no_grad():
-            return PostProcess(**options)(
+            return kind(**options)(
                 self.regions,
                 self.deltas,
                 self.centerness,
@@ -141,3 +141,52 @@ def test_half_precision_is_scored_in_single():
     found = outputs.detect()
     assert found.scores.dtype == torch.float32
     assert found.pred_boxes.tensor.dtype == torch.float32
+
+
+@pytest.mark.parametrize("kept", [1, 3, 100])
+@pytest.mark.parametrize("seed", range(3))
+def test_best_of_each_name_is_one_name_at_a_time(seed, kept):
+    outputs = Outputs(seed)
+    found = outputs.detect(BestOfEachName, max_detections=kept)
+    assert (found.scores[:-1] >= found.scores[1:]).all()
+    for name in range(C):
+        own = found[found.pred_classes == name]
+        of_name = Outputs(seed)
+        of_name.vocabulary = outputs.vocabulary[name : name + 1]
+        expected = slow_detections(of_name, score_threshold=-1.0, max_detections=kept)
+        assert len(own) == len(expected) > 0
+        for box, score, (slow_score, _, slow_box) in zip(
+            own.pred_boxes.tensor, own.scores.tolist(), expected, strict=True
+        ):
+            assert score == pytest.approx(slow_score, abs=1e-6)
+            torch.testing.assert_close(box, slow_box)
+
+
+def test_best_of_each_name_has_boxes_for_hopeless_names():
+    outputs = Outputs()
+    outputs.align = Alignment(prior=1e-30)
+    assert len(outputs.detect()) == 0
+    assert outputs.detect(BestOfEachName).pred_classes.unique().tolist() == list(range(C))
+
+
+def test_best_of_each_name_candidates_are_of_a_name():
+    found = Outputs().detect(BestOfEachName, max_candidates=1)
+    assert sorted(found.pred_classes.tolist()) == list(range(C))
+
+
+def test_best_of_each_name_ignores_what_is_broken():
+    outputs = Outputs()
+    outputs.regions[:10] = torch.nan
+    outputs.deltas[10:20] = torch.nan
+    outputs.anchors[20:30] += 1000
+    found = outputs.detect(BestOfEachName, max_detections=100)
+    sound = Outputs()
+    for field in ("anchors", "deltas", "regions", "centerness"):
+        setattr(sound, field, getattr(sound, field)[30:])
+    expected = sound.detect(BestOfEachName, max_detections=100)
+    assert torch.equal(found.scores, expected.scores)
+    assert torch.equal(found.pred_boxes.tensor, expected.pred_boxes.tensor)
+
+
+def test_best_of_no_name():
+    assert len(Outputs(classes=0).detect(BestOfEachName)) == 0
