@@ -1,10 +1,15 @@
 """How much a region and a phrase belong together: S in R^{K x M} (paper, eq. 1)."""
 
 import math
+from collections.abc import Callable
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+Align: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""(K, D) regions and (M, D) phrases -> (K, C) logits; C is M but for :class:`BestOfLabel`."""
 
 
 class Alignment(nn.Module):
@@ -39,3 +44,22 @@ class Alignment(nn.Module):
     def phrases(self, phrases: Tensor) -> Tensor:
         """Phrase embeddings as they enter the product: unit length times the scale."""
         return F.normalize(phrases, dim=-1) * self.log_scale.exp()
+
+
+class BestOfLabel:
+    """S where a label has several names, each with a row of its own: that of its best name.
+
+    Args:
+        align: gives S with every row.
+        label_of_row: (M,) the label of each row, int64 in [0, C), ascending, none left out.
+    """
+
+    def __init__(self, align: Align, label_of_row: Tensor) -> None:
+        self.align = align
+        self.label_of_row = label_of_row
+
+    def __call__(self, regions: Tensor, phrases: Tensor) -> Tensor:
+        """(K, D) regions and (M, D) phrases -> (K, C) logits."""
+        logits = self.align(regions, phrases)
+        best = logits.new_full((len(logits), int(self.label_of_row[-1]) + 1), -torch.inf)
+        return best.scatter_reduce_(1, self.label_of_row.expand_as(logits), logits, "amax")

@@ -262,7 +262,6 @@ class DetCLIPv2(nn.Module):
         Raises:
             UserError: embeddings of another width than D.
         """
-        self._label_of_row = label_of_row
         if isinstance(vocabulary, Tensor):
             if vocabulary.dim() != 2 or vocabulary.shape[1] != self.embed_dim:
                 raise UserError(
@@ -271,6 +270,7 @@ class DetCLIPv2(nn.Module):
             self._names, self._vocabulary = (), vocabulary
         else:
             self._names, self._vocabulary = tuple(vocabulary), None
+        self._label_of_row = label_of_row
 
     @property
     def vocabulary(self) -> Tensor:

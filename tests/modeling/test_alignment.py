@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from detclip2.modeling.alignment import Alignment
+from detclip2.modeling.alignment import Alignment, BestOfLabel
 
 B, K, M, D = 2, 5, 3, 8
 
@@ -57,3 +57,27 @@ def test_the_untrained_model_believes_in_the_prior(tiny_model):
     assert probability.median().item() == pytest.approx(0.01, rel=0.2)
     assert probability.min() > 1e-4
     assert probability.max() < 0.5
+
+
+def test_a_label_of_several_names_scores_as_the_best_of_them():
+    align = Alignment(prior=0.2)
+    label_of_row = [0, 0, 0, 1, 2, 2, 3]
+    regions, names = normal(K, D), normal(len(label_of_row), D, seed=1)
+    best = BestOfLabel(align, torch.tensor(label_of_row))(regions, names)
+    similarity = align(regions, names)
+    assert best.shape == (K, 4)
+    for k in range(K):
+        for label in range(4):
+            own = [similarity[k, r].item() for r, c in enumerate(label_of_row) if c == label]
+            assert best[k, label].item() == max(own)
+
+
+def test_one_name_a_label_is_the_plain_similarity():
+    align = Alignment()
+    regions, names = normal(K, D), normal(M, D, seed=1)
+    assert torch.equal(BestOfLabel(align, torch.arange(M))(regions, names), align(regions, names))
+
+
+def test_best_name_where_there_is_no_region():
+    best = BestOfLabel(Alignment(), torch.tensor([0, 0]))(normal(0, D), normal(2, D))
+    assert best.shape == (0, 1)

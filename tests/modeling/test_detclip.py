@@ -311,6 +311,39 @@ def test_each_image_may_have_its_own_vocabulary(detector):
     assert set(second.pred_classes.tolist()) == {0, 1}
 
 
+@pytest.mark.parametrize("own", [False, True])
+def test_names_of_one_label_find_what_the_best_of_them_finds(detector, own):
+    names = detector.encode_phrases([*NAMES, "яблоко"])
+    label_of_row = torch.tensor([0, 1, 1, 1])
+    if own:
+        samples = [{"image": image(), "vocabulary": names, "label_of_row": label_of_row}]
+    else:
+        detector.set_vocabulary(names, label_of_row)
+        samples = [{"image": image()}]
+    [found] = detect(detector, samples)
+
+    def best_in_a_loop(regions, phrases):
+        similarity = detector.align(regions, phrases)
+        groups = [[0], [1, 2, 3]]
+        return torch.stack([similarity[:, group].max(dim=1).values for group in groups], dim=1)
+
+    postprocess = detector.postprocess
+    detector.postprocess = lambda *args: postprocess(*args[:5], best_in_a_loop, *args[6:])
+    [expected] = detect(detector, [{"image": image(), "vocabulary": names}])
+    assert set(expected.pred_classes.tolist()) == {0, 1}
+    assert_same(found, expected)
+
+
+def test_another_vocabulary_drops_the_labels_of_the_last_one(detector):
+    names = detector.encode_phrases(NAMES)
+    [expected] = detect(detector, [{"image": image(), "vocabulary": names}])
+    detector.set_vocabulary(names, torch.tensor([0, 0, 0]))
+    [own] = detect(detector, [{"image": image(), "vocabulary": names}])
+    assert_same(own, expected)
+    detector.set_vocabulary(names)
+    assert_same(detect(detector, [{"image": image()}])[0], expected)
+
+
 def test_an_image_may_bring_names(detector):
     embeddings = detector.encode_phrases(NAMES[::-1])
     [expected] = detect(detector, [{"image": image(), "vocabulary": embeddings}])
