@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from detclip2.commands.model_arguments import add_model_arguments, config_and_weights
 from detclip2.data.image_io import read_image
 from detclip2.errors import UserError
 from detclip2.files import write_whole
-from detclip2.model_folder import default_model, read_model_folder
 from detclip2.predictor import OpenVocabularyPredictor
 from detclip2.visualize import draw_instances
 from detclip2.vocabulary import Vocabulary
@@ -43,12 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=Path, required=True, metavar="DIR", help="where annotated pictures go"
     )
-    parser.add_argument(
-        "--model", type=Path, metavar="DIR", help="a folder with config.yaml and model.safetensors"
-    )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="a LazyConfig, .py or .yaml")
-    parser.add_argument("--weights", type=Path, metavar="FILE", help=".safetensors or .pth")
-    parser.add_argument("--device", help='"cpu", "cuda", ... (default: the GPU if there is one)')
+    add_model_arguments(parser)
     parser.add_argument(
         "--score-threshold", type=_fraction, metavar="X", help="drop scores below X, from 0 to 1"
     )
@@ -74,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     vocabulary = _vocabulary(args)  # before the model is loaded: a mistake is told at once
     pictures = list(_pictures(args.images))
     _make_folder(args.output)
-    predictor = OpenVocabularyPredictor(*_model(args), device=args.device)
+    predictor = OpenVocabularyPredictor(*config_and_weights(args), device=args.device)
     predictor.set_vocabulary(vocabulary)
     # A name that the terminal cannot show must not stop the run.
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -108,18 +103,6 @@ def _vocabulary(args: argparse.Namespace) -> Vocabulary:
     if args.names_file is not None:
         return Vocabulary.from_file(args.names_file)
     return Vocabulary.from_text(args.names)
-
-
-def _model(args: argparse.Namespace) -> tuple[Path, Path]:
-    if args.model is None and args.config is None and args.weights is None:
-        return default_model()
-    if args.model is not None:
-        if args.config is not None or args.weights is not None:
-            raise UserError("give --model, or --config and --weights, not both")
-        return read_model_folder(args.model)
-    if args.config is None or args.weights is None:
-        raise UserError("--config and --weights go together: give both, or --model")
-    return args.config, args.weights
 
 
 def _pictures(paths: Iterable[Path]) -> Iterator[Path]:

@@ -1,0 +1,34 @@
+"""The arguments that say which model a command uses."""
+
+import argparse
+from pathlib import Path
+
+from detclip2.errors import UserError
+from detclip2.model_folder import default_model, read_model_folder
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """``--model``, or ``--config`` and ``--weights``; and ``--device``."""
+    parser.add_argument(
+        "--model", type=Path, metavar="DIR", help="a folder with config.yaml and model.safetensors"
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="a LazyConfig, .py or .yaml")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help=".safetensors or .pth")
+    parser.add_argument("--device", help='"cpu", "cuda", ... (default: the GPU if there is one)')
+
+
+def config_and_weights(args: argparse.Namespace) -> tuple[Path, Path]:
+    """What the arguments name; the default model where they name nothing.
+
+    Raises:
+        UserError: they contradict each other, or the model is not there.
+    """
+    if args.model is None and args.config is None and args.weights is None:
+        return default_model()
+    if args.model is not None:
+        if args.config is not None or args.weights is not None:
+            raise UserError("give --model, or --config and --weights, not both")
+        return read_model_folder(args.model)
+    if args.config is None or args.weights is None:
+        raise UserError("--config and --weights go together: give both, or --model")
+    return args.config, args.weights
