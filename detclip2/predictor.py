@@ -82,7 +82,9 @@ class OpenVocabularyPredictor:
         settings = inference_settings(cfg, name)
         model = build_model(cfg, name)
         if weights is not None:
-            load_weights(model, os.fspath(weights))
+            # For a model without text tower the weights of one are of no use.
+            ignore = ("text_tower.",) if model.text_tower is None else ()
+            load_weights(model, os.fspath(weights), ignore)
         self._set_up(model.to(_checked_device(device)), settings)
 
     @classmethod
@@ -244,6 +246,7 @@ class OpenVocabularyPredictor:
             "height": height,
             "width": width,
             "vocabulary": vocabulary.embeddings,
+            "label_of_row": vocabulary.label_of_row,
         }
 
     @torch.no_grad()

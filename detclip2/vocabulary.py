@@ -3,28 +3,27 @@
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TypeAlias
+from functools import cached_property
 
 import torch
-from rich.console import Console
-from rich.progress import track
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
-from torch.nn import functional as F
 
-from detclip2.data.names import Names, check_names, read_names, split_names
+from detclip2.data.names import (
+    Names,
+    check_names,
+    read_builtin,
+    read_names,
+    split_names,
+    without_repeats,
+)
 from detclip2.data.phrases import clean_phrase
 from detclip2.errors import UserError
-from detclip2.files import write_whole
+from detclip2.prompt_ensemble import PhraseEncoder, mean_embeddings, twins
+from detclip2.vocabulary_file import read_vocabulary, write_vocabulary
 
-PhraseEncoder: TypeAlias = Callable[[list[str]], Tensor]
-
-FORMAT = "detclip2-vocabulary-1"
-BATCH_SIZE = 256  # prompts a call of the text encoder
+SYNONYM_RULES = ("mean", "max")
 # Encoded with every vocabulary and kept beside it: two encoders that call themselves the same but
 # hold different weights differ here.
 PROBE = "a photo of something"
@@ -36,27 +35,46 @@ logger = logging.getLogger(__name__)
 class Vocabulary:
     """C labels, for each the prompts that describe it, and their embeddings once encoded.
 
-    A label is exactly the string that the caller wrote. It has one prompt for each of its names
-    and each template. Its embedding is the mean of its prompts' unit-length embeddings, scaled to
-    unit length (as prompt ensembles of CLIP), so its score is that of the mean prompt, not the
-    best of its prompts. Make one with :meth:`from_names` and its siblings.
+    A label is exactly the string that the caller wrote. It may have several names, its synonyms,
+    and each name has one prompt for each template. `synonyms` says what the names of a label are
+    to each other:
+
+    - "mean": one embedding a label, the mean of all its prompts' unit-length embeddings scaled to
+      unit length (as prompt ensembles of CLIP). The score is that of the mean prompt.
+    - "max": one embedding a name, the mean over the templates. The score of a label in a place is
+      that of its best name there: for names that look different ("bat": the animal, the club).
+
+    Make one with :meth:`from_names` and its siblings.
     """
 
     labels: tuple[str, ...]
     """C distinct strings, as the caller wrote them."""
-    prompts: tuple[tuple[str, ...], ...]
-    """For each label the texts to encode; never empty."""
+    prompts: tuple[tuple[tuple[str, ...], ...], ...]
+    """For each label its rows of the embeddings, for each row the texts it is the mean of."""
     templates: tuple[str, ...] = ("{}",)
     """What names were put into."""
-    embeddings: Tensor | None = field(default=None, compare=False, repr=False)
-    """(C, D) unit-length rows on the CPU, float32; None before :meth:`encode`."""
+    synonyms: str = "mean"
+    """One of `SYNONYM_RULES`."""
+    embeddings: Tensor | None = field(default=None, compare=False)
+    """(R, D) unit-length rows on the CPU, float32; None before :meth:`encode`. R is C, or the
+    number of names under the rule "max"."""
     encoder: str = ""
     """Identity of the text encoder that made the embeddings."""
-    probe: Tensor | None = field(default=None, compare=False, repr=False)
+    probe: Tensor | None = field(default=None, compare=False)
     """(D,) embedding of `PROBE` by the same encoder."""
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def __repr__(self) -> str:
+        """What it is, in a line, however many labels there are."""
+        shown = ", ".join(map(repr, self.labels[:3])) + (", ..." if len(self) > 3 else "")
+        width = "" if self.embeddings is None else f", {self.embeddings.shape[1]} wide"
+        encoded = f"encoded by {self.encoder!r}{width}" if self.is_encoded else "not encoded"
+        return (
+            f"Vocabulary({len(self)} labels: {shown}; templates {list(self.templates)}; "
+            f"synonyms by {self.synonyms}; {encoded})"
+        )
 
     @classmethod
     def from_names(
@@ -64,6 +82,7 @@ class Vocabulary:
         names: Names,
         templates: Sequence[str] = ("{}",),
         definitions: Mapping[str, str] | None = None,
+        synonyms: str = "mean",
     ) -> "Vocabulary":
         """Labels from a list; an entry that is itself a list holds the names of one label.
 
@@ -75,11 +94,15 @@ class Vocabulary:
             templates: each has a "{}" for the name, e.g. "a photo of a {}".
             definitions: label -> what it is; appended to every prompt of that label, as "name,
                 definition" (concept enrichment, paper sec. 3.1).
+            synonyms: how the names of one label make its score, "mean" or "max"; see the class.
 
         Raises:
             UserError: no names; a name that is not a string, empty, or longer than 1,000
-                characters (with its position); a template without "{}"; a definition of no label.
+                characters (with its position); a template without "{}"; a definition of no label;
+                another rule for synonyms.
         """
+        if synonyms not in SYNONYM_RULES:
+            raise UserError(f"synonyms is {synonyms!r}; expected one of {', '.join(SYNONYM_RULES)}")
         if isinstance(templates, str):
             templates = (templates,)
         for template in templates:
@@ -87,7 +110,7 @@ class Vocabulary:
                 raise UserError(f'template {template!r} must hold "{{}}" once, where the name goes')
         if not templates:
             raise UserError('there are no templates: give at least "{}"')
-        entries = _without_repeats(check_names(names))
+        entries = without_repeats(check_names(names))
         labels = tuple(entry[0] for entry in entries)
         definitions = definitions or {}
         if strangers := [name for name in definitions if name not in labels]:
@@ -96,8 +119,9 @@ class Vocabulary:
         for label, entry in zip(labels, entries, strict=True):
             ending = f", {clean_phrase(definitions[label])}" if definitions.get(label) else ""
             unique = dict.fromkeys(clean_phrase(name) for name in entry)
-            prompts.append(tuple(t.replace("{}", n) + ending for n in unique for t in templates))
-        return cls(labels, tuple(prompts), tuple(templates))
+            rows = [tuple(t.replace("{}", n) + ending for t in templates) for n in unique]
+            prompts.append(tuple(rows) if synonyms == "max" else (sum(rows, ()),))
+        return cls(labels, tuple(prompts), tuple(templates), synonyms)
 
     @classmethod
     def from_text(cls, text: str, templates: Sequence[str] = ("{}",)) -> "Vocabulary":
@@ -110,7 +134,10 @@ class Vocabulary:
 
     @classmethod
     def from_file(
-        cls, path: str | os.PathLike[str], templates: Sequence[str] = ("{}",)
+        cls,
+        path: str | os.PathLike[str],
+        templates: Sequence[str] = ("{}",),
+        synonyms: str = "mean",
     ) -> "Vocabulary":
         """Names from a text file, one a line, or from a csv (:mod:`detclip2.data.names`).
 
@@ -119,19 +146,53 @@ class Vocabulary:
         """
         names, definitions = read_names(path)
         try:
-            return cls.from_names(names, templates, definitions)
+            return cls.from_names(names, templates, definitions, synonyms)
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
+
+    @classmethod
+    def builtin(
+        cls,
+        name: str,
+        templates: Sequence[str] = ("{}",),
+        synonyms: str | None = None,
+        definitions: bool = False,
+    ) -> "Vocabulary":
+        """The categories of a data set, in the order of their ids: "coco", "lvis", "objects365".
+
+        Args:
+            name: of the list.
+            templates: see :meth:`from_names`.
+            synonyms: a rule of :meth:`from_names`; None leaves out the synonyms that a list has,
+                as zero-shot evaluations do.
+            definitions: whether to use those that a list has. (The paper does, sec. 3.1.)
+
+        Raises:
+            UserError: there is no such list; and as :meth:`from_names`.
+        """
+        entries, described = read_builtin(name)
+        if synonyms is None:
+            entries = [entry[:1] for entry in entries]
+        described = described if definitions else {}
+        return cls.from_names(entries, templates, described, synonyms or "mean")
 
     @property
     def is_encoded(self) -> bool:
         """Whether there are embeddings, so that no text encoder is needed."""
         return self.embeddings is not None
 
+    @cached_property
+    def label_of_row(self) -> Tensor | None:
+        """(R,) int64, the label of each row of the embeddings; None where row c is label c."""
+        rows = torch.tensor([len(rows) for rows in self.prompts])
+        if (rows == 1).all():
+            return None
+        return torch.arange(len(self)).repeat_interleave(rows)
+
     def encode(self, encode_phrases: PhraseEncoder, encoder: str = "") -> "Vocabulary":
         """The same vocabulary with embeddings.
 
-        Each distinct prompt is encoded once, `BATCH_SIZE` at a time, with a progress bar where
+        Each distinct prompt is encoded once, many at a time, with a progress bar where
         that takes several calls. Labels that the encoder cannot tell apart are warned about.
 
         Args:
@@ -141,23 +202,12 @@ class Vocabulary:
         Raises:
             UserError: the encoder gave NaN or infinity.
         """
-        texts = list(dict.fromkeys(prompt for group in self.prompts for prompt in group))
-        starts: Iterable[int] = range(0, len(texts), BATCH_SIZE)
-        if len(texts) > BATCH_SIZE:
-            console = Console(stderr=True)
-            starts = track(list(starts), "encoding names", transient=True, console=console)
-        rows = [encode_phrases(texts[i : i + BATCH_SIZE]).detach().float().cpu() for i in starts]
-        units = F.normalize(torch.cat(rows), dim=1)
-        row = {text: i for i, text in enumerate(texts)}
-        label_of = torch.tensor([i for i, group in enumerate(self.prompts) for _ in group])
-        prompt_row = torch.tensor([row[prompt] for group in self.prompts for prompt in group])
-        sums = torch.zeros(len(self), units.shape[1]).index_add_(0, label_of, units[prompt_row])
-        embeddings = F.normalize(sums, dim=1)
-        if not embeddings.isfinite().all():
-            raise UserError("the text encoder gives NaN or infinity: its weights are damaged")
-        self._warn_of_twins(embeddings)
-        probe = F.normalize(encode_phrases([PROBE]).detach().float().cpu()[0], dim=0)
-        return replace(self, embeddings=embeddings, encoder=encoder, probe=probe)
+        rows = [texts for label in self.prompts for texts in label]
+        means = mean_embeddings([*rows, (PROBE,)], encode_phrases)
+        embeddings, probe = means[:-1].clone(), means[-1].clone()
+        encoded = replace(self, embeddings=embeddings, encoder=encoder, probe=probe)
+        encoded._warn_of_twins()
+        return encoded
 
     def check_fits(
         self, encoder: str, width: int, encode_phrases: PhraseEncoder | None = None
@@ -186,13 +236,27 @@ class Vocabulary:
                 f"{encoder!r}: {again}"
             )
         if encode_phrases is not None and self.probe is not None:
-            probe = F.normalize(encode_phrases([PROBE]).detach().float().cpu()[0], dim=0)
-            if (
-                probe @ self.probe < 0.999
-            ):  # half precision stays above it, a training step is below
+            [probe] = mean_embeddings([(PROBE,)], encode_phrases)
+            # Half precision stays above 0.999, a training step is below.
+            if probe @ self.probe < 0.999:
                 raise UserError(
                     f"the vocabulary was made by the same text encoder with other weights: {again}"
                 )
+
+    def _warn_of_twins(self) -> None:
+        """Say which labels have the same embedding, e.g. where a tokenizer knows neither script."""
+        assert self.embeddings is not None
+        for first, second in twins(self.embeddings):
+            labels = first, second
+            if self.label_of_row is not None:
+                labels = int(self.label_of_row[first]), int(self.label_of_row[second])
+            if labels[0] != labels[1]:
+                logger.warning(
+                    "the text encoder cannot tell %r from %r, nor perhaps other names: they will "
+                    "be found at the same places",
+                    *(self.labels[label] for label in labels),
+                )
+                return
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write embeddings and names to a .safetensors file, whole or not at all.
@@ -202,85 +266,53 @@ class Vocabulary:
         """
         if self.embeddings is None or self.probe is None:
             raise ValueError("the vocabulary has no embeddings yet: call encode first")
+        texts = {"labels": self.labels, "prompts": self.prompts, "templates": self.templates}
         metadata = {
-            "format": FORMAT,
-            "labels": json.dumps(self.labels, ensure_ascii=False),
-            "prompts": json.dumps(self.prompts, ensure_ascii=False),
-            "templates": json.dumps(self.templates, ensure_ascii=False),
+            **{key: json.dumps(value, ensure_ascii=False) for key, value in texts.items()},
+            "synonyms": self.synonyms,
             "encoder": self.encoder,
             "width": str(self.embeddings.shape[1]),
         }
-        content = save({"embeddings": self.embeddings, "probe": self.probe}, metadata)
-        try:
-            write_whole(Path(path), lambda file: file.write(content))
-        except OSError as error:
-            raise UserError(f"{path}: the vocabulary cannot be written here: {error}") from None
+        write_vocabulary(path, {"embeddings": self.embeddings, "probe": self.probe}, metadata)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Vocabulary":
         """Read what :meth:`save` wrote.
 
         Raises:
-            UserError: the file is missing, damaged, or no vocabulary.
+            UserError: the file is missing, damaged, of another version, or no vocabulary.
         """
-        path = Path(path)
-        if not os.path.isfile(path):
-            raise UserError(f"{path}: there is no such vocabulary file.")
+        tensors, metadata = read_vocabulary(path)
         try:
-            with safe_open(path, "pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"{path}: this vocabulary is damaged: {error}.") from None
-        if metadata.get("format") != FORMAT:
-            raise UserError(f"{path}: this is no vocabulary (format {FORMAT}).")
-        try:
-            embeddings, probe = tensors["embeddings"], tensors["probe"]
-            labels = tuple(json.loads(metadata["labels"]))
-            prompts = tuple(tuple(group) for group in json.loads(metadata["prompts"]))
-            templates = tuple(json.loads(metadata["templates"]))
-            shape = (len(labels), int(metadata["width"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path}: this vocabulary is damaged: {error}.") from None
-        if embeddings.shape != shape or probe.shape != shape[1:] or len(prompts) != len(labels):
-            raise UserError(
-                f"{path}: this vocabulary is damaged: {tuple(embeddings.shape)} embeddings for "
-                f"{shape[0]} labels of width {shape[1]}."
+            vocabulary = cls(
+                labels=tuple(json.loads(metadata["labels"])),
+                prompts=tuple(
+                    tuple(tuple(texts) for texts in rows)
+                    for rows in json.loads(metadata["prompts"])
+                ),
+                templates=tuple(json.loads(metadata["templates"])),
+                synonyms=metadata["synonyms"],
+                embeddings=tensors["embeddings"],
+                encoder=metadata["encoder"],
+                probe=tensors["probe"],
             )
-        if not embeddings.isfinite().all():
-            raise UserError(f"{path}: this vocabulary is damaged: it holds NaN or infinity.")
-        return cls(labels, prompts, templates, embeddings, metadata.get("encoder", ""), probe)
+            width = int(metadata["width"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path}: this vocabulary is damaged: {error!r}") from None
+        if reason := vocabulary._what_contradicts(width):
+            raise UserError(f"{path}: this vocabulary is damaged: {reason}")
+        return vocabulary
 
-    def _warn_of_twins(self, embeddings: Tensor) -> None:
-        """Say which labels have the same embedding, e.g. where a tokenizer knows neither script."""
-        for start in range(0, len(embeddings), 1024):
-            similarity = embeddings[start : start + 1024] @ embeddings.T
-            # Rounding leaves a unit vector's square within 1e-6 of 1.
-            row, column = (similarity > 1 - 1e-6).nonzero(as_tuple=True)
-            later = column > row + start
-            if later.any():
-                first, second = int(row[later][0]) + start, int(column[later][0])
-                logger.warning(
-                    "the text encoder cannot tell %r from %r, nor perhaps other names: they will "
-                    "be found at the same places",
-                    self.labels[first],
-                    self.labels[second],
-                )
-                return
-
-
-def _without_repeats(entries: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """The first of all entries whose labels differ in white space and control characters only."""
-    first: dict[str, tuple[str, ...]] = {}
-    repeated: dict[str, None] = {}
-    for entry in entries:
-        key = clean_phrase(entry[0])
-        if key in first:
-            repeated[entry[0]] = None
-        else:
-            first[key] = entry
-    if repeated:
-        shown = ", ".join(repr(name) for name in list(repeated)[:5])
-        more = ", ..." if len(repeated) > 5 else ""
-        logger.warning("names given more than once are looked for once: %s%s", shown, more)
-    return list(first.values())
+    def _what_contradicts(self, width: int) -> str:
+        """What in a file does not go together; "" if all does."""
+        assert self.embeddings is not None
+        assert self.probe is not None
+        rows = [len(rows) for rows in self.prompts]
+        if self.synonyms not in SYNONYM_RULES:
+            return f"its rule for synonyms is {self.synonyms!r}"
+        if len(rows) != len(self) or 0 in rows or not rows:
+            return f"it has prompts for {len(rows) - rows.count(0)} of its {len(self)} labels"
+        if self.embeddings.shape != (sum(rows), width) or self.probe.shape != (width,):
+            shape = tuple(self.embeddings.shape)
+            return f"{shape} embeddings for {sum(rows)} names of width {width}"
+        return "" if self.embeddings.isfinite().all() else "it holds NaN or infinity"

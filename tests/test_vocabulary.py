@@ -1,14 +1,17 @@
 import logging
+import math
 import zlib
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from detclip2.errors import UserError
-from detclip2.vocabulary import BATCH_SIZE, Vocabulary
+from detclip2.prompt_ensemble import BATCH_SIZE, twins
+from detclip2.vocabulary import PROBE, Vocabulary
 
 WIDTH = 6
 
@@ -27,11 +30,17 @@ def unit(text):
     return F.normalize(embedding(text), dim=0)
 
 
+def assert_means(rows, groups):
+    for row, prompts in zip(rows, groups, strict=True):
+        mean = sum(unit(prompt) for prompt in prompts)
+        torch.testing.assert_close(row, mean / mean.norm())
+
+
 def test_labels_are_exactly_the_callers_strings():
     names = ["Red  Apple", " fire engine", "яблоко", "りんご", "تفاح", "🍎", "a{}b", "x, y", "a\nb"]
     vocabulary = Vocabulary.from_names(names).encode(encode_phrases)
     assert list(vocabulary.labels) == names
-    assert vocabulary.prompts[0] == ("Red Apple",)
+    assert vocabulary.prompts[0] == (("Red Apple",),)
     assert vocabulary.embeddings.shape == (len(names), WIDTH)
     torch.testing.assert_close(vocabulary.embeddings[5], unit("🍎"))
 
@@ -44,10 +53,49 @@ def test_embedding_of_a_label_is_the_mean_of_its_prompts():
     assert vocabulary.labels == ("truck", "cat")
     truck = ("truck", "a photo of a truck.", "lorry", "a photo of a lorry.")
     cat = ("cat, a small animal", "a photo of a cat., a small animal")
-    assert vocabulary.prompts == (truck, cat)
-    for row, prompts in zip(vocabulary.embeddings, vocabulary.prompts, strict=True):
-        mean = sum(unit(prompt) for prompt in prompts)
-        torch.testing.assert_close(row, mean / mean.norm())
+    assert vocabulary.prompts == ((truck,), (cat,))
+    assert vocabulary.label_of_row is None
+    assert_means(vocabulary.embeddings, [truck, cat])
+
+
+def test_each_name_of_a_label_has_an_embedding_under_max():
+    templates = ("{}", "a photo of a {}.")
+    vocabulary = Vocabulary.from_names(
+        [["truck", "lorry", "truck"], "cat"], templates, {"truck": "it is big"}, synonyms="max"
+    ).encode(encode_phrases)
+    truck = ("truck, it is big", "a photo of a truck., it is big")
+    lorry = ("lorry, it is big", "a photo of a lorry., it is big")
+    cat = ("cat", "a photo of a cat.")
+    assert vocabulary.labels == ("truck", "cat")
+    assert vocabulary.prompts == ((truck, lorry), (cat,))
+    assert vocabulary.label_of_row.tolist() == [0, 0, 1]
+    assert_means(vocabulary.embeddings, [truck, lorry, cat])
+
+
+def test_rules_agree_where_no_label_has_synonyms():
+    names, templates = ["truck", "cat"], ("{}", "a {}")
+    by_mean = Vocabulary.from_names(names, templates).encode(encode_phrases)
+    by_max = Vocabulary.from_names(names, templates, synonyms="max").encode(encode_phrases)
+    assert by_max.label_of_row is None
+    assert torch.equal(by_max.embeddings, by_mean.embeddings)
+
+
+def test_rules_that_do_not_exist():
+    with pytest.raises(UserError, match="'best'; expected one of mean, max"):
+        Vocabulary.from_names(["cat"], synonyms="best")
+
+
+def test_what_it_is_in_a_line():
+    vocabulary = Vocabulary.from_names([f"name {i}" for i in range(1203)], synonyms="max")
+    assert repr(vocabulary) == (
+        "Vocabulary(1203 labels: 'name 0', 'name 1', 'name 2', ...; templates ['{}']; "
+        "synonyms by max; not encoded)"
+    )
+    encoded = Vocabulary.from_names(["cat"]).encode(encode_phrases, "tower-6")
+    assert repr(encoded) == (
+        "Vocabulary(1 labels: 'cat'; templates ['{}']; synonyms by mean; "
+        "encoded by 'tower-6', 6 wide)"
+    )
 
 
 def test_names_in_one_string():
@@ -115,12 +163,10 @@ def test_each_prompt_is_encoded_once_in_batches():
 
     names = [f"name {i}" for i in range(5000)] + [["several", "name 7"]]
     vocabulary = Vocabulary.from_names(names).encode(spy)
-    *batches, probe = calls
-    assert max(map(len, batches)) == BATCH_SIZE
-    assert len(probe) == 1
-    texts = [text for batch in batches for text in batch]
-    assert sorted(texts) == sorted({*texts})
-    assert len(texts) == 5001
+    texts = [text for batch in calls for text in batch]
+    assert len(texts) == len(set(texts)) == 5002
+    assert set(texts) == {*(f"name {i}" for i in range(5000)), "several", PROBE}
+    assert len(calls) == math.ceil(5002 / BATCH_SIZE)
     for i in (0, 255, 256, 4999):
         torch.testing.assert_close(vocabulary.embeddings[i], unit(f"name {i}"))
 
@@ -138,20 +184,46 @@ def test_names_that_the_encoder_cannot_tell_apart_are_said(caplog):
     assert not caplog.text
 
 
+def test_synonyms_may_be_twins(caplog):
+    def colour_blind(phrases):
+        return torch.stack([embedding(p.replace("grey", "gray")) for p in phrases])
+
+    names = ["cat", ["grey dog", "gray dog"], ["grey ape", "ape"], "gray ape"]
+    with caplog.at_level(logging.WARNING):
+        Vocabulary.from_names(names[:3], synonyms="max").encode(colour_blind)
+    assert not caplog.text
+    with caplog.at_level(logging.WARNING):
+        Vocabulary.from_names(names, synonyms="max").encode(colour_blind)
+    assert "'grey ape' from 'gray ape'" in caplog.text
+
+
+def test_twins_far_apart():
+    units = F.normalize(torch.randn(3000, WIDTH, generator=torch.Generator().manual_seed(0)))
+    units[2999] = units[5]
+    units[1030] = units[1025]
+    assert list(twins(units)) == [(5, 2999), (1025, 1030)]
+    assert list(twins(units[:1])) == []
+
+
 def test_damaged_encoder():
     with pytest.raises(UserError, match="NaN"):
         Vocabulary.from_names(["cat"]).encode(lambda p: torch.full((len(p), WIDTH), torch.nan))
 
 
-def test_saved_and_loaded(tmp_path):
-    vocabulary = Vocabulary.from_names([["りんご", "apple"], "dog"], ["a {}"])
+@pytest.mark.parametrize("synonyms", ["mean", "max"])
+def test_saved_and_loaded(tmp_path, synonyms):
+    vocabulary = Vocabulary.from_names([["りんご", "apple"], "dog"], ["a {}"], synonyms=synonyms)
     vocabulary = vocabulary.encode(encode_phrases, "tower-6")
     path = tmp_path / "new" / "v.safetensors"
     vocabulary.save(path)
     assert [file.name for file in path.parent.iterdir()] == ["v.safetensors"]
     loaded = Vocabulary.load(path)
     assert loaded == vocabulary
+    assert loaded.synonyms == synonyms
     assert loaded.encoder == "tower-6"
+    assert loaded.labels == ("りんご", "dog")
+    rows = None if synonyms == "mean" else [0, 0, 1]
+    assert (loaded.label_of_row if rows is None else loaded.label_of_row.tolist()) == rows
     assert torch.equal(loaded.embeddings, vocabulary.embeddings)
     assert torch.equal(loaded.probe, vocabulary.probe)
     loaded.check_fits("tower-6", WIDTH, encode_phrases)
@@ -191,21 +263,35 @@ def test_damaged_files_are_refused(tmp_path):
     save_file({"x": torch.zeros(1)}, weights)
     with pytest.raises(UserError, match="no vocabulary"):
         Vocabulary.load(weights)
-    metadata = {
-        "format": "detclip2-vocabulary-1",
-        "labels": '["cat"]',
-        "prompts": '[["cat"]]',
-        "templates": '["{}"]',
-        "width": str(WIDTH),
-    }
+    with safe_open(good, "pt") as file:
+        metadata = file.metadata()
     for change, reason in [
-        ({"labels": '["cat", "dog", "cow"]'}, "for 3 labels"),
+        ({"labels": '["cat", "dog", "cow"]'}, "prompts for 2 of its 3 labels"),
         ({"labels": "["}, "damaged"),
+        ({"prompts": '[[["cat"]], []]'}, "prompts for 1 of its 2 labels"),
+        ({"prompts": '[[["cat"], ["kitty"]], [["dog"]]]'}, "for 3 names"),
+        ({"prompts": "[1, 2]"}, "damaged"),
+        ({"synonyms": "best"}, "its rule for synonyms is 'best'"),
         ({"width": "wide"}, "damaged"),
+        ({"width": "7"}, "of width 7"),
+        ({"format": "detclip2-vocabulary-1"}, "another version .* encode the names again"),
+        ({"format": "safetensors"}, "no vocabulary"),
     ]:
         save_file(load_file(good), weights, metadata | change)
+        with pytest.raises(UserError, match=reason) as error:
+            Vocabulary.load(weights)
+        assert str(weights) in str(error.value)
+    for tensor, content, reason in [
+        ("embeddings", torch.full((2, WIDTH), torch.nan), "NaN"),
+        ("embeddings", torch.zeros(3, WIDTH), "for 2 names"),
+        ("probe", torch.zeros(1), "for 2 names"),
+    ]:
+        save_file(load_file(good) | {tensor: content}, weights, metadata)
         with pytest.raises(UserError, match=reason):
             Vocabulary.load(weights)
+    save_file({"probe": load_file(good)["probe"]}, weights, metadata)
+    with pytest.raises(UserError, match="embeddings"):
+        Vocabulary.load(weights)
 
 
 def test_a_file_that_cannot_be_written(tmp_path):
@@ -228,7 +314,9 @@ def test_names_from_a_csv(tmp_path):
     )
     vocabulary = Vocabulary.from_file(path)
     assert vocabulary.labels == ("truck", "x, y")
-    assert vocabulary.prompts == (("truck", "lorry", "van"), ("x, y, a thing",))
+    assert vocabulary.prompts == ((("truck", "lorry", "van"),), (("x, y, a thing",),))
+    vocabulary = Vocabulary.from_file(path, synonyms="max")
+    assert vocabulary.prompts == ((("truck",), ("lorry",), ("van",)), (("x, y, a thing",),))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,6 +12,12 @@ from detclip2.data.phrases import MAX_PHRASE_LENGTH, clean_phrase
 from detclip2.errors import UserError
 
 Names: TypeAlias = Iterable[str | Sequence[str]]
+
+_BUILTIN = Path(__file__).parents[1] / "resources" / "vocabularies"
+BUILTIN_NAMES = tuple(sorted(path.stem for path in _BUILTIN.glob("*.csv")))
+"""The lists that ship with the package, for :func:`read_builtin`."""
+
+logger = logging.getLogger(__name__)
 
 
 def check_names(names: Names) -> list[tuple[str, ...]]:
@@ -49,6 +56,26 @@ def _check_entry(entry: str | Sequence[str], position: int) -> tuple[str, ...]:
         if not clean_phrase(name):
             raise UserError(f"name {position} is empty ({name!r})")
     return tuple(names)
+
+
+def without_repeats(entries: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """The first of all entries whose labels differ in white space and control characters only.
+
+    The others are named in a warning.
+    """
+    first: dict[str, tuple[str, ...]] = {}
+    repeated: dict[str, None] = {}
+    for entry in entries:
+        key = clean_phrase(entry[0])
+        if key in first:
+            repeated[entry[0]] = None
+        else:
+            first[key] = entry
+    if repeated:
+        shown = ", ".join(repr(name) for name in list(repeated)[:5])
+        more = ", ..." if len(repeated) > 5 else ""
+        logger.warning("names given more than once are looked for once: %s%s", shown, more)
+    return list(first.values())
 
 
 def split_names(text: str) -> list[str]:
@@ -98,3 +125,17 @@ def read_names(path: str | os.PathLike[str]) -> tuple[list[list[str]], dict[str,
             f"{path}: this csv is damaged near line {table.line_num}: {error}"
         ) from None
     return entries, definitions
+
+
+def read_builtin(name: str) -> tuple[list[list[str]], dict[str, str]]:
+    """The categories of a data set in the order of their ids, as :func:`read_names` gives them.
+
+    Args:
+        name: one of `BUILTIN_NAMES`; ``resources/vocabularies/README.md`` says where each is from.
+
+    Raises:
+        UserError: there is no such list.
+    """
+    if name not in BUILTIN_NAMES:
+        raise UserError(f"there is no built-in list {name!r}; there are {', '.join(BUILTIN_NAMES)}")
+    return read_names(_BUILTIN / f"{name}.csv")
