@@ -37,6 +37,7 @@ swin_t = L(DetCLIPv2)(
         num_convs=4,
         deformable=True,  # Tab. 3
         num_groups=32,
+        objectness=None,  # "class" or "iou" for the proposal scores of these names (Tab. 2a)
     ),
     text_tower=L(TextTower)(
         # The paper starts from FILIP, which was never released; CLIP is the nearest to be had.
@@ -100,6 +101,7 @@ nano.head = L(DenseHead)(
     num_convs=2,
     deformable=True,
     num_groups=16,
+    objectness=None,
 )
 nano.text_tower = L(TextTower)(
     model=L(fresh_text_model)(path="resource://text_tower_nano"),

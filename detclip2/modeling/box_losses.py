@@ -9,12 +9,13 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from detclip2.modeling.assignment import ATSSAssigner
-from detclip2.modeling.dense_head import Predictions
+from detclip2.modeling.dense_head import Objectness, Predictions
 from detclip2.modeling.losses import (
     alignment_loss,
     box_loss,
-    centerness_loss,
     centerness_target,
+    paired_iou,
+    quality_loss,
 )
 from detclip2.modeling.phrase_batch import PhraseBatch
 
@@ -33,7 +34,7 @@ class Targets(NamedTuple):
 
 
 class BoxLosses(nn.Module):
-    """Alignment, box and centerness losses.
+    """Alignment, box and centerness losses, and that of a head with a class-agnostic output.
 
     Args:
         assigner: which anchors learn which box.
@@ -44,6 +45,8 @@ class BoxLosses(nn.Module):
         centerness_weight: 1.
         boxes_of_grounding: learn boxes and centerness from grounding data too. The paper does
             not, for its boxes are inaccurate (sec. 3.3).
+        objectness_weight: of the loss of the head's class-agnostic output, where it has one. The
+            paper, which only names such scores (Tab. 2a), gives none.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class BoxLosses(nn.Module):
         box_weight: float = 2.0,
         centerness_weight: float = 1.0,
         boxes_of_grounding: bool = False,
+        objectness_weight: float = 1.0,
     ) -> None:
         super().__init__()
         self.assigner = assigner
@@ -62,6 +66,7 @@ class BoxLosses(nn.Module):
         self.box_weight = box_weight
         self.centerness_weight = centerness_weight
         self.boxes_of_grounding = boxes_of_grounding
+        self.objectness_weight = objectness_weight
 
     def forward(
         self,
@@ -71,6 +76,7 @@ class BoxLosses(nn.Module):
         predictions: Predictions,
         anchors: list[Boxes],
         box_transform: Box2BoxTransform,
+        objectness: Objectness | None = None,
     ) -> dict[str, Tensor]:
         """Losses of a batch from a detection or grounding source.
 
@@ -81,9 +87,11 @@ class BoxLosses(nn.Module):
             predictions: boxes and centerness of the K anchors.
             anchors: one entry a level.
             box_transform: decodes deltas.
+            objectness: what ``predictions.objectness`` learns to be, if the head has it.
 
         Returns:
-            "loss_align" and, unless left out for grounding, "loss_box", "loss_centerness".
+            "loss_align" and, unless left out for grounding, "loss_box", "loss_centerness" and,
+            where ``predictions`` have objectness, "loss_objectness".
             Normalised by counts over all processes, so that the mean over processes of their
             gradients is that of the joint batch.
         """
@@ -113,10 +121,42 @@ class BoxLosses(nn.Module):
         )
         losses["loss_centerness"] = (
             self.centerness_weight
-            * centerness_loss(predictions.centerness[targets.image, targets.anchor], center_target)
+            * quality_loss(predictions.centerness[targets.image, targets.anchor], center_target)
             / num_positives
         )
+        if predictions.objectness is not None:
+            losses["loss_objectness"] = (
+                self.objectness_weight
+                * self.objectness_loss(predictions.objectness, objectness, targets, predicted)
+                / num_positives
+            )
         return losses
+
+    def objectness_loss(
+        self, logits: Tensor, kind: Objectness | None, targets: Targets, predicted: Tensor
+    ) -> Tensor:
+        """The loss of a class-agnostic output, summed.
+
+        ``class`` is alignment with the one phrase "object": focal loss, where every anchor without
+        a box is a negative, as in a region proposal network. ``iou`` is cross entropy with the
+        IoU of the predicted box, at positive anchors alone (arXiv 1912.05992).
+
+        Args:
+            logits: (B, K).
+            kind: what they mean.
+            targets: the P positive anchors.
+            predicted: (P, 4) their predicted boxes, XYXY px; they learn nothing here.
+        """
+        positives = (targets.image, targets.anchor)
+        if kind == "iou":
+            return quality_loss(logits[positives], paired_iou(predicted.detach(), targets.boxes))
+        return alignment_loss(
+            logits[..., None],
+            (*positives, torch.zeros_like(targets.anchor)),
+            logits.new_ones(len(logits), 1, dtype=torch.bool),
+            self.focal_alpha,
+            self.focal_gamma,
+        )
 
     @torch.no_grad()
     def assign(

@@ -70,7 +70,8 @@ class WordRegionContrast(nn.Module):
         nms_threshold: IoU above which a proposal covers another.
         pre_nms: candidates an image before that.
         proposal_score: what makes a region a proposal (Tab. 2a), see
-            :func:`~detclip2.modeling.proposals.proposal_scores`.
+            :func:`~detclip2.modeling.proposals.proposal_scores`. ``class`` and ``iou`` need a
+            head whose ``objectness`` is the same.
         matching: ``one_to_one``: a word has its best region; ``one_to_many``: all, weighted by
             softmax; ``largest_box``: the whole caption has the largest proposal (Tab. 2b).
         matching_temperature: tau_t, of ``one_to_many``; the paper gives no value.
@@ -128,7 +129,6 @@ class WordRegionContrast(nn.Module):
         batch: PhraseBatch,
         phrases: Tensor,
         align: Alignment,
-        objectness: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """The loss of a batch of image-text pairs.
 
@@ -138,13 +138,12 @@ class WordRegionContrast(nn.Module):
             batch: the phrases of the B samples.
             phrases: (M, D) their embeddings.
             align: what makes S of regions and phrases.
-            objectness: (B, K) logits, for the proposal scores ``class`` and ``iou`` only.
 
         Returns:
             ``loss_contrast``, weighted. The share of texts that prefer their own image, and of
             images their own text, goes to the event storage.
         """
-        index, valid = self.propose(predictions, boxes, batch, phrases, align, objectness)
+        index, valid = self.propose(predictions, boxes, batch, phrases, align)
         regions = predictions.regions.take_along_dim(index[..., None], dim=1)
         width, height = (boxes[..., 2:] - boxes[..., :2]).unbind(dim=-1)
         areas = (width * height).take_along_dim(index, dim=1)
@@ -159,7 +158,6 @@ class WordRegionContrast(nn.Module):
         batch: PhraseBatch,
         phrases: Tensor,
         align: Alignment,
-        objectness: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Choose R regions in each image; arguments as of :meth:`forward`.
 
@@ -173,7 +171,7 @@ class WordRegionContrast(nn.Module):
                 align(predictions.regions[b], phrases),
                 batch.positives(b),
                 predictions.centerness[b],
-                None if objectness is None else objectness[b],
+                None if predictions.objectness is None else predictions.objectness[b],
             )
             proposals.append(
                 select_proposals(
@@ -190,7 +188,6 @@ class WordRegionContrast(nn.Module):
         batch: PhraseBatch,
         phrases: Tensor,
         align: Alignment,
-        objectness: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The one region that each phrase of the batch has in each image, to look at.
 
@@ -200,7 +197,7 @@ class WordRegionContrast(nn.Module):
         Returns:
             Indices (M, B) into the K anchors, and (B,) bool: has the image any proposal?
         """
-        index, valid = self.propose(predictions, boxes, batch, phrases, align, objectness)
+        index, valid = self.propose(predictions, boxes, batch, phrases, align)
         regions = predictions.regions.take_along_dim(index[..., None], dim=1)
         regions, phrases = self.embed(regions, phrases, align)
         _, chosen = best_regions(phrases, regions, valid)

@@ -1,12 +1,15 @@
 """The RPN-free head of ATSS, with the deformable layer that joins its two towers (sec. 3.3)."""
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
+from detclip2.errors import UserError
 from detclip2.modeling.deformable import deformable_conv
+
+Objectness = Literal["class", "iou"]
 
 
 class Predictions(NamedTuple):
@@ -18,6 +21,8 @@ class Predictions(NamedTuple):
     """(B, K, 4) box deltas with respect to the anchors."""
     centerness: Tensor
     """(B, K) centerness logits."""
+    objectness: Tensor | None = None
+    """(B, K) class-agnostic logits, of a head that has this output. Inference does not read it."""
 
 
 class DenseHead(nn.Module):
@@ -34,6 +39,13 @@ class DenseHead(nn.Module):
         num_convs: convolutions a tower, 4 in ATSS.
         deformable: False removes the deformable layer (ablation of Tab. 3).
         num_groups: groups of GroupNorm.
+        objectness: a class-agnostic logit a location, learnt where boxes are and read by the
+            word-region contrast alone (its ``proposal_score`` of the same name, Tab. 2a), or None.
+            ``class``: is it on an object, from the class tower; ``iou``: how well does its box
+            fit, from the box tower, as in IoU-aware heads (arXiv 1912.05992).
+
+    Raises:
+        UserError: ``objectness`` is none of these.
     """
 
     def __init__(
@@ -44,8 +56,11 @@ class DenseHead(nn.Module):
         num_convs: int = 4,
         deformable: bool = True,
         num_groups: int = 32,
+        objectness: Objectness | None = None,
     ) -> None:
         super().__init__()
+        if objectness not in (None, *get_args(Objectness)):
+            raise UserError(f"head.objectness is {objectness!r}; expected 'class', 'iou' or None")
         self.box_tower = _tower(in_channels, num_convs, num_groups)
         self.class_tower = _tower(in_channels, num_convs, num_groups)
         self.deformable = DeformableLayer(in_channels, num_groups) if deformable else None
@@ -60,18 +75,27 @@ class DenseHead(nn.Module):
             nn.init.zeros_(layer.get_parameter("bias"))
         # Region embeddings of about unit length, so that similarities start within +-1.
         nn.init.normal_(self.region.weight, std=1 / math.sqrt(in_channels * embed_dim))
+        self.objectness_kind = objectness
+        self.objectness = None if objectness is None else _objectness(objectness, in_channels)
 
     def forward(self, features: list[Tensor]) -> Predictions:
         """Levels of (B, C, H_l, W_l) -> predictions for the K = sum H_l W_l anchors."""
-        regions, deltas, centerness = [], [], []
+        regions, deltas, centerness, objectness = [], [], [], []
         for scale, x in zip(self.scales, features, strict=True):
             box_features = self.box_tower(x)
             class_features = x if self.deformable is None else self.deformable(x, box_features)
-            regions.append(self.region(self.class_tower(class_features)))
+            class_features = self.class_tower(class_features)
+            regions.append(self.region(class_features))
             deltas.append(self.box(box_features) * scale)
             centerness.append(self.centerness(box_features))
+            if self.objectness is not None:
+                of_class = self.objectness_kind == "class"
+                objectness.append(self.objectness(class_features if of_class else box_features))
         return Predictions(
-            join_levels(regions), join_levels(deltas), join_levels(centerness).squeeze(-1)
+            join_levels(regions),
+            join_levels(deltas),
+            join_levels(centerness).squeeze(-1),
+            join_levels(objectness).squeeze(-1) if objectness else None,
         )
 
 
@@ -108,6 +132,15 @@ class DeformableLayer(nn.Module):
 def join_levels(levels: list[Tensor]) -> Tensor:
     """Levels of (B, C, H_l, W_l) -> (B, K, C), row by row, finest level first."""
     return torch.cat([level.flatten(2) for level in levels], dim=2).transpose(1, 2)
+
+
+def _objectness(kind: Objectness, channels: int) -> nn.Conv2d:
+    conv = nn.Conv2d(channels, 1, kernel_size=3, padding=1)
+    nn.init.normal_(conv.weight, std=0.01)
+    # Focal loss starts from the probability 0.01, as alignment does.
+    prior = 0.01 if kind == "class" else 0.5
+    nn.init.constant_(conv.get_parameter("bias"), math.log(prior / (1 - prior)))
+    return conv
 
 
 def _tower(channels: int, num_convs: int, num_groups: int) -> nn.Sequential:

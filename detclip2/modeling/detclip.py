@@ -1,7 +1,7 @@
 """DetCLIPv2 (arXiv 2304.04514): the meta-architecture, as in the paper's figure 2."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from detectron2.config import configurable
@@ -15,7 +15,7 @@ from detclip2.errors import UserError
 from detclip2.modeling.alignment import Align, Alignment, BestOfLabel
 from detclip2.modeling.box_losses import BoxLosses
 from detclip2.modeling.contrast import WordRegionContrast
-from detclip2.modeling.dense_head import DenseHead, Predictions
+from detclip2.modeling.dense_head import DenseHead, Objectness, Predictions
 from detclip2.modeling.phrase_batch import PhraseBatch, gather_phrases
 from detclip2.modeling.postprocess import PostProcess
 from detclip2.modeling.text_tower import TextTower
@@ -43,6 +43,9 @@ class DetCLIPv2(nn.Module):
         pixel_mean: RGB, 0..255.
         pixel_std: RGB, 0..255.
         vocabulary: names to detect until :meth:`set_vocabulary` says otherwise.
+
+    Raises:
+        UserError: the contrast chooses proposals by an output that the head does not have.
     """
 
     input_format = "RGB"
@@ -73,6 +76,7 @@ class DetCLIPv2(nn.Module):
         self.box_losses = box_losses
         self.contrast = contrast
         self.postprocess = postprocess
+        _check_proposal_score(head, contrast)
         self.in_features = tuple(in_features)
         strides = [backbone.output_shape()[f].stride for f in self.in_features]
         # One square anchor of 8 strides at every location (ATSS).
@@ -136,7 +140,15 @@ class DetCLIPv2(nn.Module):
         """Detection and grounding (sec. 3.1): phrases of all processes are everyone's negatives."""
         batch, phrases = gather_phrases(batch, phrases)
         similarity = self.align(predictions.regions, phrases)  # (B, K, M_B)
-        return self.box_losses(samples, batch, similarity, predictions, anchors, self.box_transform)
+        return self.box_losses(
+            samples,
+            batch,
+            similarity,
+            predictions,
+            anchors,
+            self.box_transform,
+            self.head.objectness_kind,
+        )
 
     def learn_from_captions(
         self,
@@ -177,7 +189,13 @@ class DetCLIPv2(nn.Module):
             predictions, anchors = self.predict(images)
             all_anchors = Boxes.cat(anchors).tensor
             for i, sample, size, regions, deltas, centerness in zip(
-                members, group, images.image_sizes, *predictions, strict=True
+                members,
+                group,
+                images.image_sizes,
+                predictions.regions,
+                predictions.deltas,
+                predictions.centerness,
+                strict=True,
             ):
                 instances = self.postprocess(
                     regions,
@@ -291,6 +309,15 @@ class DetCLIPv2(nn.Module):
         super()._load_from_state_dict(*args, **kwargs)
         if self._names:
             self._vocabulary = None
+
+
+def _check_proposal_score(head: DenseHead, contrast: WordRegionContrast | None) -> None:
+    score = None if contrast is None else contrast.proposal_score
+    if score in get_args(Objectness) and score != head.objectness_kind:
+        raise UserError(
+            f"contrast.proposal_score is {score!r}, which the head has to predict, but "
+            f"head.objectness is {head.objectness_kind!r}; expected {score!r} there too"
+        )
 
 
 def _source(samples: list[Sample]) -> str:

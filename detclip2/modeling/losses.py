@@ -51,8 +51,11 @@ def box_loss(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     return (generalized_box_iou_loss(predicted.float(), target.float()) * weight).sum()
 
 
-def centerness_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Binary cross entropy, summed, of (P,) logits with (P,) targets in [0, 1]."""
+def quality_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Binary cross entropy, summed, of (P,) logits with (P,) targets in [0, 1].
+
+    The targets say how good the place of an anchor is (centerness) or its box (IoU).
+    """
     return F.binary_cross_entropy_with_logits(logits.float(), target, reduction="sum")
 
 
@@ -70,3 +73,12 @@ def centerness_target(centers: Tensor, boxes: Tensor) -> Tensor:
     after = boxes[:, 2:] - centers
     ratios = torch.minimum(before, after) / torch.maximum(before, after)
     return ratios.clamp(min=0).prod(dim=1).sqrt()
+
+
+def paired_iou(boxes: Tensor, others: Tensor) -> Tensor:
+    """(P,) IoU in [0, 1] of each of (P, 4) boxes with the other box of its row, XYXY px."""
+    corner = torch.maximum(boxes[:, :2], others[:, :2])
+    opposite = torch.minimum(boxes[:, 2:], others[:, 2:])
+    common = (opposite - corner).clamp(min=0).prod(dim=1)
+    areas = [(b[:, 2:] - b[:, :2]).prod(dim=1) for b in (boxes, others)]
+    return common / (areas[0] + areas[1] - common)

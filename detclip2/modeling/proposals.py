@@ -7,8 +7,6 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import nms
 
-from detclip2.errors import UserError
-
 ProposalScore = Literal[
     "class", "iou", "centerness", "text_sample", "text_batch", "text_batch_centerness"
 ]
@@ -30,7 +28,7 @@ def proposal_scores(
     - ``class`` (28.4) and ``iou`` (30.1): from a further output of the head, which has learnt,
       on data with boxes and whatever the class, either whether an anchor is on an object or the
       IoU of its box. The paper only gives these names; we take them to be the class-agnostic
-      scores usual for proposals. Without that output they cannot be computed.
+      scores usual for proposals. The head must have been given that output.
 
     A sample without phrases of its own is scored by those of the batch, and a batch without any
     phrase by centerness.
@@ -46,14 +44,11 @@ def proposal_scores(
         (K,) log-probabilities, in float32: unlike probabilities they do not saturate at 1.
 
     Raises:
-        UserError: ``class`` or ``iou`` without ``objectness``.
+        ValueError: ``class`` or ``iou`` without ``objectness``.
     """
     if kind in ("class", "iou"):
         if objectness is None:
-            raise UserError(
-                f"contrast.proposal_score={kind!r} needs a head that predicts objectness; "
-                "choose a text similarity or centerness, or give the head that output"
-            )
+            raise ValueError(f"the proposal score {kind!r} is that of the head's objectness")
         return F.logsigmoid(objectness.float())
     if kind == "centerness" or similarity.shape[1] == 0:
         return F.logsigmoid(centerness.float())

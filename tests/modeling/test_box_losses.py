@@ -6,7 +6,7 @@ from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.structures import Boxes, Instances
 from processes import run_processes
-from torchvision.ops import generalized_box_iou, sigmoid_focal_loss
+from torchvision.ops import box_iou, generalized_box_iou, sigmoid_focal_loss
 
 from detclip2.modeling.assignment import ATSSAssigner
 from detclip2.modeling.box_losses import BoxLosses
@@ -61,32 +61,36 @@ BATCH = [
 class Outputs:
     """Random predictions for a batch, with the phrases' embeddings in a table of letters."""
 
-    def __init__(self, batch_size=4):
+    def __init__(self, batch_size=4, kind=None):
         self.regions = normal(batch_size, K, D).requires_grad_()
         self.deltas = normal(batch_size, K, 4, seed=1).requires_grad_()
         self.centerness = normal(batch_size, K, seed=2).requires_grad_()
         self.table = normal(26, D, seed=3).requires_grad_()
+        self.kind = kind
+        self.objectness = normal(batch_size, K, seed=4).requires_grad_()
 
     def losses(self, samples, share=slice(None), box_losses=None):
         batch = PhraseBatch.from_samples(samples)
         rows = [LETTERS.index(phrase) for phrase in batch.phrases]
         batch, phrases = gather_phrases(batch, self.table[rows])
-        predictions = Predictions(self.regions[share], self.deltas[share], self.centerness[share])
+        outputs = [self.regions, self.deltas, self.centerness]
+        outputs += [self.objectness] if self.kind else []
+        predictions = Predictions(*(output[share] for output in outputs))
         similarity = predictions.regions @ phrases.T
         box_losses = box_losses or BoxLosses(ATSSAssigner())
-        return box_losses(samples, batch, similarity, predictions, anchors(), TRANSFORM)
+        return box_losses(samples, batch, similarity, predictions, anchors(), TRANSFORM, self.kind)
 
     def gradients(self, losses):
         sum(losses.values()).backward()
-        tensors = (self.regions, self.deltas, self.centerness, self.table)
+        tensors = (self.regions, self.deltas, self.centerness, self.table, self.objectness)
         return [torch.zeros_like(t) if t.grad is None else t.grad for t in tensors]
 
 
 def slow_losses(samples, outputs):
-    """The three losses, one pair of anchor and phrase after the other."""
+    """The losses, one pair of anchor and phrase after the other."""
     all_anchors = Boxes.cat(anchors())
     names = list(dict.fromkeys(p for s in samples for p in s["phrases"]))
-    align = box = center = weights = num_positives = 0.0
+    align = box = center = weights = num_positives = objectness = 0.0
     for b, s in enumerate(samples):
         truth = {}  # box -> its phrases
         gt = s["instances"]
@@ -104,6 +108,9 @@ def slow_losses(samples, outputs):
                     continue
                 logit = (outputs.regions[b, k] @ outputs.table[LETTERS.index(name)]).float()
                 align += sigmoid_focal_loss(logit, torch.tensor(float(name in right)))
+            is_object = outputs.objectness[b, k].float()
+            if outputs.kind == "class":
+                objectness += sigmoid_focal_loss(is_object, torch.tensor(float(n >= 0)))
             if n < 0:
                 continue
             num_positives += 1
@@ -113,48 +120,64 @@ def slow_losses(samples, outputs):
                 outputs.deltas[b, k][None].float(), all_anchors[k].tensor
             )
             box += (1 - generalized_box_iou(predicted, target)[0, 0]) * weight
+            if outputs.kind == "iou":
+                fit = box_iou(predicted, target).item()
+                objectness -= fit * is_object.sigmoid().log()
+                objectness -= (1 - fit) * (1 - is_object.sigmoid()).log()
             p = outputs.centerness[b, k].float().sigmoid()
             center -= weight * p.log() + (1 - weight) * (1 - p).log()
             weights += weight
-    return {
+    losses = {
         "loss_align": align / num_positives,
         "loss_box": 2 * (box / weights).squeeze(),
         "loss_centerness": (center / num_positives).squeeze(),
     }
+    return {**losses, "loss_objectness": objectness / num_positives} if outputs.kind else losses
 
 
-def test_losses_equal_the_loop():
-    outputs = Outputs()
+KINDS = [None, "class", "iou"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_losses_equal_the_loop_in_value_and_gradient(kind):
+    outputs, others = Outputs(kind=kind), Outputs(kind=kind)
     losses = outputs.losses(BATCH)
-    expected = slow_losses(BATCH, outputs)
+    expected = slow_losses(BATCH, others)
     assert {name: loss.shape for name, loss in losses.items()} == dict.fromkeys(expected, ())
     for name, loss in losses.items():
         torch.testing.assert_close(loss, expected[name], msg=lambda m, n=name: f"{n}: {m}")
+    pairs = zip(outputs.gradients(losses), others.gradients(expected), strict=True)
+    for ours, theirs in pairs:
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-7)
+    assert outputs.objectness.grad is None if kind is None else outputs.objectness.grad.any()
 
 
 def test_weights_of_the_losses():
     ones = BoxLosses(ATSSAssigner(), box_weight=1.0, centerness_weight=1.0)
-    others = BoxLosses(ATSSAssigner(), box_weight=6.0, centerness_weight=0.5)
-    plain = Outputs().losses(BATCH, box_losses=ones)
-    weighted = Outputs().losses(BATCH, box_losses=others)
+    others = BoxLosses(ATSSAssigner(), box_weight=6.0, centerness_weight=0.5, objectness_weight=3.0)
+    plain = Outputs(kind="iou").losses(BATCH, box_losses=ones)
+    weighted = Outputs(kind="iou").losses(BATCH, box_losses=others)
     torch.testing.assert_close(weighted["loss_box"], 6 * plain["loss_box"])
     torch.testing.assert_close(weighted["loss_centerness"], plain["loss_centerness"] / 2)
+    torch.testing.assert_close(weighted["loss_objectness"], 3 * plain["loss_objectness"])
     torch.testing.assert_close(weighted["loss_align"], plain["loss_align"])
 
 
-def test_boxes_of_grounding_teach_alignment_only():
+@pytest.mark.parametrize("kind", KINDS)
+def test_boxes_of_grounding_teach_alignment_only(kind):
     grounding = [{**s, "source": "grounding"} for s in BATCH]
-    detection = Outputs().losses(BATCH)
-    losses = Outputs().losses(grounding)
+    detection = Outputs(kind=kind).losses(BATCH)
+    losses = Outputs(kind=kind).losses(grounding)
     assert list(losses) == ["loss_align"]
     torch.testing.assert_close(losses["loss_align"], detection["loss_align"])
     ablation = BoxLosses(ATSSAssigner(), boxes_of_grounding=True)
-    assert Outputs().losses(grounding, box_losses=ablation) == detection
+    assert Outputs(kind=kind).losses(grounding, box_losses=ablation) == detection
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("phrases", [[], ["a", "b"]])
-def test_a_batch_without_boxes(phrases):
-    outputs = Outputs()
+def test_a_batch_without_boxes(phrases, kind):
+    outputs = Outputs(kind=kind)
     losses = outputs.losses([sample(phrases, 0) for _ in BATCH])
     assert losses["loss_box"] == 0
     assert losses["loss_centerness"] == 0
@@ -162,6 +185,8 @@ def test_a_batch_without_boxes(phrases):
     for gradient in outputs.gradients(losses):
         assert gradient.isfinite().all()
     assert not outputs.deltas.grad.any()
+    if kind:  # nothing is an object, and no box has an IoU
+        assert (losses["loss_objectness"] > 0) == (kind == "class")
 
 
 def test_a_box_that_no_anchor_learns():
@@ -170,18 +195,19 @@ def test_a_box_that_no_anchor_learns():
     assert all(loss.isfinite() for loss in losses.values())
 
 
-def step(rank, world_size):
+def step(rank, world_size, kind):
     each = len(BATCH) // world_size
     share = slice(rank * each, (rank + 1) * each)
-    outputs = Outputs()
+    outputs = Outputs(kind=kind)
     losses = outputs.losses(BATCH[share], share)
     return list(losses.values()), outputs.gradients(losses)
 
 
-def test_mean_over_processes_is_the_joint_batch():
+@pytest.mark.parametrize("kind", ["class", "iou"])
+def test_mean_over_processes_is_the_joint_batch(kind):
     """As DistributedDataParallel averages gradients."""
-    [joint] = run_processes(step, 1)
-    shares = run_processes(step, 2)
+    [joint] = run_processes(step, 1, kind)
+    shares = run_processes(step, 2, kind)
     for ours, of_processes in zip(joint, zip(*shares, strict=True), strict=True):
         for expected, *parts in zip(ours, *of_processes, strict=True):
             torch.testing.assert_close(torch.stack(parts).mean(0), expected)

@@ -279,6 +279,23 @@ def test_forward_chooses_proposals_and_weighs_the_loss():
     assert predictions.regions.grad[chosen].any()
 
 
+@pytest.mark.parametrize("kind", ["class", "iou"])
+def test_objectness_chooses_proposals_whatever_the_words(kind):
+    predictions, boxes = predictions_of()
+    objectness = torch.randn(2, 6, generator=torch.Generator().manual_seed(4))
+    predictions = predictions._replace(objectness=objectness)
+    batch = PhraseBatch.from_samples(samples_of([["cat"], ["dog", "sea"]]))
+    phrases = torch.randn(len(batch.phrases), D, generator=torch.Generator().manual_seed(3))
+    contrast = WordRegionContrast(num_proposals=2, proposal_score=kind)
+    index, valid = contrast.propose(predictions, boxes, batch, phrases, Alignment())
+    assert index.tolist() == objectness.topk(2, dim=1).indices.tolist()
+    assert valid.all()
+    by_words, _ = WordRegionContrast(num_proposals=2).propose(
+        predictions, boxes, batch, phrases, Alignment()
+    )
+    assert index.tolist() != by_words.tolist()
+
+
 @pytest.mark.parametrize("cosine", [False, True])
 def test_a_phrase_chooses_the_best_of_the_proposals(cosine):
     generator = torch.Generator().manual_seed(5)

@@ -3,6 +3,7 @@ import torch
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from torch.nn import functional as F
 
+from detclip2.errors import UserError
 from detclip2.modeling.dense_head import DeformableLayer, DenseHead, join_levels
 
 C, D = 8, 6
@@ -16,6 +17,11 @@ def head(**options):
     return DenseHead(C, D, **options)
 
 
+def predict(model):
+    """The outputs that the head has, by name."""
+    return {name: t for name, t in model(levels())._asdict().items() if t is not None}
+
+
 def levels(batch_size=2):
     generator = torch.Generator().manual_seed(1)
     return [torch.randn(batch_size, C, h, w, generator=generator) for h, w in SIZES]
@@ -23,8 +29,37 @@ def levels(batch_size=2):
 
 @pytest.mark.parametrize("options", [{}, {"deformable": False}, {"num_convs": 1}, {"num_convs": 4}])
 def test_shapes(options):
-    shapes = {name: t.shape for name, t in head(**options)(levels())._asdict().items()}
+    shapes = {name: t.shape for name, t in predict(head(**options)).items()}
     assert shapes == {"regions": (2, K, D), "deltas": (2, K, 4), "centerness": (2, K)}
+
+
+@pytest.mark.parametrize("kind", ["class", "iou"])
+def test_objectness_is_one_more_output_that_changes_no_other(kind):
+    plain, model = head(), head(objectness=kind)
+    added = model.state_dict().keys() - plain.state_dict().keys()
+    assert added == {"objectness.weight", "objectness.bias"}
+    assert all(torch.equal(model.state_dict()[name], t) for name, t in plain.state_dict().items())
+    others, found = predict(plain), predict(model)
+    objectness = found.pop("objectness")
+    assert objectness.shape == (2, K)
+    for name, expected in others.items():
+        assert torch.equal(found[name], expected), name
+    # as likely at the start as the focal loss wants it, or undecided
+    start = {"class": 0.01, "iou": 0.5}[kind]
+    torch.testing.assert_close(objectness.sigmoid().median().item(), start, atol=start / 5, rtol=0)
+
+
+@pytest.mark.parametrize(("kind", "tower"), [("class", "class_tower"), ("iou", "box_tower")])
+def test_the_tower_that_objectness_teaches(kind, tower):
+    model = head(objectness=kind, deformable=False)
+    model(levels()).objectness.square().sum().backward()
+    taught = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None}
+    assert taught == {tower, "objectness"}
+
+
+def test_an_unknown_objectness_is_named():
+    with pytest.raises(UserError, match=r"head\.objectness is 'best'; expected 'class', 'iou' or"):
+        head(objectness="best")
 
 
 def test_predictions_stand_in_the_order_of_the_anchors():
@@ -46,7 +81,7 @@ def test_predictions_stand_in_the_order_of_the_anchors():
 
 
 def test_levels_and_images_are_independent_of_each_other():
-    model, x = head(), levels()
+    model, x = head(objectness="class"), levels()
     whole = model(x)
     for b in range(2):
         single = model([level[b : b + 1] for level in x])
@@ -90,7 +125,7 @@ def test_regions_teach_the_box_tower_through_the_deformable_layer(deformable):
 
 
 def test_autocast_keeps_offsets_in_single_precision():
-    model, x = head(), levels()
+    model, x = head(objectness="iou"), levels()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         half = model(x)
     assert half.regions.dtype == torch.bfloat16

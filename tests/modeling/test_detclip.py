@@ -2,6 +2,7 @@
 
 import copy
 import math
+from typing import get_args
 
 import pytest
 import torch
@@ -9,9 +10,12 @@ from detectron2.config import instantiate
 from detectron2.engine import SimpleTrainer
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import Boxes, Instances
+from processes import run_processes
+from torch.nn.parallel import DistributedDataParallel
 
 from detclip2.errors import UserError
 from detclip2.modeling.detclip import DetCLIPv2
+from detclip2.modeling.proposals import ProposalScore
 
 NAMES = ["red apple", "fire engine", "пёс"]
 LOSSES = {
@@ -126,6 +130,98 @@ def test_captions_without_contrast_are_refused(tiny_model):
     tiny_model.contrast = None
     with pytest.raises(UserError, match="no `contrast`"):
         tiny_model(captions())
+
+
+SCORES = get_args(ProposalScore)
+
+
+def with_score(config, score):
+    """The model that chooses proposals so, and predicts what that takes."""
+    config = copy.deepcopy(config)
+    config.contrast.proposal_score = score
+    config.head.objectness = score if score in ("class", "iou") else None
+    torch.manual_seed(0)
+    return instantiate(config).train()
+
+
+def train(model, samples_of_steps):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    for samples in samples_of_steps:
+        optimizer.zero_grad()
+        losses = model(samples)
+        sum(losses.values()).backward()
+        optimizer.step()
+        yield {name: loss.item() for name, loss in losses.items()}
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_every_proposal_score_trains(tiny_config, score):
+    model = with_score(tiny_config, score)
+    before = copy.deepcopy(model.state_dict())
+    batches = [BATCHES["two images"], captions(), BATCHES["no boxes"], captions()]
+    for samples, losses in zip(batches, train(model, batches), strict=True):
+        expected = LOSSES[samples[0]["source"]]
+        if samples[0]["source"] == "detection" and score in ("class", "iou"):
+            expected = expected | {"loss_objectness"}
+        assert losses.keys() == expected
+        assert all(map(math.isfinite, losses.values()))
+    moved = {name for name, t in model.state_dict().items() if not torch.equal(t, before[name])}
+    assert {"head.region.weight", "text_tower.projection.weight"} <= moved
+    assert ("head.objectness.weight" in moved) == (score in ("class", "iou"))
+    model.eval().set_vocabulary(NAMES)
+    assert len(model([{"image": image()}])[0]["instances"]) >= 0
+
+
+def train_in_parallel(rank, world_size, config):
+    """The losses and the weights of each proposal score's model after three steps."""
+    results = []
+    for score in SCORES:
+        model = DistributedDataParallel(
+            with_score(config, score), broadcast_buffers=False, find_unused_parameters=True
+        )
+        mine = slice(rank, rank + 1)
+        batches = [BATCHES["two images"][mine], captions()[mine], BATCHES["no boxes"][mine]]
+        losses = list(train(model, batches))
+        parameters = torch.cat([p.detach().flatten() for p in model.module.parameters()])
+        results.append((losses, parameters))
+    return results
+
+
+def test_every_proposal_score_trains_in_two_processes(tiny_config):
+    first, second = run_processes(train_in_parallel, 2, tiny_config)
+    for score, (losses, weights), (others, same_weights) in zip(SCORES, first, second, strict=True):
+        for step in (*losses, *others):
+            assert all(map(math.isfinite, step.values())), score
+        assert losses[1].keys() == {"loss_contrast"}
+        assert losses[1]["loss_contrast"] > 0
+        assert losses != others, "each process has images of its own"
+        assert torch.equal(weights, same_weights), score
+    for n, m in ((0, 2), (1, 2)):  # "class" and "iou" are not "centerness"
+        assert first[n][0][1] != first[m][0][1]
+
+
+@pytest.mark.parametrize(
+    ("score", "objectness"), [("iou", None), ("class", None), ("iou", "class"), ("class", "iou")]
+)
+def test_a_score_that_the_head_does_not_predict_is_told_at_once(tiny_config, score, objectness):
+    tiny_config.contrast.proposal_score = score
+    tiny_config.head.objectness = objectness
+    sentence = f"proposal_score is '{score}', which .* head.objectness is {objectness!r}"
+    with pytest.raises(UserError, match=sentence):
+        instantiate(tiny_config)
+
+
+def test_objectness_changes_no_detection(tiny_config):
+    plain = with_score(tiny_config, "text_batch").eval()
+    model = with_score(tiny_config, "iou").eval()
+    model.load_state_dict({**model.state_dict(), **plain.state_dict()})
+    outputs = []
+    for each in (plain, model):
+        each.postprocess.score_threshold = 0.0
+        each.set_vocabulary(NAMES)
+        outputs.append(each([{"image": image()}])[0]["instances"])
+    assert len(outputs[0]) > 0
+    assert_same(*outputs)
 
 
 def test_a_phrase_of_several_samples_is_encoded_once(tiny_model, monkeypatch):

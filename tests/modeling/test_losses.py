@@ -4,9 +4,15 @@ import math
 
 import pytest
 import torch
-from torchvision.ops import generalized_box_iou, sigmoid_focal_loss
+from torchvision.ops import box_iou, generalized_box_iou, sigmoid_focal_loss
 
-from detclip2.modeling.losses import alignment_loss, box_loss, centerness_loss, centerness_target
+from detclip2.modeling.losses import (
+    alignment_loss,
+    box_loss,
+    centerness_target,
+    paired_iou,
+    quality_loss,
+)
 
 B, K, M = 3, 7, 5
 
@@ -114,9 +120,19 @@ def test_centerness_in_closed_form(center, expected):
     assert centerness_target(moved, 3 * box + 7).tolist() == pytest.approx([expected], abs=1e-6)
 
 
-def test_centerness_loss_is_cross_entropy():
+def test_quality_loss_is_cross_entropy():
     logits, target = normal(9).float(), normal(9, seed=1).float().sigmoid()
     p = logits.sigmoid()
     expected = -(target * p.log() + (1 - target) * (1 - p).log()).sum()
-    torch.testing.assert_close(centerness_loss(logits, target), expected)
-    assert centerness_loss(logits[:0], target[:0]) == 0
+    torch.testing.assert_close(quality_loss(logits, target), expected)
+    assert quality_loss(logits[:0], target[:0]) == 0
+
+
+def test_paired_iou_is_torchvisions():
+    boxes, others = random_boxes(30, 0), random_boxes(30, 5)
+    others[0] = boxes[0]
+    others[1] = boxes[1] + 100  # apart
+    expected = box_iou(boxes, others).diagonal()
+    assert expected[:2].tolist() == [1, 0]
+    torch.testing.assert_close(paired_iou(boxes, others), expected)
+    assert paired_iou(boxes[:0], others[:0]).shape == (0,)

@@ -2,7 +2,6 @@ import pytest
 import torch
 from torchvision.ops import box_iou
 
-from detclip2.errors import UserError
 from detclip2.modeling.proposals import proposal_scores, select_proposals, stack_proposals
 
 SIMILARITY = torch.tensor([[-1.0, 2.0, 0.5], [3.0, -4.0, -2.0]])  # (K, M)
@@ -49,7 +48,7 @@ def test_scores_without_phrases():
 
 @pytest.mark.parametrize("kind", ["class", "iou"])
 def test_what_the_head_does_not_predict_is_said(kind):
-    with pytest.raises(UserError, match=f"proposal_score='{kind}' needs a head"):
+    with pytest.raises(ValueError, match=f"'{kind}' is that of the head's objectness"):
         proposal_scores(kind, SIMILARITY, OWN, CENTERNESS)
 
 
