@@ -1,0 +1,107 @@
+"""``detclip2 odinw``: AP on the data sets of ODinW that are on disk, and their mean."""
+
+import argparse
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from detectron2.structures import Instances
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from detclip2.commands.model_arguments import add_model_arguments, config_and_weights
+from detclip2.data.sources.odinw import BENCHMARKS, SPLITS, odinw_sets
+from detclip2.evaluation.coco_api import METRICS
+from detclip2.evaluation.odinw import (
+    MAX_DETECTIONS,
+    OdinwSettings,
+    evaluate_odinw,
+    found_sets,
+    mean_of,
+    protocol_of,
+    write_summary,
+)
+from detclip2.predictor import OpenVocabularyPredictor
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    parser.add_argument("root", type=Path, help="the folder with the data sets, as GLIP's download")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where json goes")
+    parser.add_argument("--benchmark", type=int, choices=BENCHMARKS, default=13, help="(13)")
+    parser.add_argument(
+        "--split",
+        choices=SPLITS,
+        default="valid",
+        help="GLIP evaluates on valid without training, on test after it (valid)",
+    )
+    parser.add_argument("--sets", nargs="+", default=[], metavar="NAME", help="only these")
+    parser.add_argument(
+        "--prompts",
+        choices=("names", "written"),
+        default="names",
+        help="ask for the names of classes, or GLIP's hand-written prompts where there are any",
+    )
+    parser.add_argument(
+        "--score-threshold", type=float, default=0.05, metavar="X", help="drop lower scores (0.05)"
+    )
+    add_model_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate on every data set found, print one table."""
+    sets = odinw_sets(args.benchmark, args.sets)
+    settings = OdinwSettings(args.root, args.benchmark, args.split, args.prompts == "written")
+    found, not_found = found_sets(sets, settings)
+    predictor = OpenVocabularyPredictor(*config_and_weights(args), device=args.device)
+    console = Console()
+
+    def detect(pictures: list[Path], prompts: list[str]) -> Iterable[Instances]:
+        predictor.set_vocabulary(prompts)
+        shown: Iterable[Path] = pictures
+        if console.is_terminal:
+            shown = track(pictures, console=console, transient=True)
+        return predictor(
+            iter(shown), score_threshold=args.score_threshold, max_detections=MAX_DETECTIONS
+        )
+
+    results = {}
+    for one in found:
+        results[one.name] = evaluate_odinw(one, settings, detect, args.output)
+        of_set = results[one.name]
+        line = f"{one.name}: {of_set['annotations']}; prompts: {', '.join(of_set['prompts'])}"
+        console.print(line, soft_wrap=True, markup=False)
+    absent = {
+        "not_found": [one.name for one in not_found],
+        "not_asked_for": [one.name for one in odinw_sets(args.benchmark) if one not in sets],
+    }
+    protocol = protocol_of(results, settings, args.score_threshold)
+    write_summary(results, absent, settings, protocol, args.output)
+    console.print(_table(results))
+    console.print(
+        f"mean over {len(results)} of the {args.benchmark} data sets of {protocol.dataset}"
+    )
+    for why, names in absent.items():
+        if names:
+            console.print(f"{why.replace('_', ' ')}: {', '.join(names)}", soft_wrap=True)
+    console.print(str(protocol), soft_wrap=True, markup=False)
+    return 0
+
+
+def _table(results: dict[str, dict[str, Any]]) -> Table:
+    table = Table("data set", box=SIMPLE_HEAD)
+    for column in ("images", *METRICS):
+        table.add_column(column, justify="right")
+    for name, of_set in results.items():
+        table.add_row(name, str(of_set["images"]), *(_shown(of_set[m]) for m in METRICS))
+    table.add_section()
+    means = mean_of(results)
+    table.add_row(f"mean of {len(results)}", "", *(_shown(means[metric]) for metric in METRICS))
+    return table
+
+
+def _shown(percent: float) -> str:
+    return "-" if math.isnan(percent) else f"{percent:.1f}"

@@ -1,0 +1,136 @@
+"""ODinW: AP of each data set that is on disk, and their mean."""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from detectron2.structures import Instances
+
+from detclip2.data.sources.odinw import OdinwSet, read_odinw
+from detclip2.errors import UserError
+from detclip2.evaluation.checks import check_finite, write_results
+from detclip2.evaluation.coco_api import METRICS, average_precision, coco_of
+from detclip2.evaluation.protocol import Protocol, annotations_of
+from detclip2.files import write_whole
+from detclip2.results import to_coco
+
+Detect = Callable[[list[Path], list[str]], Iterable[Instances]]
+"""Pictures and C prompts to detections of each picture; ``pred_classes`` index the prompts."""
+
+MAX_DETECTIONS = 100  # of an image, as COCO's protocol has it
+
+
+@dataclass(frozen=True)
+class OdinwSettings:
+    """How to evaluate on ODinW; the defaults are the protocol of zero-shot results."""
+
+    root: Path
+    """The folder of ODinW."""
+    benchmark: int = 13
+    """13 or 35."""
+    split: str = "valid"
+    """"train", "valid" or "test"; GLIP takes "valid" without training and "test" after it."""
+    written_prompts: bool = False
+    """Ask GLIP's hand-written prompts, where there are any, in place of the names."""
+
+
+def found_sets(
+    sets: Sequence[OdinwSet], settings: OdinwSettings
+) -> tuple[list[OdinwSet], list[OdinwSet]]:
+    """Those whose annotations are on disk, and those whose are not.
+
+    Raises:
+        UserError: none is.
+    """
+    found = [one for one in sets if one.annotations(settings.root, settings.split).is_file()]
+    if not found:
+        expected = sets[0].annotations(settings.root, settings.split)
+        raise UserError(
+            f"{settings.root}: none of the {len(sets)} data sets is in this folder; expected, for "
+            f"instance, {expected}"
+        )
+    return found, [one for one in sets if one not in found]
+
+
+def evaluate_odinw(
+    one: OdinwSet, settings: OdinwSettings, detect: Detect, output_dir: Path
+) -> dict[str, Any]:
+    """AP on one data set; writes its detections to ``<name>.json``, in COCO's format of results.
+
+    Returns:
+        ``annotations``, the file and its hash; ``prompts``; ``images``, how many; AP, AP50, ... in
+        percent, NaN where there is nothing to find; ``classes``, name -> AP.
+
+    Raises:
+        UserError: annotations or a picture cannot be read; detections are not finite.
+    """
+    path = one.annotations(settings.root, settings.split)
+    content = read_odinw(one, settings.root, settings.split)
+    for image in content["images"]:
+        if "file_name" not in image:
+            raise UserError(f"{path}: id {image['id']} of 'images' has no key 'file_name'")
+    category_ids = [category["id"] for category in content["categories"]]
+    prompts = one.prompts(settings.benchmark, settings.written_prompts)
+    pictures = [path.parent / image["file_name"] for image in content["images"]]
+    found = []
+    for image, instances in zip(content["images"], detect(pictures, prompts), strict=True):
+        check_finite(image["id"], instances)
+        found += to_coco(instances, image["id"], category_ids)
+    text = json.dumps(found)
+    write_whole(output_dir / f"{one.name}.json", lambda file: file.write(text.encode()))
+    truth = coco_of(content["images"], content["annotations"], content["categories"])
+    detections = coco_of(content["images"], found, content["categories"])
+    metrics, of_classes = average_precision(truth, detections, MAX_DETECTIONS)
+    names = dict(zip(category_ids, one.classes, strict=True))
+    return {
+        "annotations": annotations_of(path),
+        "prompts": prompts,
+        "images": len(pictures),
+        **metrics,
+        "classes": {names[identity]: ap for identity, ap in of_classes.items()},
+    }
+
+
+def mean_of(results: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """The mean of each metric over the data sets where it is defined; NaN where it is nowhere."""
+    means = {}
+    for metric in METRICS:
+        values = [of_set[metric] for of_set in results.values() if not math.isnan(of_set[metric])]
+        means[metric] = sum(values) / len(values) if values else math.nan
+    return means
+
+
+def write_summary(
+    results: dict[str, dict[str, Any]],
+    absent: Mapping[str, Sequence[str]],
+    settings: OdinwSettings,
+    protocol: Protocol,
+    output_dir: Path,
+) -> None:
+    """Write ``odinw.json``: the means, over how many data sets, which are absent and why, and all
+    results.
+    """
+    summary = {
+        "mean": mean_of(results),
+        "mean_over": len(results),
+        "of": settings.benchmark,
+        **absent,
+        "sets": results,
+    }
+    write_results(output_dir / "odinw.json", protocol, summary)
+
+
+def protocol_of(
+    results: dict[str, dict[str, Any]], settings: OdinwSettings, score_threshold: float
+) -> Protocol:
+    """What the results were measured with; every data set has a hash of its own beside them."""
+    return Protocol(
+        f"ODinW-{settings.benchmark} {settings.split}",
+        f"{len(results)} of {settings.benchmark} data sets",
+        "GLIP's hand-written, else names" if settings.written_prompts else "names",
+        f"the best {MAX_DETECTIONS} of an image, scores over {score_threshold:g}",
+        "standard AP, IoU 0.50:0.95, mean over data sets",
+    )
