@@ -1,13 +1,15 @@
 """COCO's boxes, or any data in its format; Detectron2's layout of folders is expected."""
 
 from detectron2.config import LazyCall as L
-from detectron2.data import DatasetMapper, build_detection_test_loader
+from detectron2.data import build_detection_test_loader
 from detectron2.data import transforms as T
 from detectron2.evaluation import COCOEvaluator
 
 from detclip2.data.hybrid_loader import HybridLoader, Source
 from detclip2.data.mappers import DetectionMapper
 from detclip2.data.sources.detection import category_names, detection_set
+
+from .test_mapper import inference, test_mapper
 
 # The folder that has annotations/, train2017/ and val2017/. For other names of files and folders,
 # override `json_file` and `image_root` below.
@@ -43,15 +45,7 @@ dataloader = dict(
             json_file="${coco.folder}/annotations/instances_val2017.json",
             image_root="${coco.folder}/val2017",
         ),
-        mapper=L(DatasetMapper)(
-            is_train=False,
-            augmentations=[
-                L(T.ResizeShortestEdge)(
-                    short_edge_length="${inference.min_size}", max_size="${inference.max_size}"
-                )
-            ],
-            image_format="RGB",
-        ),
+        mapper=test_mapper,
         num_workers=4,
         batch_size=1,
     ),
@@ -61,5 +55,3 @@ dataloader = dict(
         output_dir="${train.output_dir}/inference",
     ),
 )
-
-inference = dict(min_size=800, max_size=1333, score_threshold=0.3, batch_size=1)

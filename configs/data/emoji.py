@@ -1,14 +1,15 @@
 """EmojiScenes: detection data drawn on the fly, and its validation set in LVIS's format."""
 
 from detectron2.config import LazyCall as L
-from detectron2.data import DatasetMapper, build_detection_test_loader
-from detectron2.data import transforms as T
+from detectron2.data import build_detection_test_loader
 
 from detclip2.data.hybrid_loader import HybridLoader, Source
 from detclip2.data.mappers import CaptionMapper, DetectionMapper, GroundingMapper
 from detclip2.data.sources.emoji import EmojiGrounding, EmojiPairs, EmojiScenes
 from detclip2.data.sources.emoji.sets import base_names, validation_set
 from detclip2.evaluation.lvis_evaluator import LVISEvaluator
+
+from .test_mapper import inference, test_mapper
 
 # The world that all parts of a config share: how many categories, and pixels of an edge.
 world = dict(categories=200, size=320, seed=0)
@@ -65,15 +66,7 @@ dataloader = dict(
             size="${world.size}",
             seed="${world.seed}",
         ),
-        mapper=L(DatasetMapper)(
-            is_train=False,
-            augmentations=[
-                L(T.ResizeShortestEdge)(
-                    short_edge_length="${inference.min_size}", max_size="${inference.max_size}"
-                )
-            ],
-            image_format="RGB",
-        ),
+        mapper=test_mapper,
         num_workers=0,
         batch_size=8,
     ),
@@ -84,4 +77,4 @@ dataloader = dict(
     ),
 )
 
-inference = dict(min_size="${world.size}", max_size=1333, score_threshold=0.3, batch_size=8)
+inference.update(min_size="${world.size}", batch_size=8)

@@ -1,0 +1,17 @@
+"""How pictures reach the model outside of training: resized, and that is all."""
+
+from detectron2.config import LazyCall as L
+from detectron2.data import DatasetMapper
+from detectron2.data import transforms as T
+
+inference = dict(min_size=800, max_size=1333, score_threshold=0.3, batch_size=1)
+
+test_mapper = L(DatasetMapper)(
+    is_train=False,
+    augmentations=[
+        L(T.ResizeShortestEdge)(
+            short_edge_length="${inference.min_size}", max_size="${inference.max_size}"
+        )
+    ],
+    image_format="RGB",
+)
