@@ -16,6 +16,7 @@ COMMANDS = {
     "predict": "detect what you name in pictures, and draw it",
     "scenes": "draw samples of EmojiScenes as a contact sheet",
     "show-data": "draw what a source of a training config gives to the model",
+    "vocabulary": "encode names once, into a file that stands for them",
 }
 
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -67,13 +68,13 @@ class Vocabulary:
         return len(self.labels)
 
     def __repr__(self) -> str:
-        """What it is, in a line, however many labels there are."""
-        shown = ", ".join(map(repr, self.labels[:3])) + (", ..." if len(self) > 3 else "")
+        """What it is, in a line, however much it holds."""
         width = "" if self.embeddings is None else f", {self.embeddings.shape[1]} wide"
         encoded = f"encoded by {self.encoder!r}{width}" if self.is_encoded else "not encoded"
         return (
-            f"Vocabulary({len(self)} labels: {shown}; templates {list(self.templates)}; "
-            f"synonyms by {self.synonyms}; {encoded})"
+            f"Vocabulary({len(self)} labels: {_beginning(self.labels)}; "
+            f"{sum(map(len, self.prompts))} rows; synonyms by {self.synonyms}; "
+            f"{len(self.templates)} templates: {_beginning(self.templates)}; {encoded})"
         )
 
     @classmethod
@@ -316,3 +317,7 @@ class Vocabulary:
             shape = tuple(self.embeddings.shape)
             return f"{shape} embeddings for {sum(rows)} names of width {width}"
         return "" if self.embeddings.isfinite().all() else "it holds NaN or infinity"
+
+
+def _beginning(texts: Sequence[str]) -> str:
+    return ", ".join([*map(reprlib.repr, texts[:3]), *(["..."] if len(texts) > 3 else [])])

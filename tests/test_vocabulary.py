@@ -86,15 +86,15 @@ def test_rules_that_do_not_exist():
 
 
 def test_what_it_is_in_a_line():
-    vocabulary = Vocabulary.from_names([f"name {i}" for i in range(1203)], synonyms="max")
-    assert repr(vocabulary) == (
-        "Vocabulary(1203 labels: 'name 0', 'name 1', 'name 2', ...; templates ['{}']; "
-        "synonyms by max; not encoded)"
+    names = [["name 0", "zero"], *(f"name {i}" for i in range(1, 1203))]
+    assert repr(Vocabulary.from_names(names, synonyms="max")) == (
+        "Vocabulary(1203 labels: 'name 0', 'name 1', 'name 2', ...; 1204 rows; synonyms by max; "
+        "1 templates: '{}'; not encoded)"
     )
-    encoded = Vocabulary.from_names(["cat"]).encode(encode_phrases, "tower-6")
+    encoded = Vocabulary.from_names(["x" * 1000], ["{}", "a {}"]).encode(encode_phrases, "tower-6")
     assert repr(encoded) == (
-        "Vocabulary(1 labels: 'cat'; templates ['{}']; synonyms by mean; "
-        "encoded by 'tower-6', 6 wide)"
+        "Vocabulary(1 labels: 'xxxxxxxxxxxx...xxxxxxxxxxxxx'; 1 rows; synonyms by mean; "
+        "2 templates: '{}', 'a {}'; encoded by 'tower-6', 6 wide)"
     )
 
 
@@ -182,6 +182,19 @@ def test_names_that_the_encoder_cannot_tell_apart_are_said(caplog):
     with caplog.at_level(logging.WARNING):
         Vocabulary.from_names(["cat", "りんご", "dog"]).encode(unknown)
     assert not caplog.text
+
+
+def test_many_names_show_progress(monkeypatch):
+    seen = []
+
+    def track(items, description, **options):
+        seen.append((len(items), description))
+        return items
+
+    monkeypatch.setattr("detclip2.prompt_ensemble.track", track)
+    for number in (1, BATCH_SIZE - 1, 1203):
+        Vocabulary.from_names([f"name {i}" for i in range(number)]).encode(encode_phrases)
+    assert seen == [(math.ceil(1204 / BATCH_SIZE), "encoding names")]
 
 
 def test_synonyms_may_be_twins(caplog):

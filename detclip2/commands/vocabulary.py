@@ -1,0 +1,68 @@
+"""``detclip2 vocabulary``: encode names once, into a file that a model reads in place of names."""
+
+import argparse
+import os
+from pathlib import Path
+
+from detclip2.commands.model_arguments import add_model_arguments, config_and_weights
+from detclip2.data.names import BUILTIN_NAMES
+from detclip2.errors import UserError
+from detclip2.predictor import OpenVocabularyPredictor
+from detclip2.vocabulary import SYNONYM_RULES, Vocabulary
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    parser.add_argument(
+        "names",
+        metavar="NAMES",
+        help="a file: names one a line, or a .csv with the column `name` and perhaps `synonyms` "
+        f"and `definition`; or a built-in list: {', '.join(BUILTIN_NAMES)}",
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE.safetensors")
+    parser.add_argument(
+        "--template",
+        action="append",
+        metavar="TEXT",
+        help='what a name is put into, as "a photo of a {}"; may be given several times, for the '
+        'mean of all (default: "{}")',
+    )
+    parser.add_argument(
+        "--synonyms",
+        choices=SYNONYM_RULES,
+        help="score of a label with several names: that of their mean embedding, or of the best "
+        "name (default: mean; those of a built-in list are left out if this is not given)",
+    )
+    parser.add_argument(
+        "--definitions",
+        action="store_true",
+        help="write the definitions of a built-in list behind its names (those of a .csv always "
+        "are)",
+    )
+    add_model_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Encode and save."""
+    if args.output.suffix != ".safetensors":  # how readers know a saved vocabulary from names
+        raise UserError(f"{args.output}: a vocabulary's file name ends in .safetensors")
+    vocabulary = _vocabulary(args)  # before the model is loaded: a mistake is told at once
+    predictor = OpenVocabularyPredictor(*config_and_weights(args), device=args.device)
+    vocabulary = predictor.encode(vocabulary)
+    vocabulary.save(args.output)
+    print(f"{args.output}: {vocabulary}")
+    return 0
+
+
+def _vocabulary(args: argparse.Namespace) -> Vocabulary:
+    templates = args.template or ("{}",)
+    if args.names in BUILTIN_NAMES:
+        return Vocabulary.builtin(args.names, templates, args.synonyms, args.definitions)
+    if not os.path.exists(args.names):
+        raise UserError(
+            f"{args.names}: neither a file of names nor a built-in list "
+            f"({', '.join(BUILTIN_NAMES)})"
+        )
+    if args.definitions:
+        raise UserError(f"--definitions is for a built-in list: {', '.join(BUILTIN_NAMES)}")
+    return Vocabulary.from_file(args.names, templates, args.synonyms or "mean")
