@@ -1,7 +1,6 @@
 """Checkpoints that are never half written and never unpickled."""
 
 import os
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 
 from detclip2.errors import UserError
 from detclip2.files import write_whole
-from detclip2.modeling.weights import read_weights
+from detclip2.modeling.weights import read_checkpoint
 
 
 class Checkpointer(DetectionCheckpointer):
@@ -48,21 +47,7 @@ class Checkpointer(DetectionCheckpointer):
         return super().load(path, *args, **kwargs)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        if filename.endswith(".safetensors"):
-            return {"model": read_weights(filename)}
-        try:
-            content = torch.load(filename, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            raise UserError(
-                f"{filename} needs pickle, which can run any code when loaded, so it is refused: "
-                "save its state dict of tensors as .safetensors"
-            ) from error
-        except (RuntimeError, EOFError, OSError, ValueError) as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise UserError(f"{filename} cannot be read as a checkpoint: {reason}") from error
-        if not isinstance(content, dict):
-            raise UserError(f"{filename} is no checkpoint: it holds a {type(content).__name__}")
-        return content if "model" in content else {"model": content}
+        return read_checkpoint(filename)
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         # No shape depends on the categories, so a wrong one means another model, not another task.

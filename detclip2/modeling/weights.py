@@ -1,8 +1,10 @@
 """Weights from files: safetensors, or torch files that need no pickle."""
 
 import pickle
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -11,6 +13,7 @@ from torch import nn
 from detclip2.errors import UserError
 
 State = dict[str, torch.Tensor]
+NO_STATE = "holds no state dict of tensors (expected name -> tensor)"
 
 
 def read_weights(path: str | Path) -> State:
@@ -24,22 +27,44 @@ def read_weights(path: str | Path) -> State:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"there is no weights file at {path}")
+    state = read_checkpoint(path, "weights")["model"]
+    if not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+        raise UserError(f"{path} {NO_STATE}")
+    return state
+
+
+def read_checkpoint(path: str | Path, what: str = "a checkpoint") -> dict[str, Any]:
+    """What is in a .safetensors or torch file, on the CPU, with its state dict under "model".
+
+    Args:
+        path: a file that is there.
+        what: what messages call its content.
+
+    Raises:
+        UserError: the file is broken, needs pickle, or has no state dict.
+    """
+    path = Path(path)
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return {"model": load_file(path)}
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        # Torch's files are zip files; in others, what looks like pickle may be any garbage.
+        if not zipfile.is_zipfile(path):
+            raise UserError(f"{path} cannot be read as {what}: it is no file of tensors") from error
         raise UserError(
             f"{path} needs pickle, which can run any code when loaded, so it is refused: "
             "save its state dict of tensors as .safetensors"
         ) from error
     except Exception as error:  # what a broken file makes the readers raise could be anything
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path} cannot be read as weights: {reason}") from error
-    state = content.get("model", content) if isinstance(content, dict) else content
-    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise UserError(f"{path} holds no state dict of tensors (expected name -> tensor)")
-    return state
+        raise UserError(f"{path} cannot be read as {what}: {reason}") from error
+    if not isinstance(content, dict) or "model" not in content:
+        content = {"model": content}
+    state = content["model"]
+    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+        raise UserError(f"{path} {NO_STATE}")
+    return content
 
 
 def load_weights(

@@ -1,4 +1,5 @@
 import multiprocessing
+import pickle
 import time
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from toy import toy_loader, toy_trainer
 from detclip2.engine.alternate_sources import AlternateSources
 from detclip2.engine.checkpoint import Checkpointer
 from detclip2.errors import UserError
+from detclip2.modeling.weights import read_weights
 
 
 def model_of(value, size=4):
@@ -136,7 +138,12 @@ def truncated(path):
         (lambda path: path.mkdir(), "there is no such checkpoint"),
         (lambda path: path.write_bytes(b""), "cannot be read as a checkpoint"),
         (truncated, "cannot be read as a checkpoint"),
-        (lambda path: torch.save([1, 2], path), "holds a list"),
+        (lambda path: path.write_bytes(pickle.dumps([1, 2])), "cannot be read as a checkpoint"),
+        (lambda path: path.write_bytes(b"PK\x03\x04 and no more"), "cannot be read as"),
+        (lambda path: torch.save([1, 2], path), "no state dict of tensors"),
+        (lambda path: torch.save(7, path), "no state dict of tensors"),
+        (lambda path: torch.save({"model": 7}, path), "no state dict of tensors"),
+        (lambda path: torch.save({"model": {7: torch.ones(1)}}, path), "no state dict of tensors"),
         (lambda path: torch.save({"model": {"weight": 3}}, path), "no state dict of tensors"),
         (lambda path: torch.save(nn.Conv2d(1, 1, 1).state_dict(), path), r"\(1, 1, 1, 1\)"),
         (lambda path: torch.save({"other": torch.ones(2)}, path), "no weights for the model"),
@@ -147,6 +154,23 @@ def test_says_what_is_wrong_with_a_file(tmp_path, make, sentence):
     with pytest.raises(UserError, match=sentence) as caught:
         Checkpointer(model_of(0.0)).load(str(tmp_path / "model.pth"))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["model.pth", "model.safetensors"])
+@pytest.mark.parametrize("seed", range(20))
+def test_garbage_is_told(tmp_path, name, seed):
+    """Whatever the bytes make torch's reader raise: KeyError, IndexError, ..."""
+    rng = np.random.default_rng(seed)
+    path = tmp_path / name
+    # The first bytes decide which of torch's readers takes the file.
+    start = [b"", b"\x80\x02", b"PK\x03\x04", b"}q\x00", b"h\x00."][seed % 5]
+    path.write_bytes(start + rng.bytes(int(rng.integers(1, 300))))
+    before = path.read_bytes()
+    for read in (Checkpointer(model_of(0.0)).load, read_weights):
+        with pytest.raises(UserError, match=f"{name} cannot be read as") as caught:
+            read(str(path))
+        assert "\n" not in str(caught.value)
+    assert path.read_bytes() == before
 
 
 def test_a_tag_without_its_file_is_told(tmp_path):
