@@ -11,8 +11,9 @@ from detclip2.evaluation.lvis_evaluator import LVISEvaluator
 
 from .test_mapper import inference, test_mapper
 
-# The world that all parts of a config share: how many categories, and pixels of an edge.
-world = dict(categories=200, size=320, seed=0)
+# The world that all parts of a config share: how many categories, and pixels of an edge, of scenes
+# and of those that come with a caption.
+world = dict(categories=200, size=320, pairs_size="${world.size}", seed=0)
 
 detection = L(Source)(
     records=L(EmojiScenes)(
@@ -34,7 +35,10 @@ detection = L(Source)(
 # Image-text pairs show base and novel categories; captions name only some of what is there.
 pairs = L(Source)(
     records=L(EmojiPairs)(
-        world="${world.categories}", count=100_000, size="${world.size}", seed="${world.seed}"
+        world="${world.categories}",
+        count=100_000,
+        size="${world.pairs_size}",
+        seed="${world.seed}",
     ),
     mapper=L(CaptionMapper)(augmentations=[], max_phrases=16, include_caption=True),
     total_batch_size=32,

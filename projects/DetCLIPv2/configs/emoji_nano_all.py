@@ -1,7 +1,7 @@
 """The nano model on EmojiScenes, from all three kinds of data."""
 
-from ....configs.data.emoji import grounding, pairs
-from .emoji_nano_detection import (
+from ....configs.data.emoji import grounding
+from .emoji_nano_pairs import (
     dataloader,
     inference,
     lr_multiplier,
@@ -11,5 +11,5 @@ from .emoji_nano_detection import (
     world,
 )
 
-dataloader.train.update(grounding=grounding, pairs=pairs)
-train.update(source_ratios=dict(detection=1, grounding=1, pairs=1), max_iter=9000)
+dataloader.train.grounding = grounding
+train.update(source_ratios=dict(detection=1, grounding=1, pairs=1), max_iter=6000)
