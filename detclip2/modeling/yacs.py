@@ -9,14 +9,21 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_backbone
+from torch import nn
 
+from detclip2.errors import UserError
 from detclip2.modeling.alignment import Alignment
 from detclip2.modeling.assignment import ATSSAssigner
 from detclip2.modeling.box_losses import BoxLosses
 from detclip2.modeling.contrast import WordRegionContrast
 from detclip2.modeling.dense_head import DenseHead
 from detclip2.modeling.postprocess import PostProcess
-from detclip2.modeling.text_tower import TextTower, load_text_model, load_tokenizer
+from detclip2.modeling.text_tower import (
+    TextTower,
+    fresh_text_model,
+    load_text_model,
+    load_tokenizer,
+)
 
 
 def add_detclip_config(cfg: CfgNode) -> None:
@@ -37,15 +44,21 @@ def add_detclip_config(cfg: CfgNode) -> None:
     node.NUM_GROUPS = 32
     node.DEFORMABLE = True
     node.TEXT_TOWER = "openai/clip-vit-base-patch32"
-    node.TEXT_PRETRAINED = True
+    # "pretrained": the files' weights; "fresh": to be trained from nothing (fresh_text_model).
+    node.TEXT_WEIGHTS = "pretrained"
     # Names the encoder for saved vocabularies; "" takes it from the text model.
     node.TEXT_IDENTITY = ""
     node.MAX_LENGTH = 16
     node.POOLING = "end_of_text"
+    # How the similarity of regions and phrases starts.
+    node.PRIOR = 0.01
+    node.NORMALIZE_REGIONS = False
+    node.INITIAL_SCALE = 1.0
     # The names to detect; without any, those of the first data set of DATASETS.TEST.
     node.VOCABULARY = []
     node.SCORE_THRESHOLD = 0.05
     node.NMS_THRESHOLD = 0.6
+    node.CLASS_AGNOSTIC_NMS = False
 
 
 def arguments_from_yacs(cfg: CfgNode) -> dict[str, Any]:
@@ -53,7 +66,7 @@ def arguments_from_yacs(cfg: CfgNode) -> dict[str, Any]:
     node = cfg.MODEL.DETCLIP
     backbone = build_backbone(cfg)
     text_tower = TextTower(
-        load_text_model(node.TEXT_TOWER, node.TEXT_PRETRAINED),
+        _text_model(node.TEXT_TOWER, node.TEXT_WEIGHTS),
         load_tokenizer(node.TEXT_TOWER),
         embed_dim=node.EMBED_DIM,
         max_length=node.MAX_LENGTH,
@@ -70,18 +83,27 @@ def arguments_from_yacs(cfg: CfgNode) -> dict[str, Any]:
             num_groups=node.NUM_GROUPS,
         ),
         "text_tower": text_tower,
-        "align": Alignment(),
+        "align": Alignment(node.PRIOR, node.NORMALIZE_REGIONS, node.INITIAL_SCALE),
         "box_losses": BoxLosses(ATSSAssigner()),
         "contrast": WordRegionContrast(),
         "postprocess": PostProcess(
             node.SCORE_THRESHOLD,
             node.NMS_THRESHOLD,
+            node.CLASS_AGNOSTIC_NMS,
             max_detections=cfg.TEST.DETECTIONS_PER_IMAGE,
         ),
         "pixel_mean": cfg.MODEL.PIXEL_MEAN,
         "pixel_std": cfg.MODEL.PIXEL_STD,
         "vocabulary": node.VOCABULARY or _names_of_test_set(cfg),
     }
+
+
+def _text_model(path: str, weights: str) -> nn.Module:
+    if weights == "fresh":
+        return fresh_text_model(path)
+    if weights == "pretrained":
+        return load_text_model(path)
+    raise UserError(f"MODEL.DETCLIP.TEXT_WEIGHTS is {weights!r}; expected 'pretrained' or 'fresh'")
 
 
 def _names_of_test_set(cfg: CfgNode) -> list[str]:

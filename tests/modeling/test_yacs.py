@@ -13,12 +13,14 @@ from detectron2.modeling import build_model
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from detclip2.config import InferenceSettings
 from detclip2.data.hybrid_loader import HybridLoader, Source
 from detclip2.data.mappers import DetectionMapper
 from detclip2.data.sources.detection import category_names, detection_records
+from detclip2.errors import UserError
+from detclip2.model_folder import read_model_folder
 from detclip2.modeling import yacs
 from detclip2.modeling.detclip import DetCLIPv2
+from detclip2.modeling.weights import load_weights
 from detclip2.modeling.yacs import add_detclip_config
 from detclip2.predictor import OpenVocabularyPredictor
 
@@ -41,10 +43,10 @@ def cfg(tmp_path):
     node.NUM_CONVS = 1
     node.NUM_GROUPS = 4
     node.TEXT_TOWER = "resource://text_tower_nano"
-    node.TEXT_PRETRAINED = False
-    node.POOLING = "mean"
+    node.TEXT_WEIGHTS = "fresh"
     node.TEXT_IDENTITY = "detclip2-nano"
     node.POOLING = "mean"
+    node.INITIAL_SCALE = 5.0
     node.VOCABULARY = NAMES
     cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 64, 120
     cfg.OUTPUT_DIR = str(tmp_path / "output")
@@ -79,13 +81,20 @@ def test_it_is_the_model_of_the_lazy_config(cfg, tiny_model):
     assert torch.equal(model.pixel_mean, tiny_model.pixel_mean)
     assert torch.equal(model.pixel_std, tiny_model.pixel_std)
     assert model.input_format == cfg.INPUT.FORMAT
+    # Beside what is drawn at random: where trainings start.
+    for name in ("align.log_scale", "align.bias"):
+        assert torch.equal(model.state_dict()[name], tiny_model.state_dict()[name])
+    for tower in (model.text_tower, tiny_model.text_tower):
+        named = tower.named_parameters()
+        [weight] = [p for name, p in named if name.endswith("position_embedding.weight")]
+        assert not weight.any()
 
 
 def test_the_defaults_are_swin_t(monkeypatch, request):
     """At the paper's size, without memory for its weights."""
 
-    def text_model(path, pretrained=True):
-        assert (path, pretrained) == ("openai/clip-vit-base-patch32", True)
+    def text_model(path):
+        assert path == "openai/clip-vit-base-patch32"
         return CLIPTextModel(CLIPTextConfig())
 
     monkeypatch.setattr(yacs, "load_text_model", text_model)
@@ -123,27 +132,49 @@ def test_names_of_the_test_set_are_the_vocabulary(cfg):
     build_model(cfg).set_vocabulary(["later"])
 
 
-def test_default_predictor_detects_what_ours_does(cfg, tiny_model, tmp_path):
-    with torch.no_grad():  # scores far enough apart for one order on both roads
-        tiny_model.align.log_scale.fill_(3.4)
-        tiny_model.head.centerness.weight.mul_(100)
-        tiny_model.head.box.weight.mul_(30)
-    torch.save({"model": tiny_model.state_dict()}, tmp_path / "model.pth")
-    cfg.MODEL.WEIGHTS = str(tmp_path / "model.pth")
+def test_weights_of_the_text_tower_are_named(cfg):
+    cfg.MODEL.DETCLIP.TEXT_WEIGHTS = "any"
+    with pytest.raises(UserError, match="TEXT_WEIGHTS is 'any'; expected 'pretrained' or 'fresh'"):
+        build_model(cfg)
+
+
+def nano(cfg, folder):
+    """The shipped nano model in yacs's words, and the folder's weights."""
+    cfg.MODEL.FPN.OUT_CHANNELS = 96
+    node = cfg.MODEL.DETCLIP
+    node.TIMM_ARGS = [
+        ["layers", [1, 2, 2, 1]],
+        ["channels", [32, 64, 128, 192]],
+        ["stem_width", 16],
+    ]
+    node.EMBED_DIM, node.NUM_CONVS, node.NUM_GROUPS = 128, 2, 16
+    node.SCORE_THRESHOLD = 0.0
+    cfg.TEST.DETECTIONS_PER_IMAGE = 300
+    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 96, 160
+    model = build_model(cfg)
+    load_weights(model, folder / "model.safetensors")
+    cfg.MODEL.WEIGHTS = str(folder / "yacs.pth")
+    torch.save({"model": model.state_dict()}, cfg.MODEL.WEIGHTS)
+    return cfg
+
+
+@pytest.mark.parametrize("size", [(80, 100), (64, 200), (33, 47)])
+def test_default_predictor_detects_what_ours_does(cfg, nano_folder, size):
+    """The same weights by a yacs config and by a LazyConfig: the same numbers.
+
+    But for the last bit: a Vocabulary keeps embeddings at unit length, which rounds them.
+    """
     generator = torch.Generator().manual_seed(0)
-    rgb = torch.randint(256, (80, 100, 3), generator=generator, dtype=torch.uint8).numpy()
-    theirs = DefaultPredictor(cfg)(rgb[:, :, ::-1])["instances"]
-    predictor = OpenVocabularyPredictor.from_model(
-        tiny_model, InferenceSettings(min_size=64, max_size=120)
-    )
-    predictor.set_vocabulary(NAMES)
-    ours = predictor(rgb)
+    rgb = torch.randint(256, (*size, 3), generator=generator, dtype=torch.uint8).numpy()
+    theirs = DefaultPredictor(nano(cfg, nano_folder))(rgb[:, :, ::-1])["instances"]
+    predictor = OpenVocabularyPredictor(*read_model_folder(nano_folder), device="cpu")
+    ours = predictor(rgb, vocabulary=NAMES)
     assert len(ours) > 5
-    assert theirs.image_size == ours.image_size == (80, 100)
+    assert theirs.image_size == ours.image_size == size
     assert [NAMES[c] for c in theirs.pred_classes] == list(ours.labels)
-    torch.testing.assert_close(theirs.scores, ours.scores, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(theirs.scores, ours.scores, atol=0, rtol=1e-6)
     torch.testing.assert_close(
-        theirs.pred_boxes.tensor, ours.pred_boxes.tensor, atol=1e-3, rtol=1e-4
+        theirs.pred_boxes.tensor, ours.pred_boxes.tensor, atol=1e-3, rtol=1e-6
     )
 
 
