@@ -22,6 +22,7 @@ from detclip2.evaluation.odinw import (
     found_sets,
     mean_of,
     protocol_of,
+    read_split,
     write_summary,
 )
 from detclip2.predictor import OpenVocabularyPredictor
@@ -56,6 +57,8 @@ def run(args: argparse.Namespace) -> int:
     sets = odinw_sets(args.benchmark, args.sets)
     settings = OdinwSettings(args.root, args.benchmark, args.split, args.prompts == "written")
     found, not_found = found_sets(sets, settings)
+    for one in found:
+        read_split(one, settings)  # what is wrong there is told before hours of detection
     predictor = OpenVocabularyPredictor(*config_and_weights(args), device=args.device)
     console = Console()
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from detectron2.structures import Instances
 
+from detclip2.data.coco_json import Content
 from detclip2.data.sources.odinw import OdinwSet, read_odinw
 from detclip2.errors import UserError
 from detclip2.evaluation.checks import check_finite, write_results
@@ -55,6 +56,22 @@ def found_sets(
     return found, [one for one in sets if one not in found]
 
 
+def read_split(one: OdinwSet, settings: OdinwSettings) -> tuple[Content, list[Path]]:
+    """The annotations, as :func:`~detclip2.data.sources.odinw.read_odinw`, and their pictures.
+
+    Raises:
+        UserError: annotations cannot be read or lack a key, or a picture is not there.
+    """
+    path = one.annotations(settings.root, settings.split)
+    content = read_odinw(one, settings.root, settings.split)
+    for image in content["images"]:
+        if "file_name" not in image:
+            raise UserError(f"{path}: id {image['id']} of 'images' has no key 'file_name'")
+        if not (path.parent / image["file_name"]).is_file():
+            raise UserError(f"{path.parent / image['file_name']}: this picture is not there")
+    return content, [path.parent / image["file_name"] for image in content["images"]]
+
+
 def evaluate_odinw(
     one: OdinwSet, settings: OdinwSettings, detect: Detect, output_dir: Path
 ) -> dict[str, Any]:
@@ -67,14 +84,9 @@ def evaluate_odinw(
     Raises:
         UserError: annotations or a picture cannot be read; detections are not finite.
     """
-    path = one.annotations(settings.root, settings.split)
-    content = read_odinw(one, settings.root, settings.split)
-    for image in content["images"]:
-        if "file_name" not in image:
-            raise UserError(f"{path}: id {image['id']} of 'images' has no key 'file_name'")
+    content, pictures = read_split(one, settings)
     category_ids = [category["id"] for category in content["categories"]]
     prompts = one.prompts(settings.benchmark, settings.written_prompts)
-    pictures = [path.parent / image["file_name"] for image in content["images"]]
     found = []
     for image, instances in zip(content["images"], detect(pictures, prompts), strict=True):
         check_finite(image["id"], instances)
@@ -86,7 +98,7 @@ def evaluate_odinw(
     metrics, of_classes = average_precision(truth, detections, MAX_DETECTIONS)
     names = dict(zip(category_ids, one.classes, strict=True))
     return {
-        "annotations": annotations_of(path),
+        "annotations": annotations_of(one.annotations(settings.root, settings.split)),
         "prompts": prompts,
         "images": len(pictures),
         **metrics,
