@@ -53,8 +53,9 @@ class LVISEvaluator(DatasetEvaluator):
         self._distributed = distributed
         self._output_dir = output_dir
         self._max_dets = 300 if max_dets_per_image is None else max_dets_per_image
+        # Subclasses read _metadata and _lvis_api, as they do of the real one.
         self._metadata = MetadataCatalog.get(dataset_name)
-        self._lvis = LVIS(PathManager.get_local_path(self._metadata.json_file))
+        self._lvis_api = LVIS(PathManager.get_local_path(self._metadata.json_file))
 
     def reset(self):
         self._predictions = []
@@ -74,7 +75,7 @@ class LVISEvaluator(DatasetEvaluator):
         _save_predictions(predictions, self._output_dir)
         detections = self._with_ids_of_json(predictions)
         _save_detections(detections, self._output_dir, "lvis_instances_results.json")
-        if not self._lvis.anns:
+        if not self._lvis_api.anns:
             logger.info("no annotations to evaluate with")
             return {}
         return {"bbox": self._evaluate_boxes(detections)}
@@ -95,8 +96,8 @@ class LVISEvaluator(DatasetEvaluator):
         if not detections:
             logger.warning("[LVISEvaluator] the model has detected nothing")
             return dict.fromkeys(_METRICS, float("nan"))
-        results = LVISResults(self._lvis, detections, max_dets=self._max_dets)
-        evaluation = LVISEval(self._lvis, results, "bbox")
+        results = LVISResults(self._lvis_api, detections, max_dets=self._max_dets)
+        evaluation = LVISEval(self._lvis_api, results, "bbox")
         # lvis 0.5.3, the last release, says np.float, which numpy 2 does not have.
         with mock.patch.object(np, "float", float, create=True):
             evaluation.run()
