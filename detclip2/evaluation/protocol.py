@@ -1,6 +1,7 @@
 """What a number was measured with, in one line: without it, it can be compared with nothing."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,3 +40,9 @@ def file_hash(path: str | Path) -> str:
 def annotations_of(path: str | Path) -> str:
     """A file as :class:`Protocol` names it: "lvis_v1_val.json sha256 0123abcd"."""
     return f"{Path(path).name} sha256 {file_hash(path)}"
+
+
+def prompts_of(names: Sequence[str]) -> str:
+    """Names as :class:`Protocol` tells of them: "80 names (person, bicycle, ...)"."""
+    shown = ", ".join([*names[:2], *(["..."] if len(names) > 2 else [])])
+    return f"{len(names)} name{'s' * (len(names) != 1)} ({shown})"

@@ -1,0 +1,189 @@
+"""LVIS's average precision by the lvis package, one class at a time.
+
+The package keeps an entry for each pair of an image and a category, which for LVIS's validation
+set are 24 million; but the classes do not depend on each other until their mean is taken, and each
+concerns few images.
+"""
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import numpy as np
+from lvis import LVIS, LVISEval, LVISResults
+from numpy.typing import NDArray
+
+from detclip2.errors import UserError
+from detclip2.evaluation.detections import ByClass, Detections
+
+# The package tells each of its steps, here once a class.
+_logger = logging.getLogger(f"{__name__}.lvis")
+_logger.setLevel(logging.WARNING)
+
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
+
+# What LVIS's protocol reads, beside the ids that every json must have.
+_KEYS = {
+    "images": ("id", "neg_category_ids", "not_exhaustive_category_ids"),
+    "categories": ("id", "frequency"),
+    "annotations": ("image_id", "category_id", "bbox", "area"),
+}
+
+
+class Annotations:
+    """What LVIS's protocol needs of a json, by class; boxes without masks.
+
+    Args:
+        api: the json as the lvis package reads it; polygons in it are dropped, because they are
+            most of its memory and boxes are evaluated without them.
+        json_file: where it is from, for messages.
+
+    Raises:
+        UserError: a key is missing in it, or it has no image.
+    """
+
+    def __init__(self, api: LVIS, json_file: str) -> None:
+        check_keys(api.dataset, json_file)
+        self.images: frozenset[int] = frozenset(api.imgs)
+        self.category_ids: list[int] = sorted(api.cats)
+        """Ids of the json; a class is a position in this list."""
+        self.categories: list[dict[str, Any]] = [api.cats[i] for i in self.category_ids]
+        self._boxes: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        for annotation in api.dataset["annotations"]:
+            annotation.pop("segmentation", None)
+            if annotation["image_id"] in self.images:
+                self._boxes[annotation["category_id"]].append(annotation)
+        self._absent: dict[int, list[int]] = defaultdict(list)
+        self._not_exhaustive: dict[int, set[int]] = defaultdict(set)
+        for image_id, image in api.imgs.items():
+            for category_id in image["neg_category_ids"]:
+                self._absent[category_id].append(image_id)
+            for category_id in image["not_exhaustive_category_ids"]:
+                self._not_exhaustive[category_id].add(image_id)
+
+    def __len__(self) -> int:
+        """How many classes there are."""
+        return len(self.category_ids)
+
+    def of_class(self, index: int) -> LVIS:
+        """The json of one class: images where it is known to be or not to be, and its boxes."""
+        category_id = self.category_ids[index]
+        boxes = self._boxes[category_id]
+        known = {box["image_id"] for box in boxes}.union(self._absent[category_id])
+        images = [
+            {
+                "id": image_id,
+                "neg_category_ids": [category_id],
+                "not_exhaustive_category_ids": [category_id]
+                if image_id in self._not_exhaustive[category_id]
+                else [],
+            }
+            for image_id in sorted(known)
+        ]
+        # Numbered anew from 1: matching treats id 0 as "no match".
+        annotations = [{**box, "id": i} for i, box in enumerate(boxes, 1)]
+        return _InMemory(images, annotations, [self.categories[index]])
+
+    def summarize(self, precision: NDArray[np.float64]) -> dict[str, float]:
+        """The means that LVIS reports.
+
+        Args:
+            precision: (10 IoU thresholds, 101 recalls, C, 4 ranges of area), -1 where undefined.
+
+        Returns:
+            Percent by the names of `METRICS`; NaN where there is nothing to find.
+        """
+        nothing = _InMemory([], [], self.categories)
+        total = LVISEval(nothing, nothing, "bbox")
+        total.freq_groups = total._prepare_freq_group()
+        recall = np.full((precision.shape[0], *precision.shape[2:]), -1.0)  # not reported here
+        total.eval = {"precision": precision, "recall": recall}
+        total.summarize()
+        results = {name: float(total.get_results()[name]) for name in METRICS}
+        return {name: 100 * ap if ap > -1 else float("nan") for name, ap in results.items()}
+
+
+class _InMemory(LVISResults):
+    """What the lvis package reads from a file, truth or results, from lists."""
+
+    def __init__(self, images: list[Any], annotations: list[Any], categories: list[Any]) -> None:
+        self.logger = _logger
+        self.dataset = {"images": images, "annotations": annotations, "categories": categories}
+        self._create_index()
+
+
+def average_precision(annotations: Annotations, detections: ByClass) -> dict[str, float]:
+    """LVIS's average precision of all that is given; no limit is applied here.
+
+    Returns:
+        Percent by the names of `METRICS`; NaN where there is nothing to find.
+    """
+    of_classes = [
+        _precision(annotations.of_class(i), detections[i]) for i in range(len(detections))
+    ]
+    return annotations.summarize(np.concatenate(of_classes, axis=2))
+
+
+def _precision(truth: LVIS, detections: Detections) -> NDArray[np.float64]:
+    """(10 IoU thresholds, 101 recalls, 1, 4 ranges of area), -1 where there is nothing to find."""
+    if not truth.anns:
+        return np.full((10, 101, 1, 4), -1.0)
+    images, categories = truth.dataset["images"], truth.dataset["categories"]
+    known = detections[np.isin(detections["image"], list(truth.imgs))]
+    category_id = categories[0]["id"]
+    results = [
+        {
+            "id": i,
+            "image_id": image_id,
+            "category_id": category_id,
+            "bbox": box,
+            "area": box[2] * box[3],
+            "score": score,
+        }
+        for i, (image_id, box, score) in enumerate(
+            zip(
+                known["image"].tolist(),
+                known["box"].tolist(),
+                known["score"].tolist(),
+                strict=True,
+            ),
+            1,
+        )
+    ]
+    evaluation = LVISEval(truth, _InMemory(images, results, categories), "bbox")
+    evaluation.logger = _logger
+    with numpy_with_float():
+        evaluation.evaluate()
+        evaluation.accumulate()
+    precision: NDArray[np.float64] = evaluation.eval["precision"]
+    return precision
+
+
+def check_keys(content: Any, json_file: str) -> None:
+    """Whether a json has what LVIS's protocol reads.
+
+    Raises:
+        UserError: it names the file and the first key that is missing.
+    """
+    for part, keys in _KEYS.items():
+        if not isinstance(content, dict) or not isinstance(content.get(part), list):
+            raise UserError(f"{json_file}: key {part!r} is missing; expected a json of LVIS")
+        for position, entry in enumerate(content[part]):
+            for key in keys:
+                if not isinstance(entry, dict) or key not in entry:
+                    raise UserError(
+                        f"{json_file}: {part}[{position}] has no key {key!r}; LVIS's protocol "
+                        "needs it"
+                    )
+    if not content["images"]:
+        raise UserError(f"{json_file} has no images, so that there is nothing to evaluate")
+
+
+@contextmanager
+def numpy_with_float() -> Iterator[None]:
+    """Give NumPy back its old name ``np.float``, which lvis 0.5.3, the last release, still says."""
+    with mock.patch.object(np, "float", float, create=True):
+        yield
