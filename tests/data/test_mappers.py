@@ -14,8 +14,8 @@ from detclip2.data.mappers import (
     DetectionMapper,
     GroundingMapper,
     draw_sample,
-    numpy_seed,
 )
+from detclip2.data.mappers.base import numpy_seed
 from detclip2.data.phrases import REQUIRED_KEYS, SkipSample, check_sample
 from detclip2.data.records import box_of, box_problem
 from detclip2.errors import UserError
