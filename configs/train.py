@@ -9,6 +9,8 @@ train = dict(
     max_iter=90000,
     # source -> share of the iterations; None: each record of every source is seen equally often.
     source_ratios=None,
+    # source -> its first iteration; None: all from the start.
+    source_starts=None,
     # Seed of data order, augmentation, schedule and drop path; 0 or more.
     seed=0,
     # Mixed precision, on a GPU.

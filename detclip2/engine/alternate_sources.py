@@ -29,30 +29,76 @@ class Schedule:
         ratios: source -> how many iterations it gets, relative to the others.
         seed: of the order.
         block: iterations in which the shares are kept.
+        starts: source -> its first iteration, 0 if not given; until then the others share. The
+            paper starts from trained towers. From random ones, pairs teach nothing before boxes
+            have taught regions to differ.
 
     Raises:
-        UserError: a ratio that is not a number or negative, or none above zero.
+        UserError: a ratio that is not a number or negative, or none above zero; a start of no
+            source or below zero, or no source that starts at 0.
     """
 
-    def __init__(self, ratios: Mapping[str, float], seed: int = 0, block: int = 100) -> None:
+    def __init__(
+        self,
+        ratios: Mapping[str, float],
+        seed: int = 0,
+        block: int = 100,
+        starts: Mapping[str, int] | None = None,
+    ) -> None:
         numbers = [r for r in ratios.values() if isinstance(r, int | float) and 0 <= r < math.inf]
         if len(numbers) < len(ratios) or sum(numbers) <= 0:
             raise UserError(f"train.source_ratios must be positive numbers, not {dict(ratios)}")
-        self.names = [name for name, ratio in ratios.items() if ratio > 0]
-        self.shares = np.array([ratios[name] for name in self.names]) / sum(numbers)
+        self.ratios = {name: ratio for name, ratio in ratios.items() if ratio > 0}
+        self.starts = dict.fromkeys(self.ratios, 0) | dict(starts or {})
+        self._check_starts(ratios)
         self.seed = seed
         self.block = block
-        self._order: tuple[int, np.ndarray] | None = None
+        self._phases = [
+            (begin, _Turns({n: r for n, r in self.ratios.items() if self.starts[n] <= begin}))
+            for begin in sorted({self.starts[name] for name in self.ratios})
+        ]
+        self._order: tuple[tuple[int, int], list[str]] | None = None
+
+    def _check_starts(self, ratios: Mapping[str, float]) -> None:
+        if unknown := set(self.starts) - set(ratios):
+            raise UserError(f"train.source_starts names {sorted(unknown)}, which are no sources")
+        if not all(isinstance(start, int) and start >= 0 for start in self.starts.values()):
+            raise UserError(f"train.source_starts must be iterations from 0 on, not {self.starts}")
+        if 0 not in [self.starts[name] for name in self.ratios]:
+            raise UserError("train.source_starts must leave one source that starts at iteration 0")
 
     def source_of(self, iteration: int) -> str:
         """The source of an iteration, counted from 0."""
-        block, position = divmod(iteration, self.block)
-        if self._order is None or self._order[0] != block:
-            counts = self._until((block + 1) * self.block) - self._until(block * self.block)
-            order = np.repeat(np.arange(len(self.names)), counts)
-            np.random.default_rng([self.seed, block]).shuffle(order)
-            self._order = (block, order)
-        return self.names[self._order[1][position]]
+        begin, turns = [phase for phase in self._phases if phase[0] <= iteration][-1]
+        block, position = divmod(iteration - begin, self.block)
+        if self._order is None or self._order[0] != (begin, block):
+            names = turns.between(block * self.block, (block + 1) * self.block)
+            seed = [self.seed, block] if begin == 0 else [self.seed, block, begin]
+            np.random.default_rng(seed).shuffle(names)
+            self._order = ((begin, block), names)
+        return self._order[1][position]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the order depends on."""
+        return {
+            "ratios": self.ratios,
+            "starts": self.starts,
+            "seed": self.seed,
+            "block": self.block,
+        }
+
+
+class _Turns:
+    """How often each source has its turn among the first iterations, by Webster's method."""
+
+    def __init__(self, ratios: Mapping[str, float]) -> None:
+        self.names = list(ratios)
+        self.shares = np.array(list(ratios.values())) / sum(ratios.values())
+
+    def between(self, first: int, last: int) -> list[str]:
+        """The sources of the iterations from ``first`` to before ``last``, in no order."""
+        counts = self._until(last) - self._until(first)
+        return [name for name, count in zip(self.names, counts, strict=True) for _ in range(count)]
 
     def _until(self, iterations: int) -> np.ndarray:
         """Iterations of each source among the first ones: its j-th is due at (j + 0.5) / share."""
@@ -61,11 +107,6 @@ class Schedule:
         while counts.sum() < iterations:
             counts[np.argmin((counts + 0.5) / self.shares)] += 1
         return counts
-
-    def state_dict(self) -> dict[str, Any]:
-        """What the order depends on."""
-        shares = dict(zip(self.names, self.shares.tolist(), strict=True))
-        return {"shares": shares, "seed": self.seed, "block": self.block}
 
 
 class AlternateSources(HookBase):
@@ -81,6 +122,7 @@ class AlternateSources(HookBase):
             pass over all of them sees each record once.
         seed: of the schedule and of the model's randomness.
         report_period: iterations between two reports of what was left out.
+        starts: source -> its first iteration, as for :class:`Schedule`.
     """
 
     def __init__(
@@ -89,6 +131,7 @@ class AlternateSources(HookBase):
         ratios: Mapping[str, float] | None = None,
         seed: int = 0,
         report_period: int = 1000,
+        starts: Mapping[str, int] | None = None,
     ) -> None:
         self.loader = loader
         self.seed = seed
@@ -100,7 +143,7 @@ class AlternateSources(HookBase):
                 f"train.source_ratios names {sorted(ratios)}, but the sources of dataloader.train "
                 f"are {sorted(loader.sources)}"
             )
-        self.schedule = Schedule(ratios, seed)
+        self.schedule = Schedule(ratios, seed, starts=starts)
 
     def before_step(self) -> None:
         """Choose the source and seed what is random inside the model."""

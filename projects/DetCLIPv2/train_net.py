@@ -94,7 +94,12 @@ def train(
         [
             hooks.IterationTimer(),
             hooks.LRScheduler(scheduler=build(cfg, "lr_multiplier")),
-            AlternateSources(loader, cfg.train.source_ratios, cfg.train.seed),
+            AlternateSources(
+                loader,
+                cfg.train.source_ratios,
+                cfg.train.seed,
+                starts=cfg.train.source_starts,
+            ),
             hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if main else None,
             hooks.EvalHook(period, evaluate_and_keep),
             hooks.BestCheckpointer(period, checkpointer, "bbox/AP") if main and period else None,

@@ -12,4 +12,8 @@ from .emoji_nano_pairs import (
 )
 
 dataloader.train.grounding = grounding
-train.update(source_ratios=dict(detection=1, grounding=1, pairs=1), max_iter=6000)
+train.update(
+    source_ratios=dict(detection=3, grounding=5, pairs=5),
+    source_starts=dict(pairs=800, grounding=800),
+    max_iter=6000,
+)
