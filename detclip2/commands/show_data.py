@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import supervision as sv
-from detectron2.config import LazyConfig, instantiate
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image, ImageDraw, ImageFont
 from torch.utils.data import IterableDataset
 
+from detclip2.config import apply_overrides, build, load_config
 from detclip2.data.mappers import draw_sample
 from detclip2.data.phrases import check_sample
 from detclip2.errors import UserError
@@ -61,22 +62,26 @@ def load_source(config: Path, name: str | None, overrides: list[str]) -> Any:
     """The source `name` of a config's ``dataloader.train``, with its ``records`` and ``mapper``.
 
     Raises:
-        UserError: if the config cannot be found, or has no such source.
+        UserError: if the config cannot be loaded, has no such source, or it cannot be built.
     """
-    if not config.is_file():
-        raise UserError(f"--config {config}: no such file")
-    cfg = LazyConfig.apply_overrides(LazyConfig.load(str(config)), overrides)
-    train = cfg.get("dataloader", {}).get("train", {})
-    names = sorted(key for key, node in train.items() if "mapper" in _keys(node))
+    cfg, file = load_config(config)
+    apply_overrides(cfg, overrides, file)
+    names = source_names(cfg)
     if name is None and len(names) == 1:
         name = names[0]
     if name not in names:
-        raise UserError(f"--source: {config} has {names} in dataloader.train, not {name!r}")
-    return instantiate(train[name])
+        raise UserError(f"--source: {file} has {names} in dataloader.train, not {name!r}")
+    return build(cfg, f"dataloader.train.{name}", file)
 
 
-def _keys(node: Any) -> Any:
-    return node.keys() if hasattr(node, "keys") else ()
+def source_names(cfg: DictConfig) -> list[str]:
+    """The keys of a config's ``dataloader.train`` that are sources."""
+    # What keys refer to need not be there: a fragment of a config can be looked at too.
+    node: Any = OmegaConf.to_container(cfg, resolve=False)
+    for key in ("dataloader", "train"):
+        node = node.get(key) if isinstance(node, dict) else None
+    keys = node.items() if isinstance(node, dict) else ()
+    return sorted(key for key, value in keys if isinstance(value, dict) and "mapper" in value)
 
 
 def draw_samples(source: Any, count: int, seed: int) -> Iterator[dict[str, Any]]:

@@ -98,8 +98,46 @@ def test_mistakes_are_sentences(config, tmp_path, capsys):
     ]:
         assert run(config, *arguments) == 2
         assert message in capsys.readouterr().err
-    assert run(tmp_path / "none.py", "--output", output) == 2
-    assert "no such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "overrides", "message"),
+    [
+        ("none.py", None, [], "none.py: this config does not exist"),
+        ("wrong.py", "dataloader = ", [], "wrong.py: this config cannot be loaded: SyntaxError"),
+        ("config.txt", "", [], "config.txt: a config is a .py or .yaml file"),
+        ("empty.yaml", "{}", [], "has [] in dataloader.train"),
+        ("other.yaml", "dataloader: {train: 3}", [], "has [] in dataloader.train"),
+        ("", None, ["world.sise=3"], "has no key 'world'"),
+        ("", None, ["dataloader.train.pears.total_batch_size=3"], "did you mean 'pairs'"),
+        ("", None, ["dataloader.train.pairs.total_batch"], "cannot be applied"),
+        ("", None, ["dataloader.train.pairs.batch=3"], "dataloader.train.pairs has no key 'batch'"),
+        ("", None, ["dataloader.train.pairs.mapper.max_phrases=0"], "max_phrases is 0"),
+        ("", None, ["dataloader.train.pairs.mapper.max_phrases=few"], "cannot be built"),
+        ("", None, ["dataloader.train.pairs.records.jsonl_file=/no/such"], "/no/such"),
+    ],
+)
+def test_a_config_that_cannot_be_used_is_told(
+    config, tmp_path, capsys, name, content, overrides, message
+):
+    path = tmp_path / name if name else config
+    if content is not None:
+        path.write_text(content)
+    output = tmp_path / "pictures"
+    assert run(path, "--output", output, "--source", "pairs", *overrides) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert "Traceback" not in err
+    assert not output.exists()
+
+
+def test_a_fragment_of_a_config_can_be_looked_at(tmp_path, request):
+    """What it refers to, such as train.seed, is in the config that it becomes part of."""
+    emoji = request.config.rootpath / "configs" / "data" / "emoji.py"
+    output = tmp_path / "pictures"
+    small = ["world.categories=30", "world.size=64"]
+    assert run(emoji, "--source", "detection", "--count", 1, "--output", output, *small) == 0
+    assert len(list(output.iterdir())) == 1
 
 
 def test_boxes_are_drawn_where_they_are():
