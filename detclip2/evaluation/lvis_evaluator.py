@@ -245,20 +245,20 @@ def table(results: Mapping[str, Mapping[str, float]]) -> str:
 
 def write_detections(file: IO[bytes], detections: ByClass, category_ids: Sequence[int]) -> None:
     """LVIS's and COCO's json of results: a list of image_id, category_id, bbox (XYWH px), score."""
-    separator = b"["
+    file.write(b"[")
+    is_first = True
     for index, category_id in enumerate(category_ids):
         found = detections[index]
         columns = (found["image"].tolist(), found["box"].tolist(), found["score"].tolist())
-        for image_id, box, score in zip(*columns, strict=True):
-            entry = {
-                "image_id": image_id,
-                "category_id": category_id,
-                "bbox": box,
-                "score": score,
-            }
-            file.write(separator + json.dumps(entry).encode())
-            separator = b",\n"
-    file.write(b"[]" if separator == b"[" else b"]")
+        entries = [
+            {"image_id": image_id, "category_id": category_id, "bbox": box, "score": score}
+            for image_id, box, score in zip(*columns, strict=True)
+        ]
+        if entries:
+            text = json.dumps(entries)[1:-1]  # many at once: much faster than one by one
+            file.write((text if is_first else ",\n" + text).encode())
+            is_first = False
+    file.write(b"]")
 
 
 def _class_positions(metadata: Any, annotations: Annotations) -> Any:

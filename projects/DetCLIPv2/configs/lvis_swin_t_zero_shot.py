@@ -11,6 +11,6 @@ from ....configs.schedules import cosine as lr_multiplier
 from ....configs.train import train
 
 # Fixed AP limits classes, not images, so an image may give more than standard AP's 300. GLIP, whose
-# protocol the paper follows, asks for 40 names at a time and keeps 300 for each such part, up to
-# 9,300 an image; here all names are asked for at once, and the best 1,000 are kept.
+# protocol the paper follows, asks for 40 names at a time and keeps 300 detections of each such
+# pass; here one pass asks for all names, and keeps 1,000, as YOLO-World does.
 model.postprocess.update(score_threshold=0.01, max_candidates=10_000, max_detections=1000)
