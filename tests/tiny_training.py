@@ -42,6 +42,7 @@ def tiny_config(output_dir, iterations=6, num_workers=0, drop_path=0.0, sources=
             del cfg.dataloader.train[name]
     if len(sources or "12") == 1:
         cfg.train.source_ratios = None
+    cfg.train.source_starts = None
     cfg.dataloader.test.dataset.count = 4
     cfg.lr_multiplier.warmup_iterations = 2
     cfg.train.update(

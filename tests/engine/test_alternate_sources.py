@@ -50,8 +50,8 @@ def test_awkward_shares_are_dealt_out_like_turns_in_order():
         so_far = Counter()
         for block in range(8):
             so_far.update(first_of(schedule, 7, start=7 * block))
-            expected = turns_in_due_order(schedule.shares, 7 * (block + 1))
-            assert [so_far[name] for name in schedule.names] == expected.tolist()
+            expected = turns_in_due_order(ratios / ratios.sum(), 7 * (block + 1))
+            assert [so_far[name] for name in schedule.ratios] == expected.tolist()
 
 
 def test_the_order_is_shuffled_by_the_seed_and_nothing_else():
@@ -66,6 +66,31 @@ def test_the_order_is_shuffled_by_the_seed_and_nothing_else():
 
 def test_a_source_with_ratio_zero_has_no_turn():
     assert set(first_of(Schedule({"boxes": 1, "pairs": 0}), 200)) == {"boxes"}
+
+
+def test_a_source_waits_for_its_start_and_has_its_share_from_then_on():
+    ratios, starts = {"boxes": 1, "grounding": 1, "pairs": 2}, {"pairs": 25, "grounding": 5}
+    order = first_of(Schedule(ratios, block=8, starts=starts), 25 + 80)
+    assert set(order[:5]) == {"boxes"}
+    assert Counter(order[5:21]) == {"boxes": 8, "grounding": 8}
+    assert "pairs" not in order[:25]
+    assert Counter(order[25:]) == {"boxes": 20, "grounding": 20, "pairs": 40}
+    jumping = Schedule(ratios, block=8, starts=starts)
+    assert [jumping.source_of(i) for i in reversed(range(105))] == order[::-1]
+
+
+@pytest.mark.parametrize(
+    ("starts", "message"),
+    [
+        ({"pears": 3}, r"names \['pears'\], which are no sources"),
+        ({"pairs": -1}, "iterations from 0 on"),
+        ({"pairs": 1.5}, "iterations from 0 on"),
+        ({"boxes": 10, "pairs": 3}, "one source that starts at iteration 0"),
+    ],
+)
+def test_starts_that_are_none_are_refused(starts, message):
+    with pytest.raises(UserError, match=message):
+        Schedule({"boxes": 1, "pairs": 1}, starts=starts)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +116,8 @@ def test_ratios_must_name_the_sources():
 
 def test_without_ratios_every_record_is_seen_equally_often():
     hook = AlternateSources(toy_loader(batch_sizes=(2, 1), lengths=(30, 10)))
-    assert hook.schedule.state_dict()["shares"] == pytest.approx({"first": 0.6, "second": 0.4})
+    ratios = hook.schedule.state_dict()["ratios"]
+    assert ratios["first"] / ratios["second"] == pytest.approx(0.6 / 0.4)
 
 
 def test_shards_do_not_tell_how_many_they_are():
