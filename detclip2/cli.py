@@ -12,6 +12,7 @@ from detclip2.errors import UserError, missing_package
 # `detclip2 --help` loads no framework. A module has `add_arguments(parser)` and `run(args)`.
 COMMANDS = {
     "check-env": "print versions, the Detectron2 in use, the device, and what is missing",
+    "explain": "draw which region of a picture each phrase of a caption chooses",
     "phrases": "extract the noun phrases of captions, for millions of them",
     "predict": "detect what you name in pictures, and draw it",
     "scenes": "draw samples of EmojiScenes as a contact sheet",

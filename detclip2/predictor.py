@@ -233,6 +233,16 @@ class OpenVocabularyPredictor:
     def _sample(self, source: ImageSource, vocabulary: Vocabulary) -> dict[str, Any]:
         """What the model reads of one image."""
         image = read_image(source)
+        return {
+            "image": self.resized(image),
+            "height": image.shape[0],
+            "width": image.shape[1],
+            "vocabulary": vocabulary.embeddings,
+            "label_of_row": vocabulary.label_of_row,
+        }
+
+    def resized(self, image: np.ndarray) -> torch.Tensor:
+        """An image (H, W, 3) in the size in which the model sees it, (3, h, w)."""
         height, width = image.shape[:2]
         new_size = ResizeShortestEdge.get_output_shape(
             height, width, self.settings.min_size, self.settings.max_size
@@ -240,14 +250,7 @@ class OpenVocabularyPredictor:
         # The short side of a strip of 1 x 10,000 pixels would round to nothing.
         new_size = tuple(max(1, length) for length in new_size)
         resized = Resize(new_size).get_transform(image).apply_image(image)
-        tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
-        return {
-            "image": tensor,
-            "height": height,
-            "width": width,
-            "vocabulary": vocabulary.embeddings,
-            "label_of_row": vocabulary.label_of_row,
-        }
+        return torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
 
     @torch.no_grad()
     def _detect(self, model: Any, samples: list[dict[str, Any]]) -> list[Instances]:

@@ -6,12 +6,13 @@ and in images/ the images, which come from elsewhere.
 
 from detectron2.config import LazyCall as L
 from detectron2.data import build_detection_test_loader
-from detectron2.data import transforms as T
 
 from detclip2.data.mentions import MentionMapper
 from detclip2.data.sources.flickr30k_entities import flickr30k_entities_records
 from detclip2.evaluation.phrase_grounding import PhraseGroundingEvaluator, grounding_set
 from detclip2.modeling.postprocess import BestOfEachName
+
+from .test_mapper import inference, test_mapper
 
 flickr30k = dict(folder="${oc.env:DETECTRON2_DATASETS}/flickr30k_entities", split="test")
 
@@ -25,13 +26,7 @@ dataloader = dict(
                 split="${flickr30k.split}",
             ),
         ),
-        mapper=L(MentionMapper)(
-            augmentations=[
-                L(T.ResizeShortestEdge)(
-                    short_edge_length="${inference.min_size}", max_size="${inference.max_size}"
-                )
-            ],
-        ),
+        mapper=L(MentionMapper)(augmentations=test_mapper.augmentations),
         num_workers=4,
         batch_size=1,
     ),
@@ -42,5 +37,3 @@ dataloader = dict(
 )
 
 postprocess = L(BestOfEachName)(nms_threshold=0.6, max_candidates=1000, max_detections=10)
-
-inference = dict(min_size=800, max_size=1333, batch_size=1)

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import supervision as sv
 from omegaconf import DictConfig, OmegaConf
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch.utils.data import IterableDataset
 
 from detclip2.config import apply_overrides, build, load_config
 from detclip2.data.mappers import draw_sample
 from detclip2.data.phrases import check_sample
 from detclip2.errors import UserError
+from detclip2.text_panel import draw_text
 from detclip2.visualize import font_for
 
 MIN_WIDTH = 640
@@ -161,13 +162,4 @@ def _draw_list(sample: dict[str, Any], phrases: list[str], width: int) -> np.nda
         f"positive ({positives}): " + " | ".join(phrases[:positives]),
         f"negative ({len(phrases) - positives}): " + " | ".join(phrases[positives:]),
     ]
-    text = "".join(paragraphs)
-    font = ImageFont.truetype(font_for("".join(sorted(set(text)))), FONT_SIZE)
-    columns = max(20, int(width / font.getlength("n")) - 2)
-    lines = [line for p in paragraphs for line in textwrap.wrap(p, columns)]
-    height = FONT_SIZE + 5
-    panel = Image.new("RGB", (width, height * len(lines) + 8), "white")
-    draw = ImageDraw.Draw(panel)
-    for number, line in enumerate(lines):
-        draw.text((6, 4 + number * height), line, font=font, fill="black")
-    return np.asarray(panel)
+    return draw_text(paragraphs, width, FONT_SIZE)

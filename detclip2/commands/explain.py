@@ -1,0 +1,62 @@
+"""``detclip2 explain``: which region of a picture each noun phrase of a caption chooses."""
+
+import argparse
+from pathlib import Path
+
+from PIL import Image
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from detclip2.commands.model_arguments import add_model_arguments, config_and_weights
+from detclip2.commands.tables import console_for_tables
+from detclip2.errors import UserError
+from detclip2.explain import Explanation, explain
+from detclip2.explain_figure import draw_explanation
+from detclip2.files import write_whole
+from detclip2.predictor import OpenVocabularyPredictor
+
+FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="a picture")
+    parser.add_argument("--caption", required=True, help='what it shows, as "a cat on a red chair"')
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="FILE", help="the figure, .png or .jpg"
+    )
+    add_model_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the figure and print the table."""
+    if args.output.suffix.lower() not in FORMATS:
+        raise UserError(f"--output {args.output}: the name of the figure must end in .png or .jpg")
+    if args.output.absolute() == args.image.absolute():
+        raise UserError(f"--output {args.output}: the figure would take the picture's place")
+    predictor = OpenVocabularyPredictor(*config_and_weights(args), device=args.device)
+    explanation = explain(predictor, args.image, args.caption)
+    figure = Image.fromarray(draw_explanation(explanation))
+    image_format = FORMATS[args.output.suffix.lower()]
+    try:
+        write_whole(args.output, lambda file: figure.save(file, image_format, quality=95))
+    except OSError as error:
+        raise UserError(f"--output {args.output}: cannot be written: {error}") from None
+    console = console_for_tables()
+    console.print(_table(explanation))
+    console.print(Text(f"figure: {args.output}"), soft_wrap=True)
+    return 0
+
+
+def _table(explanation: Explanation) -> Table:
+    table = Table("phrase", box=SIMPLE_HEAD)
+    table.add_column("score", justify="right")
+    table.add_column("region: x1, y1, x2, y2", justify="right")
+    for phrase, score, box in zip(
+        explanation.phrases, explanation.scores, explanation.boxes, strict=True
+    ):
+        corners = ", ".join(f"{corner:.0f}" for corner in box)
+        # Text, not str: a phrase may hold what rich takes for markup.
+        table.add_row(Text(phrase, overflow="fold"), f"{score:.3f}", corners)
+    return table
