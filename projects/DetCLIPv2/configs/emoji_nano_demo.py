@@ -1,6 +1,6 @@
 """What `make demo` trains: the nano model on a small world, in minutes on two cores."""
 
-from .emoji_nano_detection import (
+from .emoji_nano_pairs import (
     dataloader,
     inference,
     lr_multiplier,
@@ -10,7 +10,9 @@ from .emoji_nano_detection import (
     world,
 )
 
-world.update(categories=40, size=192)
+world.categories = 40
 dataloader.test.dataset.count = 100
 lr_multiplier.warmup_iterations = 50
-train.update(max_iter=700, checkpointer=dict(period=100, max_to_keep=1))
+train.update(
+    source_starts=dict(pairs=300), max_iter=1000, checkpointer=dict(period=100, max_to_keep=1)
+)

@@ -8,6 +8,6 @@ from ....configs.train import train
 
 # Pairs come smaller than scenes with boxes, as in the paper (sec. 4.1: 320 against 1333).
 world.update(size=160, pairs_size=128)
-optimizer.lr = 2e-3
+optimizer.lr = 1e-3
 lr_multiplier.warmup_iterations = 200
 train.update(max_iter=2000, device="cpu")

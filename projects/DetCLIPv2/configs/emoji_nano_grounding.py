@@ -12,4 +12,6 @@ from .emoji_nano_detection import (
 )
 
 dataloader.train.grounding = grounding
-train.update(source_ratios=dict(detection=1, grounding=1), max_iter=6000)
+train.update(
+    source_ratios=dict(detection=1, grounding=1), source_starts=dict(grounding=800), max_iter=3200
+)
