@@ -18,6 +18,4 @@ dataloader.train.pairs = pairs
 model.contrast.update(temperature=2.0, weight=0.5)
 # From random weights, pairs teach nothing before boxes have taught regions to differ: they begin
 # after 800 iterations. In all, 2000 are of boxes, as in emoji_nano_detection, and 1200 of pairs.
-train.update(
-    source_ratios=dict(detection=1, pairs=1), source_starts=dict(pairs=800), max_iter=3200
-)
+train.update(source_ratios=dict(detection=1, pairs=1), source_starts=dict(pairs=800), max_iter=3200)
