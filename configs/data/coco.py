@@ -3,11 +3,11 @@
 from detectron2.config import LazyCall as L
 from detectron2.data import build_detection_test_loader
 from detectron2.data import transforms as T
-from detectron2.evaluation import COCOEvaluator
 
 from detclip2.data.hybrid_loader import HybridLoader, Source
 from detclip2.data.mappers import DetectionMapper
 from detclip2.data.sources.detection import category_names, detection_set
+from detclip2.evaluation.coco_evaluator import COCOEvaluator
 
 from .test_mapper import inference, test_mapper
 
