@@ -15,11 +15,11 @@ from pathlib import Path
 import cv2
 from detectron2.config import LazyConfig, instantiate
 from detectron2.engine import default_argument_parser
-from train_net import set_up, train
 
 from detclip2.cli import main as detclip2
 from detclip2.data.sources.emoji import EmojiScenes
 from detclip2.data.sources.emoji.sets import base_names
+from detclip2.engine.training import set_up, train
 from detclip2.errors import UserError
 from detclip2.model_folder import WEIGHTS_NAME
 

@@ -8,151 +8,19 @@ It reads these keys of the config, and no others:
 - ``model``; ``optimizer`` (its ``params.model`` is set here); ``lr_multiplier``
 - ``dataloader.train``: a HybridLoader; ``dataloader.test``: a Detectron2 test loader;
   ``dataloader.evaluator``: its ``dataset_name`` gives the names to detect
-- ``train``: see configs/train.py
+- ``train``: see detclip2/engine/train_keys.py
 """
 
-import logging
 import sys
-from pathlib import Path
 from typing import Any
 
-import torch
-from detectron2.config import LazyConfig
-from detectron2.engine import (
-    AMPTrainer,
-    SimpleTrainer,
-    create_ddp_model,
-    default_argument_parser,
-    default_setup,
-    default_writers,
-    hooks,
-    launch,
-)
-from detectron2.evaluation import inference_on_dataset, print_csv_format
-from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
-from omegaconf import DictConfig, OmegaConf
-from torch import nn
+from detectron2.engine import default_argument_parser, launch
 from torch.multiprocessing import ProcessExitedException
 
-from detclip2.config import (
-    apply_overrides,
-    build,
-    build_model,
-    check_keys,
-    load_config,
-    unknown_key,
-)
-from detclip2.data.sources.detection import category_names
-from detclip2.engine.alternate_sources import AlternateSources
-from detclip2.engine.checkpoint import Checkpointer
-from detclip2.engine.memory import keep_freed_memory
-from detclip2.engine.progress import ProgressBar
+from detclip2.config import build_model
+from detclip2.engine.training import evaluate, set_up, train
 from detclip2.errors import UserError
-from detclip2.model_folder import save_weights
-from detclip2.modeling.detclip import DetCLIPv2
 from detclip2.modeling.weights import load_weights
-
-logger = logging.getLogger("detclip2")
-# Every key of ``train``, with its meaning.
-TRAIN_KEYS = Path(__file__).resolve().parents[2] / "configs" / "train.py"
-
-
-def evaluate(cfg: DictConfig, model: DetCLIPv2) -> dict[str, Any]:
-    """Detect the names of the test set in its images, and measure."""
-    loader = build(cfg, "dataloader.test")
-    evaluator = build(cfg, "dataloader.evaluator")
-    model.set_vocabulary(category_names(cfg.dataloader.evaluator.dataset_name))
-    results = inference_on_dataset(model, loader, evaluator)
-    print_csv_format(results)
-    return results
-
-
-def train(
-    cfg: DictConfig, model: DetCLIPv2, resume: bool, progress_bar: bool = False
-) -> dict[str, Any]:
-    """Train to ``train.max_iter``, from the last checkpoint if ``resume``; returns the results."""
-    cfg.optimizer.params.model = model
-    optimizer = build(cfg, "optimizer")
-    loader = build(cfg, "dataloader.train")
-    # DistributedDataParallel takes no device for a model on the CPU.
-    ddp = {**cfg.train.ddp, **({"device_ids": None} if cfg.train.device == "cpu" else {})}
-    parallel_model: nn.Module = create_ddp_model(model, **ddp)
-    trainer_class = AMPTrainer if cfg.train.amp.enabled else SimpleTrainer
-    trainer = trainer_class(parallel_model, loader, optimizer)
-    checkpointer = Checkpointer(model, cfg.train.output_dir, trainer=trainer)
-    results: dict[str, Any] = {}
-
-    def evaluate_and_keep() -> dict[str, Any]:
-        results.clear()
-        results.update(evaluate(cfg, model))
-        return results
-
-    main, period = comm.is_main_process(), cfg.train.eval_period
-    writers = default_writers(cfg.train.output_dir, cfg.train.max_iter) if main else []
-    trainer.register_hooks(
-        [
-            hooks.IterationTimer(),
-            hooks.LRScheduler(scheduler=build(cfg, "lr_multiplier")),
-            AlternateSources(
-                loader,
-                cfg.train.source_ratios,
-                cfg.train.seed,
-                starts=cfg.train.source_starts,
-            ),
-            hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if main else None,
-            hooks.EvalHook(period, evaluate_and_keep),
-            hooks.BestCheckpointer(period, checkpointer, "bbox/AP") if main and period else None,
-            hooks.PeriodicWriter(writers, period=cfg.train.log_period) if main else None,
-            ProgressBar(loader) if main and progress_bar else None,
-        ]
-    )
-    checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
-    start = trainer.iter + 1 if resume and checkpointer.has_checkpoint() else 0
-    trainer.train(start, cfg.train.max_iter)
-    if comm.is_main_process():
-        save_weights(model, cfg.train.output_dir)
-    return results
-
-
-def load(args: Any) -> DictConfig:
-    """The config with the overrides of the command line.
-
-    Raises:
-        UserError: it cannot be loaded, or has a key that nothing reads, or lacks one that is read.
-    """
-    cfg, name = load_config(args.config_file)
-    known = LazyConfig.load(str(TRAIN_KEYS)).train
-    cfg.train = OmegaConf.merge(known, cfg.get("train", {}))
-    apply_overrides(cfg, args.opts, name)
-    for key in cfg.train:
-        if key not in known:
-            raise UserError(unknown_key(name, "train", key, known))
-    for part in ("model", "optimizer", "lr_multiplier", "dataloader"):
-        if part not in cfg:
-            raise UserError(f"{name}: key {part!r} is missing")
-        check_keys(cfg[part], part, name)
-    return cfg
-
-
-def set_up(args: Any) -> DictConfig:
-    """The loaded config, with folders, logs and seeds as it says."""
-    cfg = load(args)
-    if cfg.train.device == "cuda" and not torch.cuda.is_available():
-        logger.warning("there is no GPU here: train.device is set to 'cpu'")
-        cfg.train.update(device="cpu", amp={"enabled": False})
-    if cfg.train.device == "cpu":
-        keep_freed_memory()
-    default_setup(cfg, args)
-    setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="detclip2")
-    # A mistake of the user is told in one sentence; the trainer would log its traceback too.
-    logging.getLogger("detectron2.engine.train_loop").addFilter(no_traceback)
-    return cfg
-
-
-def no_traceback(record: logging.LogRecord) -> bool:
-    """False for a log record of a UserError."""
-    return not (record.exc_info and isinstance(record.exc_info[1], UserError))
 
 
 def main(args: Any) -> dict[str, Any]:

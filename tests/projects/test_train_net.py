@@ -14,6 +14,7 @@ from tiny_training import PROJECT, TRAIN_NET, load_train_net, tiny_config
 
 from detclip2.cli import main as detclip2
 from detclip2.config import build
+from detclip2.engine.training import load
 from detclip2.model_folder import save_weights
 
 
@@ -255,7 +256,7 @@ def test_a_config_of_coco_finds_its_data_by_the_environment(
     assert_ends_in_a_sentence(train_net, command, "instances_train2017.json", capsys)
 
     monkeypatch.setenv("DETECTRON2_DATASETS", str(coco_folder.parent))
-    cfg = train_net.load(arguments(*command))
+    cfg = load(arguments(*command))
     for _ in range(2):  # a config can be built twice
         loader = build(cfg, "dataloader.train")
     loader.sources["detection"].num_workers = 0
