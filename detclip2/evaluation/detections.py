@@ -65,7 +65,8 @@ def best(detections: Detections, limit: int) -> Detections:
 class BestOfClasses:
     """Takes detections in and keeps the best of each class.
 
-    It holds at most 2 * (C * limit + block) detections, however many it is given.
+    It holds at most 1.5 * C * limit + block detections, and twice that while it cuts, however many
+    it is given.
 
     Args:
         limit: how many of a class are kept.
@@ -83,8 +84,8 @@ class BestOfClasses:
         """Take in some more."""
         self._new.append(detections)
         self._num_new += len(detections)
-        # Not before there is as much to cut as was kept: every detection is then moved a few times.
-        if self._num_new >= max(self._block, len(self._kept)):
+        # Not before half of what is kept is new, so that no detection is moved often.
+        if self._num_new >= max(self._block, len(self._kept) // 2):
             self._cut()
 
     def kept(self) -> Detections:
@@ -94,7 +95,7 @@ class BestOfClasses:
 
     def _cut(self) -> None:
         detections = np.concatenate([self._kept, *self._new])
-        self._new, self._num_new = [], 0
+        self._kept, self._new, self._num_new = detections[:0], [], 0  # frees what was copied
         counts = np.bincount(detections["category"])
         if counts.max(initial=0) > self.limit:
             by_class = np.split(np.argsort(detections["category"]), np.cumsum(counts)[:-1])
