@@ -45,8 +45,8 @@ def draw_explanation(explanation: Explanation) -> np.ndarray:
 def _overlaid(picture: np.ndarray, heat: np.ndarray) -> np.ndarray:
     """A heat map (h, w), of any size and not negative, half transparent over the picture."""
     height, width = picture.shape[:2]
-    levels = np.round(255 * heat / max(float(heat.max()), 1e-12)).astype(np.uint8)
-    levels = cv2.resize(levels, (width, height), interpolation=cv2.INTER_LINEAR)
+    share = cv2.resize(heat / max(float(heat.max()), 1e-12), (width, height))
+    levels = np.round(255 * share).astype(np.uint8)
     colors = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
     return cv2.addWeighted(picture, 0.5, colors, 0.5, 0)
 

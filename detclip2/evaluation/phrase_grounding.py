@@ -50,7 +50,9 @@ def grounding_set(name: str, records: Sequence[dict[str, Any]]) -> Sequence[dict
     grounded = [i for i, of_caption in enumerate(mentions.values()) if of_caption]
     if not grounded:
         raise UserError(f"{name}: there is no caption with a phrase that has a box")
-    kept: Any = records if len(grounded) == len(records) else Subset(records, grounded)
+    kept: Any = records
+    if len(grounded) < len(records):
+        kept = Subset(kept, grounded)
     for catalog in (DatasetCatalog, MetadataCatalog):
         if name in catalog:
             catalog.remove(name)

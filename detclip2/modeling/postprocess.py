@@ -129,10 +129,10 @@ class BestOfEachName(PostProcess):
         scores = align(regions[has_area], vocabulary).float().sigmoid()  # (K, C)
         scores = (scores * centerness[has_area].float().sigmoid()[:, None]).sqrt()
         kept = torch.full_like(scores, -1)  # -1: not kept
-        for name, of_name in enumerate(scores.nan_to_num(-1).T):
-            best, anchor = of_name.topk(min(self.max_candidates, len(of_name)))
-            keep = nms(boxes[anchor].tensor, best, self.nms_threshold)[: self.max_detections]
-            kept[anchor[keep], name] = best[keep]
+        for of_name, kept_of_name in zip(scores.nan_to_num(-1).T, kept.T, strict=True):
+            best, candidate = of_name.topk(min(self.max_candidates, len(of_name)))
+            keep = nms(boxes[candidate].tensor, best, self.nms_threshold)[: self.max_detections]
+            kept_of_name[candidate[keep]] = best[keep]
         anchor, name = (kept >= self.score_threshold).nonzero(as_tuple=True)
         best_first = kept[anchor, name].argsort(descending=True, stable=True)
         anchor, name = anchor[best_first], name[best_first]
