@@ -113,9 +113,17 @@ def load(args: Any) -> DictConfig:
     return cfg
 
 
-def set_up(args: Any) -> DictConfig:
-    """The loaded config, with folders, logs and seeds as it says."""
+def set_up(args: Any, output_dir: str = "") -> DictConfig:
+    """The loaded config, with folders, logs and seeds as it says.
+
+    Args:
+        args: of Detectron2's ``default_argument_parser``.
+        output_dir: takes the place of ``train.output_dir``; as an override, a folder whose name
+            has spaces, "=" or "[" would be grammar.
+    """
     cfg = load(args)
+    if output_dir:
+        cfg.train.output_dir = output_dir
     if cfg.train.device == "cuda" and not torch.cuda.is_available():
         logger.warning("there is no GPU here: train.device is set to 'cpu'")
         cfg.train.update(device="cpu", amp={"enabled": False})

@@ -34,12 +34,10 @@ def train_model() -> None:
     if (MODEL / WEIGHTS_NAME).is_file():
         return
     print("There is no trained model yet. Training a small one takes some minutes, once.")
-    arguments = default_argument_parser().parse_args(
-        ["--config-file", str(CONFIG), f"train.output_dir={MODEL}"]
-    )
+    arguments = default_argument_parser().parse_args(["--config-file", str(CONFIG)])
     # The log goes to log.txt alone; here there is the bar.
     with contextlib.redirect_stdout(io.StringIO()):
-        cfg = set_up(arguments)
+        cfg = set_up(arguments, str(MODEL))
     model = instantiate(cfg.model).to(cfg.train.device)
     results = train(cfg, model, resume=True, progress_bar=True)
     print(
