@@ -27,6 +27,8 @@ TRAIN: dict[str, Any] = {
     "eval_period": 0,
     # Iterations between two lines of the log.
     "log_period": 20,
+    # Iterations between two reports of what was left out of the data, by kind.
+    "report_period": 1000,
     # "cuda" or "cpu".
     "device": "cuda",
 }

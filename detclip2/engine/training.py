@@ -76,6 +76,7 @@ def train(
                 loader,
                 cfg.train.source_ratios,
                 cfg.train.seed,
+                report_period=cfg.train.report_period,
                 starts=cfg.train.source_starts,
             ),
             hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if main else None,

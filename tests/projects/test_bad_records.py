@@ -1,0 +1,75 @@
+"""A run on broken data goes on, and tells what it has left out."""
+
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+
+import bad_records
+from detectron2.config import LazyCall, LazyConfig
+from tiny_training import TRAIN_NET, tiny_config
+
+from detclip2.data.hybrid_loader import Source
+from detclip2.data.mappers import GroundingMapper
+
+KINDS = {
+    "detection": {
+        "box-invalid",
+        "category-unknown",
+        "category-unnamed",
+        "image-mismatched",
+        "image-unreadable",
+    },
+    "grounding": {"box-invalid", "caption-without-phrase"},
+    "pairs": {
+        "caption-empty",
+        "caption-encoding",
+        "caption-without-phrase",
+        "image-unreadable",
+        "record-malformed",
+    },
+}
+
+
+def test_counts_by_kind_are_told_during_the_run_and_at_its_end(tmp_path):
+    cfg = tiny_config(tmp_path / "output", iterations=9)
+    sources = cfg.dataloader.train
+    sources.grounding = LazyCall(Source)(
+        records=LazyCall(bad_records.BadGrounding)(),
+        mapper=LazyCall(GroundingMapper)(negatives=["cat"]),
+        total_batch_size=4,
+        num_workers=0,
+    )
+    sources.detection.records = LazyCall(bad_records.BadBoxes)()
+    sources.detection.mapper.names = bad_records.NAMES
+    sources.pairs.records = LazyCall(bad_records.BadPairs)()
+    sources.pairs.mapper.augmentations = []
+    sources.pairs.num_workers = 1  # counts come from worker processes too
+    cfg.train.update(source_ratios=dict.fromkeys(KINDS, 1), report_period=3)
+    LazyConfig.save(cfg, str(tmp_path / "bad.yaml"))
+    run = subprocess.run(
+        [sys.executable, str(TRAIN_NET), "--config-file", str(tmp_path / "bad.yaml")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert run.returncode == 0, run.stderr
+
+    metrics = (tmp_path / "output" / "metrics.json").read_text().splitlines()
+    losses = [line["total_loss"] for line in map(json.loads, metrics) if "total_loss" in line]
+    assert len(losses) == 9
+    assert all(map(math.isfinite, losses))
+
+    log = (tmp_path / "output" / "log.txt").read_text()
+    for source, kinds in KINDS.items():
+        reports = re.findall(rf"source {source}: \w+: left out (\d+)(?: \((.*)\))?", log)
+        assert len(reports) == 3 + 1, "every third iteration, and at the end"
+        totals = [int(total) for total, _ in reports]
+        assert totals == sorted(totals)
+        counts = dict(count.rsplit(" ", 1) for count in reports[-1][1].split(", "))
+        assert counts.keys() == kinds
+        assert sum(map(int, counts.values())) == totals[-1]
+    # The first of each kind are logged with what was wrong, and where.
+    assert "left out (image-unreadable): /no/such/picture.jpg" in log
