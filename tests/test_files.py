@@ -1,8 +1,12 @@
 import os
+import stat
 import threading
+from pathlib import Path
 
 import pytest
+import torch
 
+from detclip2.errors import UserError
 from detclip2.files import write_whole
 
 
@@ -51,3 +55,47 @@ def test_a_reader_never_sees_half_a_file(tmp_path):
     done.set()
     reader.join()
     assert seen == {(100_000, 1)}
+
+
+needs_full_device = pytest.mark.skipif(
+    not Path("/dev/full").exists(), reason="there is no /dev/full, where every write fails"
+)
+
+
+@needs_full_device
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda file: file.write(b"content"),
+        lambda file: torch.save({"a": torch.zeros(10)}, file),
+        lambda file: torch.save({"a": torch.zeros(1_000_000)}, file),  # torch hides the OSError
+    ],
+)
+def test_a_full_disk_is_told_in_a_sentence(tmp_path, monkeypatch, write):
+    path = tmp_path / "model.pth"
+    path.write_bytes(b"old")
+    opened = Path.open
+    monkeypatch.setattr(Path, "open", lambda self, mode="r": opened(Path("/dev/full"), mode))
+    with pytest.raises(UserError, match=r"model\.pth could not be written: No space left"):
+        write_whole(path, write)
+    monkeypatch.undo()
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["model.pth"]
+
+
+def test_the_folder_is_forced_to_disk_after_the_rename(tmp_path, monkeypatch):
+    happened = []
+    replace, fsync = Path.replace, os.fsync
+
+    def note_replace(self, target):
+        happened.append("rename")
+        return replace(self, target)
+
+    def note_fsync(descriptor):
+        happened.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        fsync(descriptor)
+
+    monkeypatch.setattr(Path, "replace", note_replace)
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    write_whole(tmp_path / "file.bin", lambda file: file.write(b"content"))
+    assert happened == ["file", "rename", "folder"]
