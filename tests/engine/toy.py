@@ -14,7 +14,7 @@ class ToyMapper:
         self.counter = SkipCounter("toy")
 
     def __call__(self, record, rng):
-        return {"id": record["image_id"], "value": self.value}
+        return {"id": record["image_id"], "image_id": record["image_id"], "value": self.value}
 
 
 class ToyModel(nn.Module):
