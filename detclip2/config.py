@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from detclip2.errors import UserError
+from detclip2.selection import Selection
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,13 @@ class InferenceSettings:
     max_size: int
     """... unless the longer edge would exceed this one, px."""
     score_threshold: float | None = None
-    """Detections below it are dropped; None leaves it to the model's ``postprocess``."""
+    """This one and the next three are explained in :mod:`detclip2.selection`; what is None is left
+    to the model's ``postprocess``."""
+    nms_threshold: float | None = None
+    class_agnostic_nms: bool | None = None
+    max_detections: int | None = None
     batch_size: int = 1
-    """Images that go through the model at once."""
+    """Images that are read, and go through the model, at once."""
 
 
 def load_config(source: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[DictConfig, str]:
@@ -134,7 +139,10 @@ def inference_settings(cfg: DictConfig, name: str = "the config") -> InferenceSe
         _required(node, key, f"{name}: inference")
     try:
         settings = InferenceSettings(**node)
+        Selection.of(settings)
         positive = min(settings.min_size, settings.max_size, settings.batch_size) > 0
+    except UserError as error:
+        raise UserError(f"{name}: inference: {error}") from None
     except (TypeError, OmegaConfBaseException) as error:
         raise UserError(f"{name}: `inference` is wrong: {_reason(error)}") from error
     if not positive:

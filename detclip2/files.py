@@ -52,6 +52,24 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
         aside.unlink(missing_ok=True)
 
 
+@contextmanager
+def space_needed(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Around what writes to a folder for a long time.
+
+    Raises:
+        UserError: there is no space left.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        if reason := out_of_space(error):
+            raise UserError(
+                f"{folder}: nothing more can be written ({reason}); checkpoints that are there are "
+                "whole: make room and go on with --resume"
+            ) from error
+        raise
+
+
 def out_of_space(error: BaseException) -> str:
     """The system's words if an error is, or comes from, a full disk or quota; else empty."""
     cause: BaseException | None = error

@@ -4,7 +4,8 @@ import copy
 import itertools
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -17,28 +18,19 @@ from torch import nn
 
 from detclip2.config import InferenceSettings, build_model, inference_settings, load_config
 from detclip2.data.image_io import ImageSource, read_image
-from detclip2.data.names import Names
+from detclip2.data.names import Names, check_names
+from detclip2.data.video_io import Video, is_video
 from detclip2.errors import UserError
 from detclip2.modeling.weights import load_weights
+from detclip2.results import Labels
+from detclip2.selection import Selection
 from detclip2.vocabulary import Vocabulary
 
 VocabularySource: TypeAlias = Vocabulary | Names | str | os.PathLike[str]
 
 _FILES_OF_NAMES = (".txt", ".csv")
+_VOCABULARIES_KEPT = 64  # of one call that has one an image; a vocabulary of LVIS takes 1.2 MB
 _ONE_IMAGE = (str, os.PathLike, bytes, bytearray, np.ndarray, Image.Image, torch.Tensor)
-
-
-class Labels(list[str]):
-    """The labels of detections; a list that, as other fields of Instances, takes a mask."""
-
-    def __getitem__(self, item: Any) -> Any:
-        """A string for a number; Labels for a slice, a mask or indices (tensor or array)."""
-        if isinstance(item, torch.Tensor | np.ndarray) and item.ndim == 1:
-            item = torch.as_tensor(item)
-            chosen = item.nonzero().squeeze(1) if item.dtype == torch.bool else item
-            return Labels(super(Labels, self).__getitem__(i) for i in chosen.tolist())
-        found = super().__getitem__(item)
-        return Labels(found) if isinstance(item, slice) else found
 
 
 class OpenVocabularyPredictor:
@@ -52,14 +44,9 @@ class OpenVocabularyPredictor:
     Images are RGB, however they come in: see :func:`detclip2.data.image_io.read_image`. What a
     call changes is nothing, so threads may share a predictor.
 
-    **What the settings of a call mean**, in the order in which they act:
-
-    - ``score_threshold``, in [0, 1]: pairs of box and name with a lower score are dropped.
-    - ``nms_threshold``, in [0, 1]: of two boxes of one name whose overlap (IoU) is greater, the
-      one with the lower score is dropped. 1 keeps all.
-    - ``class_agnostic_nms``: boxes of different names suppress each other too, so that a place
-      has one name.
-    - ``max_detections``: so many of the best are kept, all names together.
+    What is returned of all that is found, say four settings, which :mod:`detclip2.selection` and
+    docs/inference.md explain. Each is what the call says, else what is said here, else what the
+    config says under ``inference``, else what its model has.
 
     Args:
         config: a LazyConfig (.py, or .yaml as ``LazyConfig.save`` writes it), or one that is
@@ -67,6 +54,12 @@ class OpenVocabularyPredictor:
         weights: a .safetensors file, or a torch file that needs no pickle; None leaves the model
             as its config makes it.
         device: "cpu", "cuda", ...; the GPU by default, where there is one.
+        score_threshold: see :mod:`detclip2.selection`, here and for the next three.
+        nms_threshold: see there.
+        class_agnostic_nms: see there.
+        max_detections: see there.
+        batch_size: how many images are read, and go through the model, at once; None takes that
+            of the config.
 
     Raises:
         UserError: names the file or the key that is wrong.
@@ -77,9 +70,21 @@ class OpenVocabularyPredictor:
         config: str | os.PathLike[str] | Mapping[str, Any],
         weights: str | os.PathLike[str] | None = None,
         device: str | torch.device | None = None,
+        *,
+        score_threshold: float | None = None,
+        nms_threshold: float | None = None,
+        class_agnostic_nms: bool | None = None,
+        max_detections: int | None = None,
+        batch_size: int | None = None,
     ) -> None:
+        own = Selection(score_threshold, nms_threshold, class_agnostic_nms, max_detections)
         cfg, name = load_config(config)
         settings = inference_settings(cfg, name)
+        settings = replace(settings, **vars(own.or_else(Selection.of(settings))))
+        if batch_size is not None:
+            if batch_size < 1:
+                raise UserError(f"batch_size is {batch_size}; expected at least 1")
+            settings = replace(settings, batch_size=batch_size)
         model = build_model(cfg, name)
         if weights is not None:
             # For a model without text tower the weights of one are of no use.
@@ -101,6 +106,7 @@ class OpenVocabularyPredictor:
     def _set_up(self, model: nn.Module, settings: InferenceSettings) -> None:
         self.model: Any = model.eval()
         self.settings = settings
+        self.selection = Selection.of(settings)
         self.vocabulary: Vocabulary | None = None
         # Fast tokenizers of transformers cannot be called by two threads at once.
         self._text_lock = threading.Lock()
@@ -152,69 +158,79 @@ class OpenVocabularyPredictor:
 
         Args:
             images: one image, a list or tuple of them, or any other iterable, which is read as
-                its results are asked for.
+                its results are asked for; or the path of a video, whose frames are read so.
             vocabulary: what to look for in this call, in place of :meth:`set_vocabulary`.
-            vocabularies: the same for each image; as many as images.
-            score_threshold: see the class; None takes that of the config, here and below.
-            nms_threshold: see the class.
-            class_agnostic_nms: see the class.
-            max_detections: see the class.
+            vocabularies: the same for each image; as many as images. Those that are equal are
+                encoded once.
+            score_threshold: see :mod:`detclip2.selection`; None takes the predictor's own, here
+                and below.
+            nms_threshold: see there.
+            class_agnostic_nms: see there.
+            max_detections: see there.
 
         Returns:
             For one image Instances of the image's own size (upright, where EXIF turns it), on the
             CPU, best first: ``pred_boxes`` XYXY px, ``scores`` in [0, 1], ``pred_classes`` indices
             into the labels of the vocabulary, ``labels``, the caller's strings. For a list a list
-            of these, for another iterable a generator.
+            of these, for another iterable or a video a generator, which holds ``batch_size``
+            images at a time.
 
         Raises:
             UserError: no vocabulary is set; an image cannot be read; a setting is out of range;
                 there are not as many vocabularies as images.
         """
-        model = self._model_with(score_threshold, nms_threshold, class_agnostic_nms, max_detections)
-        if vocabulary is not None and vocabularies is not None:
-            raise UserError("give one `vocabulary` for all images or `vocabularies`, not both")
+        own = Selection(score_threshold, nms_threshold, class_agnostic_nms, max_detections)
+        model = self._model_with(own.or_else(self.selection))
+        if is_video(images):
+            images = Video(images)
         one = isinstance(images, _ONE_IMAGE)
         if not one and not isinstance(images, Iterable):
             read_image(images)  # says what an image may be
         sources: Iterable[Any] = [images] if one else images
-        if vocabularies is None:
-            shared = self.vocabulary if vocabulary is None else self.encode(vocabulary)
-            if shared is None:
-                raise UserError("there is no vocabulary yet: call set_vocabulary(names) first")
-            pairs: Iterable[tuple[Any, Vocabulary]] = ((source, shared) for source in sources)
-        else:
-            pairs = _paired(sources, map(self.encode, vocabularies))
-        results = self._stream(model, pairs)
+        results = self._stream(model, self._paired(sources, vocabulary, vocabularies))
         if one:
             return next(results)
         return list(results) if isinstance(images, list | tuple) else results
 
-    def _model_with(
+    def _paired(
         self,
-        score_threshold: float | None,
-        nms_threshold: float | None,
-        class_agnostic_nms: bool | None,
-        max_detections: int | None,
-    ) -> Any:
-        """The model with a call's own thresholds; a shallow copy, for other threads have theirs."""
-        if score_threshold is None:
-            score_threshold = self.settings.score_threshold
-        for name, value in (("score", score_threshold), ("nms", nms_threshold)):
-            if value is not None and not 0 <= value <= 1:
-                raise UserError(f"{name}_threshold is {value}; expected a number from 0 to 1")
-        if max_detections is not None and max_detections < 1:
-            raise UserError(f"max_detections is {max_detections}; expected at least 1")
-        own = {
-            "score_threshold": score_threshold,
-            "nms_threshold": nms_threshold,
-            "class_agnostic_nms": class_agnostic_nms,
-            "max_detections": max_detections,
-        }
+        images: Iterable[Any],
+        vocabulary: VocabularySource | None,
+        vocabularies: Iterable[VocabularySource] | None,
+    ) -> Iterable[tuple[Any, Vocabulary]]:
+        """Each image with what to look for in it."""
+        if vocabularies is None:
+            shared = self.vocabulary if vocabulary is None else self.encode(vocabulary)
+            if shared is None:
+                raise UserError("there is no vocabulary yet: call set_vocabulary(names) first")
+            return ((image, shared) for image in images)
+        if vocabulary is not None:
+            raise UserError("give one `vocabulary` for all images or `vocabularies`, not both")
+        if isinstance(vocabularies, str | os.PathLike | Vocabulary):
+            raise UserError("`vocabularies` is a list with one for each image")
+        if isinstance(images, Sized) and isinstance(vocabularies, Sized):
+            _check_counts(len(images) == len(vocabularies))
+        return _zip_equal(images, self._each_once(vocabularies))
+
+    def _each_once(self, sources: Iterable[VocabularySource]) -> Iterator[Vocabulary]:
+        """The vocabularies with embeddings, in their order; equal ones are encoded once."""
+        # The source is kept beside the result, so that no other object can get its id.
+        known: dict[Any, tuple[VocabularySource, Vocabulary]] = {}
+        for source in sources:
+            if not isinstance(source, Vocabulary | str | os.PathLike):
+                source = tuple(check_names(source))
+            # Vocabularies with equal names may have different embeddings.
+            key = id(source) if isinstance(source, Vocabulary) else source
+            if key not in known:
+                if len(known) == _VOCABULARIES_KEPT:
+                    del known[next(iter(known))]
+                known[key] = source, self.encode(source)
+            yield known[key][1]
+
+    def _model_with(self, selection: Selection) -> Any:
+        """The model with a call's own settings; a shallow copy, for other threads have theirs."""
         model = copy.copy(self.model)
-        model.postprocess = copy.copy(self.model.postprocess)
-        for name, value in own.items():
-            if value is not None:
-                setattr(model.postprocess, name, value)
+        model.postprocess = selection.applied(self.model.postprocess)
         return model
 
     def _stream(
@@ -224,10 +240,13 @@ class OpenVocabularyPredictor:
         remaining = iter(pairs)
         while chunk := list(itertools.islice(remaining, self.settings.batch_size)):
             samples = [self._sample(image, vocabulary) for image, vocabulary in chunk]
-            outputs = self._detect(model, samples)
-            for instances, (_, vocabulary) in zip(outputs, chunk, strict=True):
-                classes = instances.pred_classes.tolist()
-                instances.labels = Labels(vocabulary.labels[i] for i in classes)
+            labels = [vocabulary.labels for _, vocabulary in chunk]
+            with torch.no_grad():
+                outputs = model(samples)
+            del chunk, samples  # while the caller is busy, only results are held
+            for output, names in zip(outputs, labels, strict=True):
+                instances = output["instances"].to("cpu")
+                instances.labels = Labels(names[i] for i in instances.pred_classes.tolist())
                 yield instances
 
     def _sample(self, source: ImageSource, vocabulary: Vocabulary) -> dict[str, Any]:
@@ -252,23 +271,6 @@ class OpenVocabularyPredictor:
         resized = Resize(new_size).get_transform(image).apply_image(image)
         return torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
 
-    @torch.no_grad()
-    def _detect(self, model: Any, samples: list[dict[str, Any]]) -> list[Instances]:
-        """Instances of each sample, on the CPU.
-
-        Only images of one size go through the model together: padding one to the size of another
-        changes what GroupNorm sees, and with it the detections.
-        """
-        of_size: dict[torch.Size, list[int]] = {}
-        for i, sample in enumerate(samples):
-            of_size.setdefault(sample["image"].shape, []).append(i)
-        outputs: dict[int, Instances] = {}
-        for members in of_size.values():
-            results = model([samples[i] for i in members])
-            for i, result in zip(members, results, strict=True):
-                outputs[i] = result["instances"].to("cpu")
-        return [outputs[i] for i in range(len(samples))]
-
 
 def _to_vocabulary(source: VocabularySource) -> Vocabulary:
     if isinstance(source, Vocabulary):
@@ -281,14 +283,18 @@ def _to_vocabulary(source: VocabularySource) -> Vocabulary:
     return Vocabulary.from_names(source)
 
 
-def _paired(
+def _zip_equal(
     images: Iterable[Any], vocabularies: Iterable[Vocabulary]
 ) -> Iterator[tuple[Any, Vocabulary]]:
     nothing = object()
     for image, vocabulary in itertools.zip_longest(images, vocabularies, fillvalue=nothing):
-        if image is nothing or vocabulary is nothing:
-            raise UserError("there must be as many vocabularies as images")
+        _check_counts(image is not nothing and vocabulary is not nothing)
         yield image, vocabulary  # type: ignore[misc]
+
+
+def _check_counts(equal: bool) -> None:
+    if not equal:
+        raise UserError("there must be as many vocabularies as images")
 
 
 def _checked_device(device: str | torch.device | None) -> torch.device:

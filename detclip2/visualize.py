@@ -11,6 +11,8 @@ from detectron2.structures import Instances
 from matplotlib.ft2font import FT2Font
 from PIL import Image
 
+from detclip2.results import to_supervision
+
 _COLORS = sv.ColorPalette.DEFAULT
 # Where systems keep fonts. Not asked of matplotlib, which would write a cache into the home folder.
 _FONT_FOLDERS = (
@@ -45,7 +47,7 @@ def draw_instances(image: np.ndarray, instances: Instances) -> np.ndarray:
         return image.copy()
     worst_first = instances.scores.argsort()  # so that the best is drawn over the others
     instances = instances[worst_first]
-    detections = sv.Detections.from_detectron2({"instances": instances})
+    detections = to_supervision(instances)
     texts = [
         f"{' '.join(label.split())} {score:.2f}"
         for label, score in zip(instances.labels, instances.scores.tolist(), strict=True)
@@ -55,7 +57,7 @@ def draw_instances(image: np.ndarray, instances: Instances) -> np.ndarray:
     labels = sv.RichLabelAnnotator(
         color=_COLORS,
         text_color=_TEXT_COLORS,
-        font_path=font_for("".join(sorted(set("".join(texts))))),
+        font_path=font_for("".join(sorted({*"0123456789.", *"".join(texts)}))),
         font_size=max(8, round(15 * scale)),
         text_padding=max(1, round(4 * scale)),
         smart_position=True,  # moves labels apart and into the picture
@@ -65,7 +67,7 @@ def draw_instances(image: np.ndarray, instances: Instances) -> np.ndarray:
     return np.asarray(labels.annotate(picture, detections, texts))
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=256)  # the frames of a video have one label or another
 def font_for(characters: str) -> str:
     """The file of the font that has most of the characters.
 

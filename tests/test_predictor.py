@@ -1,5 +1,7 @@
+import itertools
 import math
 import threading
+import weakref
 from collections import Counter
 from pathlib import Path
 
@@ -13,12 +15,14 @@ from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
+from videos import write
 
 from detclip2.config import InferenceSettings
+from detclip2.data.video_io import Video
 from detclip2.errors import UserError
 from detclip2.model_folder import read_model_folder
-from detclip2.predictor import Labels, OpenVocabularyPredictor
-from detclip2.vocabulary import Vocabulary
+from detclip2.predictor import OpenVocabularyPredictor
+from detclip2.vocabulary import PROBE, Vocabulary
 
 COLORS = {"red": (255, 0, 0), "lime": (0, 255, 0), "blue": (0, 0, 255)}
 
@@ -45,15 +49,17 @@ class ColorModel(nn.Module):
         self.text_tower = self.TextTower()
         self.postprocess = self.PostProcess()
         self.batches = []
+        self.encoded = []
 
     def encode_phrases(self, phrases):
+        self.encoded.append(tuple(phrases))
         return torch.tensor([COLORS.get(p, (1, 1, 1)) for p in phrases], dtype=torch.float32)
 
     def forward(self, samples):
         self.batches.append([tuple(sample["image"].shape[1:]) for sample in samples])
         return [self.detect(**sample) for sample in samples]
 
-    def detect(self, image, height, width, vocabulary):
+    def detect(self, image, height, width, vocabulary, label_of_row):
         found = []
         for name, color in enumerate(vocabulary * 255):
             ys, xs = (image - color[:, None, None]).abs().sum(0).lt(30).nonzero(as_tuple=True)
@@ -96,6 +102,14 @@ def equal(one, other):
         and one.labels == other.labels
         and torch.allclose(one.scores, other.scores, atol=1e-6)
         and torch.allclose(one.pred_boxes.tensor, other.pred_boxes.tensor, atol=1e-3)
+    )
+
+
+def identical(one, other):
+    return (
+        one.labels == other.labels
+        and torch.equal(one.scores, other.scores)
+        and torch.equal(one.pred_boxes.tensor, other.pred_boxes.tensor)
     )
 
 
@@ -152,8 +166,8 @@ def test_lists_of_mixed_sizes_keep_their_order(colors):
     results = colors(images)
     assert [r.labels for r in results] == [["red"], ["blue"], [], ["red", "lime"], ["blue"]]
     assert [r.image_size for r in results] == [image.shape[:2] for image in images]
-    # Four at a time, of which those of one size go together.
-    assert colors.model.batches == [[(120, 160)] * 3, [(160, 120)], [(120, 160)]]
+    wide, high = (120, 160), (160, 120)
+    assert colors.model.batches == [[wide, high, wide, wide], [wide]]  # four at a time
     assert [r.labels for r in colors(tuple(images))] == [r.labels for r in results]
     assert colors([]) == []
 
@@ -175,6 +189,43 @@ def test_an_iterable_is_read_as_its_results_are_asked_for(colors):
     assert read == 8
 
 
+def test_images_are_let_go_when_they_are_done(colors):
+    alive = []
+
+    def frames():
+        for _ in range(20):
+            image = picture(red=(0, 0, 20, 20))
+            alive.append(weakref.ref(image))
+            yield image
+
+    colors.set_vocabulary(["red"])
+    most = 0
+    for _ in colors(frames()):
+        most = max(most, sum(reference() is not None for reference in alive))
+    assert len(alive) == 20
+    assert most <= colors.settings.batch_size
+
+
+def test_a_video(colors, tmp_path):
+    path = write(
+        tmp_path / "clip.mp4", [picture(64, 96, red=(8 * i, 8, 8 * i + 32, 40)) for i in range(6)]
+    )
+    colors.set_vocabulary(["blue", "red"])
+    for source in (path, str(path), Video(path)):
+        results = colors(source)
+        assert not isinstance(results, list)
+        for i, instances in enumerate(results):
+            assert instances.image_size == (64, 96)
+            assert instances.labels == ["red"]
+            box = [8 * i, 8, 8 * i + 32, 40]
+            np.testing.assert_allclose(instances.pred_boxes.tensor, [box], atol=2)
+        assert i == 5
+    with pytest.raises(UserError, match=r"clip\.mp4: this is a video"):
+        colors([path])
+    with pytest.raises(UserError, match=r"nowhere\.mp4: this video does not exist"):
+        colors("nowhere.mp4")
+
+
 def test_a_vocabulary_for_one_call_or_for_each_image(colors):
     image = picture(red=(0, 0, 20, 20), blue=(30, 30, 50, 50))
     colors.set_vocabulary(["red"])
@@ -185,8 +236,53 @@ def test_a_vocabulary_for_one_call_or_for_each_image(colors):
     for wrong in ([["red"]], [["red"]] * 3):
         with pytest.raises(UserError, match="as many vocabularies as images"):
             colors([image] * 2, vocabularies=wrong)
+        with pytest.raises(UserError, match="as many vocabularies as images"):
+            list(colors(iter([image] * 2), vocabularies=iter(wrong)))
+    with pytest.raises(UserError, match="a list with one for each image"):
+        colors([image] * 3, vocabularies="red")
     with pytest.raises(UserError, match="not both"):
         colors(image, vocabulary=["red"], vocabularies=[["red"]])
+
+
+def test_equal_vocabularies_are_encoded_once(colors, tmp_path):
+    image = picture(red=(0, 0, 20, 20), blue=(30, 30, 50, 50))
+    (tmp_path / "names.txt").write_text("blue")
+    encoded = colors.encode(["red"])
+    ready = [encoded, encoded, tmp_path / "names.txt", tmp_path / "names.txt"]
+    names = [["red"], ("red",), iter(["red"]), "blue, lime", "blue, lime", [["red", "scarlet"]]]
+    colors.model.encoded.clear()
+    results = colors([image] * 10, vocabularies=[*ready, *names])
+    labels = ["red"] * 2 + ["blue"] * 2 + ["red"] * 3 + ["blue"] * 2  # and nothing is so mixed
+    assert [label for r in results for label in r.labels] == labels
+    texts = [tuple(text for text in group if text != PROBE) for group in colors.model.encoded]
+    assert [group for group in texts if group] == [
+        ("blue",),
+        ("red",),
+        ("blue", "lime"),
+        ("red", "scarlet"),
+    ]
+
+
+def test_vocabularies_of_equal_names_keep_their_own_embeddings(colors):
+    image = picture(red=(0, 0, 20, 20), blue=(30, 30, 50, 50))
+    names = Vocabulary.from_names(["it"])
+    probe = colors.model.encode_phrases([PROBE])
+    ready = []
+    for color in ("red", "blue"):
+        rows = {"it": colors.model.encode_phrases([color])}
+        ready.append(names.encode(lambda p, r=rows: torch.cat([r.get(x, probe) for x in p])))
+    red, blue = colors([image] * 2, vocabularies=ready)
+    np.testing.assert_allclose(red.pred_boxes.tensor, [[0, 0, 20, 20]], atol=1)
+    np.testing.assert_allclose(blue.pred_boxes.tensor, [[30, 30, 50, 50]], atol=1)
+
+
+def test_an_endless_stream_with_vocabularies(colors):
+    image = picture(red=(0, 0, 20, 20))
+    names = (["red", f"thing {i}"] for i in itertools.count())
+    results = colors(itertools.repeat(image), vocabularies=names)
+    for _ in range(100):
+        assert next(results).labels == ["red"]
+    assert len(colors.model.batches) == 25
 
 
 def test_vocabularies_from_files(colors, tmp_path):
@@ -270,17 +366,70 @@ def test_threads_share_a_predictor(colors):
     assert not failures
 
 
-def test_labels_follow_the_other_fields():
-    instances = Instances(
-        (9, 9), scores=torch.tensor([0.9, 0.1, 0.5]), labels=Labels(["a", "b", "c"])
-    )
-    assert instances[instances.scores > 0.3].labels == ["a", "c"]
-    assert instances[torch.tensor([2, 0])].labels == ["c", "a"]
-    assert instances[1:].labels == ["b", "c"]
-    assert instances[0].labels == ["a"]
-    assert instances.labels[-1] == "c"
-    assert Instances.cat([instances[:1], instances[2:]]).labels == ["a", "c"]
-    assert Labels("ab")[np.array([False, True])] == ["b"]
+def test_settings_of_the_constructor_and_of_the_config(nano_folder, nano_config):
+    config, weights = read_model_folder(nano_folder)
+    image = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+
+    def count(predictor, **settings):
+        predictor.set_vocabulary("cat, dog")
+        return len(predictor(image, **settings))
+
+    of_config = OpenVocabularyPredictor(config, weights, "cpu")
+    everything = count(of_config)
+    assert everything > 10
+    own = OpenVocabularyPredictor(config, weights, "cpu", max_detections=7, batch_size=2)
+    assert count(own) == 7
+    assert count(own, max_detections=3) == 3
+    assert own.settings.batch_size == 2
+    middle = float(of_config(image).scores.median())
+    own = OpenVocabularyPredictor(config, weights, "cpu", score_threshold=middle)
+    assert 0 < count(own) < everything
+    assert count(own, score_threshold=0.0) == everything
+    cfg = OmegaConf.create(nano_config, flags={"allow_objects": True})
+    cfg.inference.update(class_agnostic_nms=True, nms_threshold=0.1)
+    strict = OpenVocabularyPredictor(cfg, weights, "cpu")
+    few = count(of_config, class_agnostic_nms=True, nms_threshold=0.1)
+    assert count(strict) == few < everything
+    assert count(strict, class_agnostic_nms=False, nms_threshold=0.6) == everything
+
+
+def test_the_same_again_is_the_same_to_the_last_bit(nano, nano_folder):
+    image = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    nano.set_vocabulary("cat, dog")
+    another = OpenVocabularyPredictor(*read_model_folder(nano_folder), device="cpu")
+    another.set_vocabulary("cat, dog")
+    expected = nano(image)
+    for again in (nano(image), nano([image])[0], another(image)):
+        assert identical(again, expected)
+
+
+def test_threads_give_what_one_gives(nano):
+    """Two threads, each with pictures, names and settings of its own, and one predictor."""
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (60, 60 + 10 * i, 3), dtype=np.uint8) for i in range(6)]
+    nano.set_vocabulary("cat")
+    calls = [
+        {"vocabulary": ["red apple", "drum"], "score_threshold": 0.05},
+        {"vocabularies": [[f"thing {i}"] for i in range(6)], "max_detections": 5},
+    ]
+    expected = [nano(images, **call) for call in calls]
+    found = [[], []]
+    barrier = threading.Barrier(2)
+
+    def work(i):
+        barrier.wait()
+        found[i] += [nano(images, **calls[i]) for _ in range(5)]
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for results, wanted in zip(found, expected, strict=True):
+        assert len(results) == 5
+        for result in results:
+            assert all(map(identical, result, wanted))
+    assert nano.vocabulary.labels == ("cat",)
 
 
 def test_nano_batched_equals_one_by_one(nano):
@@ -370,6 +519,7 @@ def test_a_misspelt_key_is_named_with_the_right_one(nano_config, tmp_path, key, 
         ({"inference": None}, "'inference' is missing"),
         ({"inference": {"min_size": 9}}, "inference: key 'max_size' is missing"),
         ({"inference": {"min_size": 0, "max_size": 9}}, "positive"),
+        ({"inference": {"min_size": 9, "max_size": 9, "max_detections": 0}}, "inference: max_det"),
         ({"inference": {"min_size": "big", "max_size": 9}}, "`inference` is wrong"),
         ({"model": None, "modle": {}}, "'model' is missing; is 'modle' misspelt"),
         ({"model": "${nothing}"}, "'model' cannot be read"),

@@ -5,7 +5,7 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 
-from detclip2.predictor import Labels
+from detclip2.results import Labels
 from detclip2.visualize import draw_instances, font_for
 
 

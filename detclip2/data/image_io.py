@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from detclip2.data.video_io import is_video
 from detclip2.errors import UserError
 
 ImageSource: TypeAlias = str | PathLike[str] | bytes | np.ndarray | Image.Image | torch.Tensor
@@ -58,6 +59,8 @@ def read_image(source: ImageSource, name: str | None = None) -> np.ndarray:
         return _from_bytes(bytes(source), name or "the image bytes")
     if isinstance(source, str | PathLike):
         path = Path(source)
+        if is_video(path):
+            raise UserError(f"{path}: this is a video, where an image is expected.")
         return _from_bytes(_file_bytes(path), name or str(path))
     raise UserError(
         f"{name or 'The image'} is a {type(source).__name__}; expected a path, bytes, a numpy "
