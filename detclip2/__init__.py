@@ -12,8 +12,11 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     """Import the predictor on first use, so that ``import detclip2`` loads no framework."""
     if name == "OpenVocabularyPredictor":
+        from detclip2.quiet import without_upstream_warnings
+
         try:
-            from detclip2.predictor import OpenVocabularyPredictor
+            with without_upstream_warnings():
+                from detclip2.predictor import OpenVocabularyPredictor
         except ModuleNotFoundError as error:
             from detclip2.errors import missing_package
 

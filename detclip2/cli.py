@@ -7,14 +7,17 @@ from collections.abc import Sequence
 
 from detclip2 import __version__
 from detclip2.errors import UserError, missing_package
+from detclip2.quiet import without_upstream_warnings
 
 # Subcommand -> help. Its module (`-` becomes `_`) is imported only when it is called, so that
 # `detclip2 --help` loads no framework. A module has `add_arguments(parser)` and `run(args)`.
 COMMANDS = {
     "check-env": "print versions, the Detectron2 in use, the device, and what is missing",
     "explain": "draw which region of a picture each phrase of a caption chooses",
+    "odinw": "measure a model on the data sets of ODinW that are on disk",
     "phrases": "extract the noun phrases of captions, for millions of them",
-    "predict": "detect what you name in pictures, and draw it",
+    "plan": "print what a training will take: iterations, samples, memory, time",
+    "predict": "detect what you name in pictures and videos, and draw it",
     "scenes": "draw samples of EmojiScenes as a contact sheet",
     "show-data": "draw what a source of a training config gives to the model",
     "vocabulary": "encode names once, into a file that stands for them",
@@ -24,8 +27,9 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns the exit code (0 good, 2 a mistake the user can mend)."""
     try:
-        args = _parse(list(sys.argv[1:] if argv is None else argv))
-        return args.run(args) or 0
+        with without_upstream_warnings():
+            args = _parse(list(sys.argv[1:] if argv is None else argv))
+            return args.run(args) or 0
     except UserError as error:
         print(f"detclip2: {error}", file=sys.stderr)
     except ModuleNotFoundError as error:

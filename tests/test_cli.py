@@ -1,6 +1,8 @@
 import io
+import json
 import logging
 import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +10,11 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from videos import COUNT, cut, write
 
 from detclip2 import cli, model_folder
 from detclip2.predictor import OpenVocabularyPredictor
+from detclip2.selection import MEANINGS
 
 NAMES = "red apple, fire engine"
 
@@ -347,3 +351,38 @@ def test_a_command_that_does_not_exist(capsys):
         cli.main(["detect"])
     assert error.value.code == 2
     assert "detect" in capsys.readouterr().err
+
+
+def test_a_video(predict, tmp_path):
+    clip = write(tmp_path / "clip.mp4")
+    code, out, err, written = predict(clip, more=("--json", "--max-detections", "2"))
+    assert code == 0, err
+    assert err == ""
+    assert [path.name for path in written] == ["clip.detections.mp4", "clip.detections.mp4.json"]
+    assert f"{clip}: {COUNT} frames" in out
+    assert f"annotated video: {written[0]}" in out
+    frames = json.loads(written[1].read_text())["frames"]
+    assert [len(frame["detections"]) for frame in frames] == [2] * COUNT
+    counts = Counter(label for f in frames for label in {d["label"] for d in f["detections"]})
+    rows = [line.split() for line in out.splitlines() if " 0." in line]
+    assert {" ".join(row[:2]): int(row[2]) for row in rows} == counts
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_broken_video_does_not_stop_the_others(predict, tmp_path, photo, share):
+    clip = cut(write(tmp_path / "clip.mp4", noise=True, options={"movflags": "faststart"}), share)
+    code, out, err, written = predict(clip, photo, more=("--json",))
+    assert code == 2
+    assert str(clip) in sentence(err)
+    assert "photo.jpg: " in out
+    names = ["photo.detections.jpg", "photo.detections.jpg.json"]
+    assert [path.name for path in written] == names
+    assert not list((tmp_path / "output").glob(".*"))
+
+
+def test_the_help_says_what_the_settings_mean(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["predict", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for meaning in MEANINGS.values():
+        assert meaning in text

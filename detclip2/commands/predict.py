@@ -1,13 +1,11 @@
-"""``detclip2 predict``: find named things in pictures, print a table, write annotated pictures."""
+"""``detclip2 predict``: find named things in pictures and videos, print a table, draw them."""
 
 import argparse
-import io
 import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import numpy as np
 from detectron2.structures import Instances
 from PIL import Image
 from rich.box import SIMPLE_HEAD
@@ -15,22 +13,26 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from detclip2.annotate import Tally, annotate_picture, annotate_video
 from detclip2.commands.model_arguments import add_model_arguments, config_and_weights
-from detclip2.data.image_io import read_image
+from detclip2.commands.tables import console_for_tables
+from detclip2.data.video_io import is_video
 from detclip2.errors import UserError
-from detclip2.files import write_whole
 from detclip2.predictor import OpenVocabularyPredictor
-from detclip2.visualize import draw_instances
+from detclip2.selection import MEANINGS
 from detclip2.vocabulary import Vocabulary
 
 ROWS_SHOWN = 20
-WIDTH_IN_A_FILE = 120  # a table that is piped into a file should not be folded at 80 columns
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     parser.add_argument(
-        "images", nargs="+", type=Path, metavar="IMAGE", help="a picture, or a folder of pictures"
+        "files",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="a picture, a video, or a folder of pictures",
     )
     names = parser.add_mutually_exclusive_group(required=True)
     names.add_argument("--names", help='what to look for, as "red apple, fire engine"')
@@ -41,59 +43,52 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--vocabulary", type=Path, metavar="FILE", help="a saved vocabulary (.safetensors)"
     )
     parser.add_argument(
-        "--output", type=Path, required=True, metavar="DIR", help="where annotated pictures go"
+        "--output", type=Path, required=True, metavar="DIR", help="where annotated files go"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="write what was found beside each of them, too"
     )
     add_model_arguments(parser)
-    parser.add_argument(
-        "--score-threshold", type=_fraction, metavar="X", help="drop scores below X, from 0 to 1"
+    chosen = parser.add_argument_group(
+        "what is returned of all that is found", "each as the model's config says, by default"
     )
-    parser.add_argument(
-        "--nms-threshold",
-        type=_fraction,
-        metavar="X",
-        help="of two boxes of a name that overlap more than X (IoU), drop the worse",
-    )
-    parser.add_argument(
+    for name, kind in (("score_threshold", _fraction), ("nms_threshold", _fraction)):
+        chosen.add_argument(_option(name), type=kind, metavar="X", help=MEANINGS[name])
+    chosen.add_argument(
         "--class-agnostic-nms",
-        action="store_true",
-        default=None,
-        help="let boxes of different names drop each other",
+        action=argparse.BooleanOptionalAction,
+        help=MEANINGS["class_agnostic_nms"],
     )
-    parser.add_argument(
-        "--max-detections", type=_count, metavar="N", help="keep the best N of a picture"
+    chosen.add_argument(
+        "--max-detections", type=_count, metavar="N", help=MEANINGS["max_detections"]
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Detect in every picture; 2 if one of them could not be done."""
+    """Detect in every file; 2 if one of them could not be done."""
     vocabulary = _vocabulary(args)  # before the model is loaded: a mistake is told at once
-    pictures = list(_pictures(args.images))
+    files = list(_files(args.files))
     _make_folder(args.output)
-    predictor = OpenVocabularyPredictor(*config_and_weights(args), device=args.device)
+    settings = {name: getattr(args, name) for name in MEANINGS}
+    predictor = OpenVocabularyPredictor(*config_and_weights(args), args.device, **settings)
     predictor.set_vocabulary(vocabulary)
-    # A name that the terminal cannot show must not stop the run.
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=WIDTH_IN_A_FILE)
+    console = console_for_tables()
     failed = 0
-    for picture, annotated in zip(pictures, _outputs(pictures, args.output), strict=True):
+    for file, annotated in zip(files, _outputs(files, args.output), strict=True):
+        record = annotated.with_name(f"{annotated.name}.json") if args.json else None
         try:
-            image = read_image(picture)
-            instances = predictor(
-                image,
-                score_threshold=args.score_threshold,
-                nms_threshold=args.nms_threshold,
-                class_agnostic_nms=args.class_agnostic_nms,
-                max_detections=args.max_detections,
-            )
-            _write(draw_instances(image, instances), annotated)
+            if is_video(file):
+                tally = annotate_video(predictor, file, annotated, record)
+                _report_video(console, file, tally)
+            else:
+                instances = annotate_picture(predictor, file, annotated, record)
+                _report_picture(console, file, instances)
         except UserError as error:
             print(f"detclip2: {error}", file=sys.stderr)
             failed += 1
             continue
-        _report(console, picture, instances, annotated)
+        kind = "video" if is_video(file) else "picture"
+        console.print(Text(f"annotated {kind}: {annotated}"), soft_wrap=True)
     return 2 if failed else 0
 
 
@@ -105,7 +100,7 @@ def _vocabulary(args: argparse.Namespace) -> Vocabulary:
     return Vocabulary.from_text(args.names)
 
 
-def _pictures(paths: Iterable[Path]) -> Iterator[Path]:
+def _files(paths: Iterable[Path]) -> Iterator[Path]:
     """The files, and the pictures in the folders, by name."""
     suffixes = Image.registered_extensions().keys()
     for path in paths:
@@ -114,6 +109,7 @@ def _pictures(paths: Iterable[Path]) -> Iterator[Path]:
             continue
         try:
             found = [file for file in sorted(path.iterdir()) if file.suffix.lower() in suffixes]
+            found = [file for file in found if not is_video(file)]  # Pillow lists .mpg
         except OSError as error:
             raise UserError(f"{path}: this folder cannot be read: {error.strerror}") from None
         if not found:
@@ -121,18 +117,19 @@ def _pictures(paths: Iterable[Path]) -> Iterator[Path]:
         yield from found
 
 
-def _outputs(pictures: list[Path], folder: Path) -> Iterator[Path]:
-    """Where each annotated picture goes: names that no other one has, and no picture of the input.
+def _outputs(files: list[Path], folder: Path) -> Iterator[Path]:
+    """Where each annotated file goes: names that no other one has, and no file of the input.
 
-    JPEG stays JPEG, everything else becomes PNG.
+    JPEG stays JPEG, other pictures become PNG, videos MP4.
     """
-    taken = {picture.absolute() for picture in pictures}
-    for picture in pictures:
-        suffix = ".jpg" if picture.suffix.lower() in (".jpg", ".jpeg") else ".png"
+    taken = {file.absolute() for file in files}
+    for file in files:
+        suffix = ".jpg" if file.suffix.lower() in (".jpg", ".jpeg") else ".png"
+        suffix = ".mp4" if is_video(file) else suffix
         number = 1
         while True:
             ending = f"-{number}" if number > 1 else ""
-            path = folder / f"{picture.stem}.detections{ending}{suffix}"
+            path = folder / f"{file.stem}.detections{ending}{suffix}"
             if path.absolute() not in taken:
                 break
             number += 1
@@ -147,17 +144,7 @@ def _make_folder(path: Path) -> None:
         raise UserError(f"{path}: this folder cannot be made: {error.strerror}") from None
 
 
-def _write(image: np.ndarray, path: Path) -> None:
-    """Write a picture, whole or not at all."""
-    picture = Image.fromarray(image)
-    image_format = "JPEG" if path.suffix == ".jpg" else "PNG"
-    try:
-        write_whole(path, lambda file: picture.save(file, image_format, quality=95))
-    except OSError as error:
-        raise UserError(f"{path}: this picture cannot be written: {error}") from None
-
-
-def _report(console: Console, picture: Path, instances: Instances, annotated: Path) -> None:
+def _report_picture(console: Console, picture: Path, instances: Instances) -> None:
     """The table of a picture: name, score, box, best first."""
     # Text, not str: a name may hold what rich takes for markup.
     console.print(Text(f"{picture}: {len(instances)} found", style="bold"), soft_wrap=True)
@@ -173,7 +160,25 @@ def _report(console: Console, picture: Path, instances: Instances, annotated: Pa
         console.print(table)
     if len(instances) > ROWS_SHOWN:
         console.print(f"and {len(instances) - ROWS_SHOWN} more with lower scores")
-    console.print(Text(f"annotated picture: {annotated}"), soft_wrap=True)
+
+
+def _report_video(console: Console, video: Path, tally: Tally) -> None:
+    """The table of a video: name, in how many frames it is, best score; the most frequent first."""
+    console.print(Text(f"{video}: {tally.frames} frames", style="bold"), soft_wrap=True)
+    if tally.labels:
+        table = Table("name", box=SIMPLE_HEAD)
+        table.add_column("frames", justify="right")
+        table.add_column("best score", justify="right")
+        by_frames = sorted(tally.labels.items(), key=lambda item: (*item[1], item[0]), reverse=True)
+        for label, (frames, score) in by_frames[:ROWS_SHOWN]:
+            table.add_row(Text(label, overflow="fold"), str(frames), f"{score:.3f}")
+        console.print(table)
+    if len(tally.labels) > ROWS_SHOWN:
+        console.print(f"and {len(tally.labels) - ROWS_SHOWN} more names")
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _fraction(text: str) -> float:
