@@ -1,0 +1,160 @@
+"""A page of the pictures in which a model errs most: what it missed, and what it saw wrongly."""
+
+import html
+import json
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from pycocotools import mask as masks
+
+from detclip2.data.image_io import read_image
+from detclip2.files import write_whole
+from detclip2.visualize import font_for
+
+Entry = dict[str, Any]
+
+MIN_IOU = 0.5
+FOUND, MISSED, WRONG = "#2e8b57", "#ff8c00", "#d62728"
+STYLE = "body{font-family:sans-serif;margin:2em}figure{margin:0 0 2em}img{max-width:100%}"
+
+
+@dataclass(frozen=True)
+class ImageErrors:
+    """One image: boxes that were found, truths that were missed, detections that are wrong."""
+
+    image: Entry
+    found: list[Entry]
+    missed: list[Entry]
+    wrong: list[Entry]
+
+    @property
+    def weight(self) -> float:
+        """One for every missed box, its score for every wrong one."""
+        return len(self.missed) + sum(one["score"] for one in self.wrong)
+
+
+def errors_of(content: Entry, detections: list[Entry], score_threshold: float) -> list[ImageErrors]:
+    """The errors in each image, most first.
+
+    As in COCO's protocol, the best detections choose first, each the truth of its category with
+    which it overlaps most, by an IoU of at least 0.5; in crowd regions nothing is wrong.
+
+    Args:
+        content: annotations in COCO's format.
+        detections: COCO's list of results: ``image_id``, ``category_id``, ``bbox``, ``score``.
+        score_threshold: detections below are not looked at.
+    """
+    truths, found = defaultdict(list), defaultdict(list)
+    for one in content["annotations"]:
+        truths[one["image_id"]].append(one)
+    for one in detections:
+        if one["score"] >= score_threshold:
+            found[one["image_id"]].append(one)
+    errors = [_match(i, truths[i["id"]], found[i["id"]]) for i in content["images"]]
+    return sorted(errors, key=lambda one: -one.weight)
+
+
+def write_worst_errors(
+    annotations: Path,
+    detections: Path,
+    image_root: Path,
+    folder: Path,
+    score_threshold: float = 0.3,
+    count: int = 24,
+) -> Path:
+    """Draw the images with the most errors, and write the page that shows them.
+
+    Args:
+        annotations: json in COCO's format.
+        detections: the results of a model on it, as COCOEvaluator writes them.
+        image_root: the folder that ``file_name`` is relative to.
+        folder: where ``index.html`` and the pictures go.
+        score_threshold: see :func:`errors_of`.
+        count: how many images.
+
+    Returns:
+        the page.
+    """
+    content = json.loads(annotations.read_text("utf-8"))
+    results = json.loads(detections.read_text("utf-8")) if detections.is_file() else []
+    names = {category["id"]: category["name"] for category in content["categories"]}
+    figures = []
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, errors in enumerate(errors_of(content, results, score_threshold)[:count], 1):
+        if not errors.weight:
+            break
+        picture = _draw(read_image(image_root / errors.image["file_name"]), errors, names)
+        picture.save(folder / f"{number:02d}.jpg", quality=88)
+        caption = (
+            f"{errors.image['file_name']}: {len(errors.found)} found, {len(errors.missed)} missed, "
+            f"{len(errors.wrong)} wrong"
+        )
+        figures.append(
+            f'<figure><img src="{number:02d}.jpg" alt=""><figcaption>{html.escape(caption)}'
+            "</figcaption></figure>"
+        )
+    legend = (
+        f'<p><b style="color:{FOUND}">found</b>, <b style="color:{MISSED}">missed</b>, '
+        f'<b style="color:{WRONG}">wrong</b>, of the detections with a score of '
+        f"{score_threshold} or more and an IoU of {MIN_IOU}; the most errors first</p>"
+    )
+    body = "\n".join(figures) or "<p>There is no error.</p>"
+    page = (
+        f'<!doctype html><meta charset="utf-8"><title>Worst errors</title><style>{STYLE}</style>'
+        f"<h1>Worst errors</h1>{legend}\n{body}\n"
+    )
+    path = folder / "index.html"
+    write_whole(path, lambda file: file.write(page.encode()))
+    return path
+
+
+def _match(image: Entry, truths: list[Entry], detections: list[Entry]) -> ImageErrors:
+    found, wrong, taken = [], [], set()
+    for one in sorted(detections, key=lambda one: -one["score"]):
+        same = [t for t in truths if t["category_id"] == one["category_id"]]
+        crowds = [bool(t.get("iscrowd")) for t in same]
+        overlaps = _overlaps(one, same, crowds)
+        free = [
+            (overlap, t)
+            for overlap, t, crowd in zip(overlaps, same, crowds, strict=True)
+            if not crowd and t["id"] not in taken and overlap >= MIN_IOU
+        ]
+        if free:
+            taken.add(max(free, key=lambda pair: pair[0])[1]["id"])
+            found.append(one)
+        elif not any(o >= MIN_IOU for o, crowd in zip(overlaps, crowds, strict=True) if crowd):
+            wrong.append(one)
+    missed = [t for t in truths if t["id"] not in taken and not t.get("iscrowd")]
+    return ImageErrors(image, found, missed, wrong)
+
+
+def _overlaps(detection: Entry, truths: list[Entry], crowds: list[bool]) -> list[float]:
+    if not truths:
+        return []
+    boxes = np.array([truth["bbox"] for truth in truths], dtype=np.float64)
+    own = np.array([detection["bbox"]], dtype=np.float64)
+    return masks.iou(own, boxes, [int(crowd) for crowd in crowds])[0].tolist()
+
+
+def _draw(image: np.ndarray, errors: ImageErrors, names: dict[int, str]) -> Image.Image:
+    picture = Image.fromarray(image)
+    factor = max(1.0, 640 / picture.width)  # small images are enlarged, so that text can be read
+    picture = picture.resize((round(picture.width * factor), round(picture.height * factor)))
+    canvas = ImageDraw.Draw(picture)
+    font = ImageFont.truetype(font_for("".join(names.values())), 13)
+    layers = ((errors.found, FOUND), (errors.missed, MISSED), (errors.wrong, WRONG))
+    for entries, color in layers:
+        for one in entries:
+            x, y, width, height = (factor * v for v in one["bbox"])
+            canvas.rectangle((x, y, x + width, y + height), outline=color, width=2)
+            if color == FOUND:
+                continue
+            score = f" {one['score']:.2f}" if "score" in one else ""
+            text = names[one["category_id"]] + score
+            canvas.rectangle(canvas.textbbox((x + 3, y + 2), text, font=font), fill="white")
+            canvas.text((x + 3, y + 2), text, fill=color, font=font)
+    return picture
