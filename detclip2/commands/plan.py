@@ -1,0 +1,151 @@
+"""``detclip2 plan``: what a training will take, before machines are booked for it."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from detclip2.commands.tables import console_for_tables
+from detclip2.config import apply_overrides, build_model, load_config
+from detclip2.engine.measure import (
+    StepCost,
+    made_up_samples,
+    source_nodes,
+    source_shares,
+    step_cost,
+)
+from detclip2.engine.train_keys import TRAIN
+from detclip2.errors import UserError
+
+GIGABYTE = 1e9
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--config", type=Path, required=True, help="a training config (.py, .yaml)")
+    parser.add_argument("--gpus", type=int, required=True, metavar="N", help="processes in all")
+    parser.add_argument(
+        "--measure",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="run steps of each source on pictures of noise, here (default)",
+    )
+    parser.add_argument(
+        "--samples",
+        type=int,
+        metavar="B",
+        help="images of a measured step (default: a process's share on a GPU, 1 or 2 on a CPU)",
+    )
+    parser.add_argument("overrides", nargs="*", help="config changes, such as train.max_iter=100")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the table of sources, and what they take together."""
+    cfg, name = load_config(args.config)
+    cfg.train = OmegaConf.merge(OmegaConf.create(TRAIN), cfg.get("train", {}))
+    apply_overrides(cfg, args.overrides, name)
+    sources, shares = check(cfg, args.gpus)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    costs = measure(cfg, name, args.gpus, device, args.samples) if args.measure else {}
+    console = console_for_tables()
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("source")
+    for column in ("batch", "a GPU", "iterations", "samples", "epochs", "s/iteration", "memory"):
+        table.add_column(column, justify="right")
+    seconds = 0.0
+    for source, share in shares.items():
+        batch, iterations = sources[source].total_batch_size, share * cfg.train.max_iter
+        number = cfg.get("images", {}).get(source)
+        epochs = f"{iterations * batch / number:.1f}" if number else "-"
+        cells = ["-", "-"]
+        if source in costs:
+            seconds += iterations * costs[source].seconds
+            cells = [
+                f"{costs[source].seconds:.2f}",
+                f"{costs[source].peak_bytes / GIGABYTE:.1f} GB",
+            ]
+        counts = (batch, batch // args.gpus, round(iterations), round(iterations * batch))
+        table.add_row(source, *(f"{count:,}" for count in counts), epochs, *cells)
+    console.print(table)
+    console.print(f"iterations: {cfg.train.max_iter:,}")
+    if costs:
+        hours = seconds / 3600
+        console.print(
+            f"time, without data, evaluation and what processes tell each other: {hours:,.1f} h on "
+            f"{args.gpus} GPUs like the {device_name(device)} here, {hours * args.gpus:,.0f} GPU h"
+        )
+    return 0
+
+
+def check(cfg: DictConfig, gpus: int) -> tuple[Any, dict[str, float]]:
+    """The sources of a config and their shares of the iterations.
+
+    Raises:
+        UserError: there are none, or the processes cannot share a batch evenly.
+    """
+    if gpus < 1:
+        raise UserError(f"--gpus {gpus}: expected 1 or more")
+    if "train" not in (cfg.get("dataloader") or {}):
+        raise UserError("the config has no dataloader.train: there is nothing to plan")
+    sources, shares = source_nodes(cfg), source_shares(cfg)
+    for name, source in sources.items():
+        if source.total_batch_size % gpus:
+            raise UserError(
+                f"{gpus} GPUs cannot share a batch of {source.total_batch_size} of source {name!r} "
+                "evenly"
+            )
+    return sources, shares
+
+
+def measure(
+    cfg: DictConfig, name: str, gpus: int, device: str, samples: int | None
+) -> dict[str, StepCost]:
+    """Source -> the cost of its iteration for one process, from a step on pictures of noise.
+
+    Where the step has fewer samples than the process's share, time is taken to grow with their
+    number, and memory is that of the step.
+    """
+    model = build_model(cfg, name).to(device).train()
+    costs = {}
+    for source, node in source_nodes(cfg).items():
+        kind = kind_of(node)
+        share = node.total_batch_size // gpus
+        least = 2 if kind == "caption" else 1  # a contrast needs two
+        count = min(samples or (share if device == "cuda" else least), share)
+        batch = made_up_samples(count, size_of(node, cfg), node.mapper.max_phrases, kind)
+        with torch.autocast(device, enabled=bool(cfg.train.amp.enabled) and device == "cuda"):
+            cost = step_cost(model, lambda batch=batch: batch)  # type: ignore[misc]
+        costs[source] = StepCost(cost.seconds * share / count, cost.peak_bytes)
+    return costs
+
+
+def kind_of(node: DictConfig) -> str:
+    """What a source teaches, by its mapper: "detection", "grounding" or "caption"."""
+    target = str(node.mapper["_target_"])
+    for kind in ("Grounding", "Caption"):
+        if kind in target:
+            return kind.lower()
+    return "detection"
+
+
+def size_of(node: DictConfig, cfg: DictConfig) -> tuple[int, int]:
+    """(H, W) of the largest image that the augmentations give, or of those that are drawn."""
+    for augmentation in node.mapper.augmentations:
+        if "short_edge_length" in augmentation:
+            edge = augmentation.short_edge_length
+            edge = edge if isinstance(edge, int) else max(edge)
+            return edge, augmentation.get("max_size", edge)
+        if "shape" in augmentation:
+            height, width = augmentation.shape
+            return height, width
+    size = node.records.get("size") or cfg.get("inference", {}).get("min_size", 800)
+    return size, size
+
+
+def device_name(device: str) -> str:
+    """What the device is called."""
+    return torch.cuda.get_device_name() if device == "cuda" else "CPU"

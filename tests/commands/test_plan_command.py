@@ -1,0 +1,101 @@
+import pytest
+import torch
+from detectron2.config import LazyConfig, instantiate
+from tiny_training import PROJECT, tiny_config
+
+from detclip2.cli import main as detclip2
+from detclip2.data.phrases import check_sample
+from detclip2.engine.measure import made_up_samples, source_shares, step_cost
+from detclip2.errors import UserError
+
+PRETRAIN = PROJECT / "configs" / "pretrain_o365_goldg_cc15m_swin_t.py"
+
+
+@pytest.fixture(autouse=True)
+def folder_of_data(monkeypatch, tmp_path):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+
+
+def run(*words):
+    return detclip2(["plan", *map(str, words)])
+
+
+def rows(printed):
+    """First word of each line of the table -> the others."""
+    lines = [line.split() for line in printed.splitlines() if line.strip()]
+    return {words[0]: words[1:] for words in lines}
+
+
+def test_the_papers_run_without_its_data(capsys):
+    assert run("--config", PRETRAIN, "--gpus", 32, "--no-measure") == 0
+    table = rows(capsys.readouterr().out)
+    # 12 x 0.66M / 128 and so on, by hand.
+    assert table["detection"][:5] == ["128", "4", "61,875", "7,920,000", "12.0"]
+    assert table["flickr"][:5] == ["128", "4", "13,969", "1,788,032", "12.0"]
+    assert table["mixed"][:5] == ["128", "4", "58,219", "7,452,032", "12.0"]
+    assert table["pairs"][:5] == ["6,144", "192", "25,391", "156,002,304", "12.0"]
+    assert table["iterations:"] == ["159,454"]
+
+
+def test_a_step_of_every_source_is_measured(tmp_path, capsys):
+    cfg = tiny_config(tmp_path)
+    cfg.train.source_ratios = {"detection": 1, "pairs": 3}
+    LazyConfig.save(cfg, str(tmp_path / "config.yaml"))
+    assert run("--config", tmp_path / "config.yaml", "--gpus", 2, "train.max_iter=8") == 0
+    printed = capsys.readouterr().out
+    table = rows(printed)
+    assert table["detection"][:3] == ["4", "2", "2"]
+    assert table["pairs"][:4] == ["4", "2", "6", "24"]
+    for source in ("detection", "pairs"):
+        assert float(table[source][-2]) > 0
+        assert table[source][-1] == "GB"
+    assert "GPU h" in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--gpus", 3], "3 GPUs cannot share a batch of 128"),
+        (["--gpus", 0], "--gpus 0"),
+        (["--gpus", 1, "train.source_ratios=null"], "train.source_ratios must be given"),
+        (["--gpus", 1, "train.epoch=3"], "has no key 'epoch'"),
+    ],
+)
+def test_a_mistake_is_told(capsys, words, sentence):
+    assert run("--config", PRETRAIN, *words) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_config_without_training_data_is_told(capsys):
+    config = PROJECT / "configs" / "coco_swin_t_zero_shot.py"
+    assert run("--config", config, "--gpus", 1) == 2
+    assert "no dataloader.train" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["detection", "grounding", "caption"])
+def test_made_up_samples_are_in_the_sample_format(kind):
+    for sample in made_up_samples(2, (64, 96), 12, kind):
+        check_sample(sample, 12)
+        assert sample["image"].shape == (3, 64, 96)
+
+
+def test_measuring_leaves_the_weights_as_they_are():
+    torch.manual_seed(0)
+    model = instantiate(tiny_config("").model).train()
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    batches = []
+    batch = made_up_samples(2, (64, 64), 5, "detection")
+    cost = step_cost(model, lambda: batches.append(1) or batch)
+    assert cost.seconds > 0
+    assert cost.peak_bytes > 2**20
+    assert len(batches) == 4
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+def test_shares_are_those_of_the_config():
+    cfg = tiny_config("")
+    cfg.train.source_ratios = {"detection": 1, "pairs": 4}
+    assert source_shares(cfg) == {"detection": 0.2, "pairs": 0.8}
+    cfg.train.source_ratios = None
+    with pytest.raises(UserError, match="source_ratios must be given"):
+        source_shares(cfg)
