@@ -9,6 +9,9 @@ TRAIN: dict[str, Any] = {
     "init_checkpoint": "",
     # Iterations; each takes one batch from one source.
     "max_iter": 90000,
+    # Passes over the data of the only source, which then give max_iter, with an evaluation after
+    # each; None: max_iter and eval_period hold.
+    "epochs": None,
     # source -> share of the iterations; None: each record of every source is seen equally often.
     "source_ratios": None,
     # source -> its first iteration; None: all from the start.
@@ -25,6 +28,9 @@ TRAIN: dict[str, Any] = {
     # Iterations between two evaluations, of which the best is kept as model_best.pth; 0: only at
     # the end.
     "eval_period": 0,
+    # Arguments of AutoStep, which lowers the learning rate and ends the run where evaluations no
+    # longer improve; None: it follows lr_multiplier to the end.
+    "auto_step": None,
     # Iterations between two lines of the log.
     "log_period": 20,
     # Iterations between two reports of what was left out of the data, by kind.

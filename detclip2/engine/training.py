@@ -4,6 +4,7 @@
 the same loop on the config that it writes.
 """
 
+import contextlib
 import logging
 from typing import Any
 
@@ -25,9 +26,11 @@ from torch import nn
 from detclip2.config import apply_overrides, build, check_keys, load_config, unknown_key
 from detclip2.data.sources.detection import category_names
 from detclip2.engine.alternate_sources import AlternateSources
+from detclip2.engine.auto_step import AutoStep, Stagnated
 from detclip2.engine.checkpoint import Checkpointer
 from detclip2.engine.memory import keep_freed_memory
 from detclip2.engine.progress import ProgressBar
+from detclip2.engine.schedule import set_epochs
 from detclip2.engine.train_keys import TRAIN
 from detclip2.errors import UserError
 from detclip2.model_folder import save_weights
@@ -53,6 +56,7 @@ def train(
     cfg.optimizer.params.model = model
     optimizer = build(cfg, "optimizer")
     loader = build(cfg, "dataloader.train")
+    set_epochs(cfg.train, loader)
     # DistributedDataParallel takes no device for a model on the CPU.
     ddp = {**cfg.train.ddp, **({"device_ids": None} if cfg.train.device == "cpu" else {})}
     parallel_model: nn.Module = create_ddp_model(model, **ddp)
@@ -68,10 +72,11 @@ def train(
 
     main, period = comm.is_main_process(), cfg.train.eval_period
     writers = default_writers(cfg.train.output_dir, cfg.train.max_iter) if main else []
+    schedule = hooks.LRScheduler(scheduler=build(cfg, "lr_multiplier"))
     trainer.register_hooks(
         [
             hooks.IterationTimer(),
-            hooks.LRScheduler(scheduler=build(cfg, "lr_multiplier")),
+            schedule,
             AlternateSources(
                 loader,
                 cfg.train.source_ratios,
@@ -84,11 +89,13 @@ def train(
             hooks.BestCheckpointer(period, checkpointer, "bbox/AP") if main and period else None,
             hooks.PeriodicWriter(writers, period=cfg.train.log_period) if main else None,
             ProgressBar(loader) if main and progress_bar else None,
+            AutoStep(schedule, **cfg.train.auto_step) if cfg.train.auto_step else None,
         ]
     )
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
     start = trainer.iter + 1 if resume and checkpointer.has_checkpoint() else 0
-    trainer.train(start, cfg.train.max_iter)
+    with contextlib.suppress(Stagnated):
+        trainer.train(start, cfg.train.max_iter)
     if comm.is_main_process():
         save_weights(model, cfg.train.output_dir)
     return results

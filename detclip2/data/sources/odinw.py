@@ -6,6 +6,7 @@ download gives and mmdetection reads.
 """
 
 import difflib
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,9 @@ from omegaconf import OmegaConf
 
 from detclip2.data.coco_json import Content, read_coco_json
 from detclip2.data.phrases import clean_phrase
+from detclip2.data.sources.detection import detection_set
 from detclip2.errors import UserError
+from detclip2.files import write_whole
 
 BENCHMARKS = (13, 35)
 SPLITS = ("train", "valid", "test")
@@ -126,3 +129,44 @@ def read_odinw(one: OdinwSet, root: Path, split: str) -> Content:
         {"id": identity, "name": name} for identity, name in zip(of_class, one.classes, strict=True)
     ]
     return {**content, "categories": categories}
+
+
+def odinw_set(
+    name: str, root: str, split: str, folder: str, benchmark: int = 13, written: bool = True
+) -> list[dict[str, Any]]:
+    """Register a split for training, under ``name``_``split``, with prompts as its names.
+
+    Args:
+        name: of the data set.
+        root: the folder of ODinW.
+        split: "train", "valid" or "test".
+        folder: where the annotations with prompts for names are written to.
+        benchmark: see :meth:`OdinwSet.prompts`, as is `written`.
+        written: the hand-written prompts, where there are any.
+
+    Raises:
+        UserError: there is no such data set, or its annotations cannot be read.
+    """
+    (one,) = odinw_sets(benchmark, [name])
+    content = read_odinw(one, Path(root), split)
+    prompts = odinw_prompts(name, benchmark, written)
+    position = {category["id"]: i for i, category in enumerate(content["categories"], 1)}
+    content["categories"] = [{"id": i, "name": prompt} for i, prompt in enumerate(prompts, 1)]
+    for number, box in enumerate(content["annotations"], 1):
+        box["category_id"] = position[box["category_id"]]
+        # COCO's evaluation reads these two, and takes a box with the id 0 for one not found.
+        width, height = box["bbox"][2:]
+        box.update(id=number, area=box.get("area", width * height), iscrowd=box.get("iscrowd", 0))
+    path = Path(folder) / f"{name}_{split}.json"
+    write_whole(path, lambda file: file.write(json.dumps(content).encode()))
+    images = one.annotations(Path(root), split).parent
+    return detection_set(f"{name}_{split}", str(path), str(images))
+
+
+def odinw_prompts(name: str, benchmark: int = 13, written: bool = True) -> list[str]:
+    """What :func:`odinw_set` has for names; see :meth:`OdinwSet.prompts`.
+
+    Raises:
+        UserError: there is no such data set.
+    """
+    return odinw_sets(benchmark, [name])[0].prompts(benchmark, written)

@@ -1,0 +1,34 @@
+"""The paper's fine-tuning of Swin-L on a set of ODinW-13 (Tab. 11), for 8 GPUs, with prompts.
+
+From the weights of a pre-training, set by set: ``odinw.name=Aquarium train.init_checkpoint=FILE``.
+"""
+
+from detectron2.config import LazyCall as L
+
+from detclip2.data.sources.odinw import odinw_prompts, odinw_set
+from detclip2.engine.schedule import warmup_constant
+
+from ....configs.data.coco import dataloader, inference
+from ....configs.models.detclipv2 import swin_l as model
+from ....configs.optim import AdamW as optimizer
+from ....configs.train import train
+
+odinw = dict(name="Aquarium", folder="${oc.env:DETECTRON2_DATASETS}/odinw")
+annotations = L(odinw_set)(
+    name="${odinw.name}",
+    root="${odinw.folder}",
+    split="valid",
+    folder="${train.output_dir}/data",
+)
+dataloader.test.dataset = annotations
+dataloader.train.detection.records = {**annotations, "split": "train"}
+dataloader.train.detection.mapper.names = L(odinw_prompts)(name="${odinw.name}")
+dataloader.train.detection.total_batch_size = 32
+dataloader.evaluator.dataset_name = "${odinw.name}_valid"
+
+optimizer.lr = 4e-5
+optimizer.params.lr_factor_func.factor = 0.01  # 4e-7 for the text tower
+lr_multiplier = L(warmup_constant)(max_iter="${train.max_iter}", warmup_iterations=500)
+# The rate drops after 5 epochs without a better AP, and training ends after 8 at the lowest.
+train.update(epochs=250, auto_step=dict(drop_after=5, stop_after=8, factor=0.1, min_lr=1e-8))
+train.amp.enabled = True
