@@ -14,6 +14,7 @@ from detclip2.quiet import without_upstream_warnings
 COMMANDS = {
     "check-env": "print versions, the Detectron2 in use, the device, and what is missing",
     "explain": "draw which region of a picture each phrase of a caption chooses",
+    "finetune": "train a model on your own annotations in COCO's format",
     "odinw": "measure a model on the data sets of ODinW that are on disk",
     "phrases": "extract the noun phrases of captions, for millions of them",
     "plan": "print what a training will take: iterations, samples, memory, time",

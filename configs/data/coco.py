@@ -6,7 +6,7 @@ from detectron2.data import transforms as T
 
 from detclip2.data.hybrid_loader import HybridLoader, Source
 from detclip2.data.mappers import DetectionMapper
-from detclip2.data.sources.detection import category_names, detection_set
+from detclip2.data.sources.detection import detection_set, names_of_json
 from detclip2.evaluation.coco_evaluator import COCOEvaluator
 
 from .test_mapper import inference, test_mapper
@@ -22,7 +22,7 @@ detection = L(Source)(
         image_root="${coco.folder}/train2017",
     ),
     mapper=L(DetectionMapper)(
-        names=L(category_names)(dataset="${...records.name}"),
+        names=L(names_of_json)(json_file="${...records.json_file}"),
         augmentations=[
             L(T.ResizeShortestEdge)(
                 short_edge_length=[480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800],

@@ -111,6 +111,23 @@ def category_names(dataset: str) -> list[str]:
     return [clean_phrase(name.replace("_", " ")) for name in metadata.thing_classes]
 
 
+def names_of_json(json_file: str) -> list[str]:
+    """The names in a json by contiguous category id, as :func:`category_names` gives them.
+
+    For configs: it needs no data set that is registered before, so that the order in which the
+    parts of a config are built does not matter.
+
+    Raises:
+        UserError: if the file cannot be read.
+    """
+    content = read_json(json_file, ("categories",))
+    categories = _first_by_id(
+        content["categories"], "category", json_file, SkipCounter(os.path.basename(json_file))
+    )
+    names = (str(categories[identity].get("name") or "") for identity in sorted(categories))
+    return [clean_phrase(name.replace("_", " ")) for name in names]
+
+
 def load_detection_json(
     json_file: str, image_root: str, counter: SkipCounter
 ) -> tuple[list[str], list[dict[str, Any]], dict[int, int]]:

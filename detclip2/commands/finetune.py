@@ -1,0 +1,265 @@
+"""``detclip2 finetune``: train a model on annotations in COCO's format, checked beforehand."""
+
+import argparse
+import contextlib
+import io
+import json
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import LazyConfig
+from detectron2.engine import default_argument_parser
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from detclip2.commands.model_arguments import add_model_arguments, config_and_weights
+from detclip2.commands.tables import console_for_tables
+from detclip2.config import build_model, load_config
+from detclip2.data.own_data import FINDINGS, OwnData, read_own_data
+from detclip2.engine import training
+from detclip2.engine.measure import seconds_per_iteration
+from detclip2.errors import UserError
+from detclip2.evaluation.worst_errors import write_worst_errors
+from detclip2.files import write_whole
+from detclip2.finetune import Data, Settings, finetune_config, set_iterations
+from detclip2.model_folder import CONFIG_NAME
+from detclip2.modeling.weights import load_weights
+
+ROWS_SHOWN = 30
+RESULTS_NAME = "finetune.json"
+SCORES = ("AP", "AP50", "AP75")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--train", type=Path, required=True, metavar="JSON", help="to learn from")
+    parser.add_argument("--val", type=Path, required=True, metavar="JSON", help="to measure AP on")
+    parser.add_argument(
+        "--images", type=Path, required=True, metavar="DIR", help="what file_name is relative to"
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="a new folder")
+    add_model_arguments(parser)
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--iterations", type=_positive(int), metavar="N", help="by default, as "
+                        "the number of images asks for")  # fmt: skip
+    length.add_argument("--max-minutes", type=_positive(float), metavar="X",
+                        help="train for less, if a few measured steps say that it would take "
+                        "longer")  # fmt: skip
+    parser.add_argument(
+        "--batch-size", type=_positive(int), metavar="B", help="images an iteration"
+    )
+    parser.add_argument("--size", type=_positive(int), metavar="PX", help="shorter edge of the "
+                        "images (default: the model's)")  # fmt: skip
+    parser.add_argument("--lr", type=_positive(float), metavar="X", help="learning rate (default: "
+                        "the model's, by the square root of the batch size)")  # fmt: skip
+    parser.add_argument("--mix", metavar="CONFIG/SOURCE", help="a source of another config to go "
+                        "on learning from, so that its names are not forgotten")  # fmt: skip
+    parser.add_argument("--mix-share", type=_share, default=0.25, metavar="X",
+                        help="of the iterations (default 0.25)")  # fmt: skip
+    parser.add_argument("--num-workers", type=int, default=2, metavar="N", help="processes that "
+                        "read images (default 2)")  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check, train, compare, show the errors."""
+    console = console_for_tables()
+    output = args.output.resolve()
+    if args.resume:
+        if not (output / RESULTS_NAME).is_file():
+            raise UserError(f"--resume: there is no fine-tuning to go on with in {args.output}")
+        cfg = _set_up(output)
+    else:
+        cfg = _new_run(args, output, console)
+    before = json.loads((output / RESULTS_NAME).read_text("utf-8"))["before"]
+    model = build_model(cfg, str(output / CONFIG_NAME)).to(cfg.train.device)
+    after = training.train(cfg, model, args.resume, progress_bar=True)
+    _write_json(output / RESULTS_NAME, {"before": before, "after": after["bbox"]})
+    _report(console, before, after["bbox"])
+    page = write_worst_errors(
+        Path(cfg.dataloader.test.dataset.json_file),
+        output / "inference" / "coco_instances_results.json",
+        Path(cfg.dataloader.test.dataset.image_root),
+        output / "errors",
+    )
+    for what, where in (
+        ("the model, for detclip2 predict --model", output),
+        ("the run, for train_net.py --config-file", output / CONFIG_NAME),
+        ("the worst errors", page),
+    ):
+        console.print(Text(f"{what}: {where}"), soft_wrap=True)
+    return 0
+
+
+def _new_run(args: argparse.Namespace, output: Path, console: Console) -> Any:
+    """Check everything, write the folder of the run, measure the model; the config."""
+    base, weights = config_and_weights(args)
+    base_cfg, base_name = load_config(base)
+    _check_folder(output)
+    own = {"train": read_own_data(args.train, args.images)}
+    own["val"] = read_own_data(args.val, args.images)
+    names = _names(own)
+    report_data(console, own, names)
+    for part, data in own.items():
+        _write_json(output / "data" / f"{part}.json", data.to_coco(names))
+    data = Data(
+        output / "data" / "train.json",
+        output / "data" / "val.json",
+        args.images.resolve(),
+        len(own["train"].images),
+    )
+    settings = Settings(
+        batch_size=args.batch_size,
+        iterations=args.iterations,
+        size=args.size,
+        lr=args.lr,
+        mix=args.mix,
+        mix_share=args.mix_share,
+        num_workers=args.num_workers,
+        device=args.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        seed=args.seed,
+    )
+    cfg = finetune_config(base_cfg, base_name, weights.resolve(), data, output, settings)
+    LazyConfig.save(cfg, str(output / CONFIG_NAME))
+    cfg = _set_up(output)
+    model = build_model(cfg, str(output / CONFIG_NAME)).to(cfg.train.device)
+    load_weights(model, weights)
+    console.print("measuring the model as it is ...")
+    with contextlib.redirect_stdout(io.StringIO()):  # of pycocotools
+        before = training.evaluate(cfg, model.eval())
+    _write_json(output / RESULTS_NAME, {"before": before["bbox"]})
+    if args.max_minutes is not None:
+        step = seconds_per_iteration(cfg, model)
+        affordable = math.floor(60 * args.max_minutes / step)
+        if affordable < 1:
+            raise UserError(f"--max-minutes {args.max_minutes}: one iteration takes {step:.0f} s")
+        set_iterations(cfg, min(affordable, cfg.train.max_iter))
+        LazyConfig.save(cfg, str(output / CONFIG_NAME))
+    own_share = (cfg.train.source_ratios or {"own": 1.0})["own"]
+    batch = cfg.dataloader.train.own.total_batch_size
+    epochs = cfg.train.max_iter * own_share * batch / data.num_train
+    console.print(
+        f"training: {cfg.train.max_iter} iterations of {batch} images, {epochs:.1f} epochs, at "
+        f"{cfg.inference.min_size} px, learning rate {cfg.optimizer.lr:.2g}, on {cfg.train.device}"
+    )
+    return cfg
+
+
+def _set_up(output: Path) -> Any:
+    """The config of the run, with its log and seeds, as train_net.py sets them up."""
+    arguments = default_argument_parser().parse_args(["--config-file", str(output / CONFIG_NAME)])
+    # The log goes to log.txt alone.
+    with contextlib.redirect_stdout(io.StringIO()):
+        return training.set_up(arguments)
+
+
+def _check_folder(output: Path) -> None:
+    """Make the folder of the run; one with files, or that cannot be written to, is refused."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output):
+            pass
+    except OSError as error:
+        raise UserError(f"--output {output}: cannot be written to ({error.strerror})") from None
+    if any(output.iterdir()):
+        raise UserError(
+            f"--output {output}: this folder has files; name a new one, or add --resume to go on "
+            "with the run in it"
+        )
+
+
+def _names(own: dict[str, OwnData]) -> list[str]:
+    """The names of both files, those to learn first."""
+    names = {name.casefold(): name for part in own.values() for name in reversed(part.names)}
+    order = dict.fromkeys(name.casefold() for part in own.values() for name in part.names)
+    return [names[name] for name in order]
+
+
+def report_data(console: Console, own: dict[str, OwnData], names: list[str]) -> None:
+    """Print what there is to learn, and what was found wrong."""
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("category")
+    counts: dict[str, dict[str, tuple[int, int]]] = {}
+    for part, data in own.items():
+        keys = [name.casefold() for name in data.names]
+        counts[part] = dict(zip(keys, data.counts(), strict=True))
+        table.add_column(f"{part} images", justify="right")
+        table.add_column("boxes", justify="right")
+    rows = [(name, [counts[part].get(name.casefold(), (0, 0)) for part in own]) for name in names]
+    rows.sort(key=lambda row: -row[1][0][1])
+    for name, numbers in rows[:ROWS_SHOWN]:
+        table.add_row(Text(name, overflow="fold"), *[str(n) for pair in numbers for n in pair])
+    totals = [n for data in own.values() for n in (len(data.images), len(data.annotations))]
+    table.add_section()
+    table.add_row(f"all {len(names)}", *map(str, totals))
+    console.print(table)
+    if len(rows) > ROWS_SHOWN:
+        console.print(f"({len(rows) - ROWS_SHOWN} categories with fewer boxes are not shown)")
+    problems = Table("found", "in", "count", "what is done", "such as", box=SIMPLE_HEAD)
+    for kind, (what, done) in FINDINGS.items():
+        for part, data in own.items():
+            if examples := data.findings.get(kind):
+                example = Text(examples[0], overflow="fold")
+                problems.add_row(what, part, str(len(examples)), done, example)
+    known = {name.casefold() for name in own["train"].names}
+    new = [name for name in own["val"].names if name.casefold() not in known]
+    if new:
+        what = "categories that train does not have"
+        problems.add_row(what, "val", str(len(new)), "measured, not learnt", Text(new[0]))
+    shared = _shared_images(own)
+    if shared:
+        what = "images that are in train, too: AP is too good"
+        problems.add_row(what, "val", str(len(shared)), "kept", Text(shared[0], overflow="fold"))
+    console.print(problems if problems.row_count else "no problems found")
+
+
+def _shared_images(own: dict[str, OwnData]) -> list[str]:
+    files = [{os.path.normpath(image["file_name"]) for image in data.images}
+             for data in own.values()]  # fmt: skip
+    return sorted(set.intersection(*files))
+
+
+def _report(console: Console, before: dict[str, Any], after: dict[str, Any]) -> None:
+    table = Table("AP in percent", box=SIMPLE_HEAD)
+    for column in ("before", "after"):
+        table.add_column(column, justify="right")
+    of_classes = sorted(key for key in after if key.startswith("AP-"))
+    for key in [*SCORES, *of_classes[:ROWS_SHOWN]]:
+        values = (_number(results.get(key)) for results in (before, after))
+        table.add_row(Text(key.removeprefix("AP-"), overflow="fold"), *values)
+    console.print(table)
+
+
+def _number(value: Any) -> str:
+    return f"{value:.1f}" if isinstance(value, float) and math.isfinite(value) else "-"
+
+
+def _write_json(path: Path, content: Any) -> None:
+    try:
+        write_whole(path, lambda file: file.write(json.dumps(content, indent=1).encode()))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def _positive(kind: Any) -> Any:
+    def parse(text: str) -> Any:
+        value = kind(text)
+        if not 0 < value < math.inf:
+            raise argparse.ArgumentTypeError(f"{text} is not above 0")
+        return value
+
+    return parse
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value

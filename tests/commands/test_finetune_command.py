@@ -1,0 +1,124 @@
+import json
+import math
+
+import pytest
+from detectron2.config import LazyConfig, instantiate
+from own_data import own_content, write_own_data
+from tiny_training import PROJECT, tiny_config
+
+from detclip2.cli import main as detclip2
+from detclip2.errors import UserError
+from detclip2.finetune import iterations_for, mixed_source
+from detclip2.model_folder import read_model_folder, save_weights
+from detclip2.modeling.weights import read_weights
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """The folder of a tiny model at random weights, as a training leaves it."""
+    folder = tmp_path_factory.mktemp("base")
+    cfg = tiny_config(folder)
+    LazyConfig.save(cfg, str(folder / "config.yaml"))
+    save_weights(instantiate(cfg.model), folder)
+    return folder
+
+
+@pytest.fixture
+def command(base, tmp_path):
+    """The words of a command that works."""
+    path = write_own_data(tmp_path / "data", own_content())
+    write_own_data(tmp_path / "data", own_content(count=2), "val.json")
+    return [
+        *("finetune", "--model", base, "--images", path.parent, "--output", tmp_path / "output"),
+        *("--train", path, "--val", path.parent / "val.json"),
+        *("--num-workers", 0, "--device", "cpu"),
+    ]
+
+
+def run(words):
+    return detclip2([str(word) for word in words])
+
+
+def test_from_annotations_to_a_model_its_config_and_its_errors(command, base, tmp_path, capsys):
+    mix = f"{PROJECT / 'configs' / 'emoji_nano_demo.py'}/detection"
+    words = ["--iterations", 4, "--batch-size", 2, "--mix", mix, "--mix-share", 0.5]
+    assert run([*command, *words]) == 0
+    printed = capsys.readouterr().out
+    assert "red square" in printed
+    assert "images that are in train, too" in printed
+    output = tmp_path / "output"
+    config, weights = read_model_folder(output)
+    results = json.loads((output / "finetune.json").read_text())
+    assert results["before"].keys() == results["after"].keys() >= {"AP", "AP-red square"}
+    assert (output / "errors" / "index.html").is_file()
+    assert any(
+        not before.equal(after)
+        for before, after in zip(
+            read_weights(base / "model.safetensors").values(),
+            read_weights(weights).values(),
+            strict=True,
+        )
+    )
+    cfg = LazyConfig.load(str(config))
+    assert cfg.train.max_iter == 4
+    assert cfg.train.source_ratios == {"own": 0.5, "mixed": 0.5}
+    assert cfg.optimizer.lr == pytest.approx(
+        tiny_config("").optimizer.lr * math.sqrt(2 / 4)
+    )  # the base's batch is 4
+
+    # The same again is refused, and --resume only evaluates what is finished.
+    assert run([*command, *words]) == 2
+    assert "this folder has files" in capsys.readouterr().err
+    assert run([*command, "--resume"]) == 0
+    assert json.loads((output / "finetune.json").read_text()) == results
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--train", "no.json"], "no.json"),
+        (["--images", "."], "images are not in"),
+        (["--output", "{data}/train.json"], "cannot be written to"),
+        (["--mix", "emoji"], "expected CONFIG/SOURCE"),
+        (["--mix", "no.py/detection"], "no.py: this config does not exist"),
+        (["--model", "nowhere"], "there is no such model folder"),
+        (["--resume"], "there is no fine-tuning to go on with"),
+    ],
+)
+def test_a_mistake_is_told_before_training(command, tmp_path, capsys, words, sentence):
+    words = [word.format(data=tmp_path / "data") for word in words]
+    assert run([*command, *words]) == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "output" / "model.safetensors").exists()
+
+
+def test_a_base_without_optimizer_is_told(command, base, tmp_path, capsys):
+    cfg = LazyConfig.load(str(base / "config.yaml"))
+    del cfg["optimizer"]
+    LazyConfig.save(cfg, str(tmp_path / "config.yaml"))
+    (tmp_path / "model.safetensors").write_bytes((base / "model.safetensors").read_bytes())
+    assert run([*command, "--model", tmp_path]) == 2
+    assert "key 'optimizer' is missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("images", "batch", "iterations"),
+    [
+        (100_000, 64, 37_500),  # the paper's 24 epochs of LVIS
+        (205, 8, 1000),  # at least so many ...
+        (16, 8, 500),  # ... but not more than 250 epochs
+        (1, 1, 250),
+    ],
+)
+def test_the_schedule_follows_from_the_number_of_images(images, batch, iterations):
+    assert iterations_for(images, batch) == iterations
+
+
+def test_the_source_to_mix_in_stands_by_itself():
+    node = mixed_source(f"{PROJECT / 'configs' / 'emoji_nano_pairs.py'}/pairs")
+    assert "${" not in str(node)
+    assert node["records"]["size"] == 128
+    with pytest.raises(UserError, match=r"has the sources \['detection', 'pairs'\], not 'pears'"):
+        mixed_source(f"{PROJECT / 'configs' / 'emoji_nano_pairs.py'}/pears")
