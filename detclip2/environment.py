@@ -7,6 +7,7 @@ import importlib
 import importlib.metadata
 import os
 import platform
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
@@ -14,7 +15,7 @@ from importlib.resources import files
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from detclip2.errors import MISSING_DETECTRON2, UserError
+from detclip2.errors import MISSING_DETECTRON2, UserError, missing_package
 
 # Distributions whose module has another name.
 MODULES = {"opencv-python-headless": "cv2", "pillow": "PIL", "hydra-core": "hydra"}
@@ -38,6 +39,22 @@ def findings() -> Iterator[Finding]:
     yield _device()
     yield _emoji_font()
     yield _resources()
+
+
+def require_packages(program: str) -> None:
+    """End a script with one sentence and exit code 2 if a package that it needs is not installed.
+
+    Args:
+        program: what the sentence begins with.
+    """
+    try:
+        for module in ("detectron2", "detclip2.modeling.detclip"):
+            importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if not (sentence := missing_package(error)):
+            raise
+        print(f"{program}: {sentence}", file=sys.stderr)
+        sys.exit(2)
 
 
 def requirements() -> list[Requirement]:

@@ -12,6 +12,10 @@ import io
 import sys
 from pathlib import Path
 
+from detclip2.environment import require_packages
+
+require_packages("demo")
+
 import cv2
 from detectron2.config import LazyConfig, instantiate
 from detectron2.engine import default_argument_parser

@@ -14,6 +14,10 @@ It reads these keys of the config, and no others:
 import sys
 from typing import Any
 
+from detclip2.environment import require_packages
+
+require_packages("train_net")
+
 from detectron2.engine import default_argument_parser, launch
 from torch.multiprocessing import ProcessExitedException
 

@@ -215,6 +215,25 @@ def test_a_mistake_ends_the_script_with_code_2(config_file):
     assert "Traceback" not in script.stderr
 
 
+@pytest.mark.parametrize("script", ["train_net", "demo"])
+def test_detectron2_not_installed_is_told_in_one_sentence(script):
+    code = (
+        "import runpy, sys\n"
+        "sys.modules['detectron2'] = None  # as for a module that cannot be imported\n"
+        f"runpy.run_path({str(PROJECT / script) + '.py'!r}, run_name='__main__')\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(PROJECT), *sys.path])},
+    )
+    assert ended.returncode == 2
+    assert ended.stdout == ""
+    [line] = ended.stderr.splitlines()
+    assert line.startswith(f"{script}: Detectron2 is not installed")
+
+
 def test_the_script_is_short():
     assert len(TRAIN_NET.read_text().splitlines()) < 200
 
