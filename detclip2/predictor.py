@@ -20,6 +20,7 @@ from detclip2.config import InferenceSettings, build_model, inference_settings, 
 from detclip2.data.image_io import ImageSource, read_image
 from detclip2.data.names import Names, check_names
 from detclip2.data.video_io import Video, is_video
+from detclip2.devices import checked_device
 from detclip2.errors import UserError
 from detclip2.modeling.weights import load_weights
 from detclip2.results import Labels
@@ -90,7 +91,7 @@ class OpenVocabularyPredictor:
             # For a model without text tower the weights of one are of no use.
             ignore = ("text_tower.",) if model.text_tower is None else ()
             load_weights(model, os.fspath(weights), ignore)
-        self._set_up(model.to(_checked_device(device)), settings)
+        self._set_up(model.to(checked_device(device)), settings)
 
     @classmethod
     def from_model(cls, model: nn.Module, settings: InferenceSettings) -> "OpenVocabularyPredictor":
@@ -295,16 +296,3 @@ def _zip_equal(
 def _check_counts(equal: bool) -> None:
     if not equal:
         raise UserError("there must be as many vocabularies as images")
-
-
-def _checked_device(device: str | torch.device | None) -> torch.device:
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(device)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built with CUDA
-        raise UserError(
-            f"device {str(device)!r} cannot be used: {str(error).splitlines()[0]}"
-        ) from None
-    return device
