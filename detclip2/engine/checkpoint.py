@@ -17,8 +17,11 @@ class Checkpointer(DetectionCheckpointer):
 
     A checkpoint is written beside its place, forced to the disk, and renamed, so that a process
     that is killed leaves either the old file or the new one. Files are read without pickle;
-    .safetensors files are read too.
+    .safetensors files are read too. Where a checkpoint has an average of the weights ("ema"), that
+    is what a new run starts from.
     """
+
+    _weights_only = False
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Write ``name``.pth with the model, all checkpointables and ``kwargs``."""
@@ -44,10 +47,14 @@ class Checkpointer(DetectionCheckpointer):
         """
         if path and "://" not in path and not os.path.isfile(path):
             raise UserError(f"{path}: there is no such checkpoint")
+        self._weights_only = kwargs.get("checkpointables") == []  # as resume_or_load asks for them
         return super().load(path, *args, **kwargs)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        return read_checkpoint(filename)
+        content = read_checkpoint(filename)
+        if self._weights_only and "ema" in content:
+            content["model"] = content.pop("ema")
+        return content
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         # No shape depends on the categories, so a wrong one means another model, not another task.

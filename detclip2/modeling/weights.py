@@ -19,7 +19,8 @@ NO_STATE = "holds no state dict of tensors (expected name -> tensor)"
 def read_weights(path: str | Path) -> State:
     """The state dict in a .safetensors or torch file, on the CPU.
 
-    A torch file may hold the state dict itself or a checkpoint with it under "model".
+    A torch file may hold the state dict itself or a checkpoint with it under "model", or under
+    "ema" an average of the weights, which is preferred.
 
     Raises:
         UserError: the file is missing, broken, or needs pickle, which could run any code.
@@ -27,7 +28,8 @@ def read_weights(path: str | Path) -> State:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"there is no weights file at {path}")
-    state = read_checkpoint(path, "weights")["model"]
+    content = read_checkpoint(path, "weights")
+    state = content.get("ema", content["model"])
     if not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
         raise UserError(f"{path} {NO_STATE}")
     return state
