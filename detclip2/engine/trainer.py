@@ -1,14 +1,16 @@
 """One step of training: mixed precision, clipped gradients, and steps that are left out."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from detectron2.engine import AMPTrainer
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel as DDP
 
+from detclip2.engine.accumulate import GradientsInParts
 from detclip2.engine.nonfinite import NonFiniteSteps, keep_buffers
 
 Losses = dict[str, Tensor]
@@ -25,6 +27,9 @@ class Trainer(AMPTrainer):
         precision: of the operations that autocast lowers, on the model's device; None for float32.
             With float16 the loss is scaled, so that small gradients are not lost.
         clip_norm: largest norm of all gradients together; 0 does not clip.
+        micro_batch: kind of sample ("detection", "grounding", "caption") -> most samples in one
+            forward pass of a process; a larger batch is done in parts, see
+            :mod:`detclip2.engine.accumulate`.
     """
 
     def __init__(
@@ -35,12 +40,14 @@ class Trainer(AMPTrainer):
         nonfinite: NonFiniteSteps,
         precision: torch.dtype | None = None,
         clip_norm: float = 0.0,
+        micro_batch: Mapping[str, int] | None = None,
     ) -> None:
         self.device_type = next(model.parameters()).device.type
         scaler = torch.amp.GradScaler(self.device_type, enabled=precision == torch.float16)
         super().__init__(model, data_loader, optimizer, grad_scaler=scaler)
         self.autocast_to = precision
         self.clip_norm = clip_norm
+        self.micro_batch = dict(micro_batch or {})
         self.nonfinite = nonfinite
 
     def run_step(self) -> None:
@@ -71,6 +78,10 @@ class Trainer(AMPTrainer):
 
     def compute_gradients(self, batch: list[dict[str, Any]]) -> Losses:
         """The losses of a batch; their gradients are in the parameters, scaled."""
+        size = self.micro_batch.get(batch[0].get("source", ""), 0)
+        if 0 < size < len(batch):
+            model = self.model.module if isinstance(self.model, DDP) else self.model
+            return GradientsInParts(model, self.autocast, self.grad_scaler.scale)(batch, size)
         with self.autocast():
             losses: Losses = self.model(batch)
         self.grad_scaler.scale(sum(losses.values())).backward()

@@ -33,6 +33,15 @@ class Targets(NamedTuple):
     """(Q,) each: image, anchor and phrase that match; Q >= P, for a box may have many phrases."""
 
 
+class Counts(NamedTuple):
+    """What the losses are divided by: means over processes of sums over the batch."""
+
+    positives: Tensor
+    """Positive anchors."""
+    centerness: Tensor
+    """The centerness targets of these."""
+
+
 class BoxLosses(nn.Module):
     """Alignment, box and centerness losses, and that of a head with a class-agnostic output.
 
@@ -77,6 +86,7 @@ class BoxLosses(nn.Module):
         anchors: list[Boxes],
         box_transform: Box2BoxTransform,
         objectness: Objectness | None = None,
+        counts: Counts | None = None,
     ) -> dict[str, Tensor]:
         """Losses of a batch from a detection or grounding source.
 
@@ -88,6 +98,8 @@ class BoxLosses(nn.Module):
             anchors: one entry a level.
             box_transform: decodes deltas.
             objectness: what ``predictions.objectness`` learns to be, if the head has it.
+            counts: where the samples are a part of a batch, those of the whole, so that the losses
+                of all parts add up to the whole's.
 
         Returns:
             "loss_align" and, unless left out for grounding, "loss_box", "loss_centerness" and,
@@ -96,7 +108,9 @@ class BoxLosses(nn.Module):
             gradients is that of the joint batch.
         """
         targets = self.assign(samples, batch, anchors)
-        num_positives = _mean_over_processes(targets.image.new_tensor(len(targets.image)).float())
+        chosen = Boxes.cat(anchors)[targets.anchor]
+        center_target = centerness_target(chosen.get_centers(), targets.boxes)
+        num_positives, sum_of_centerness = counts or _counts(center_target)
         losses = {
             "loss_align": alignment_loss(
                 similarity,
@@ -109,15 +123,11 @@ class BoxLosses(nn.Module):
         }
         if samples[0]["source"] == "grounding" and not self.boxes_of_grounding:
             return losses
-        chosen = Boxes.cat(anchors)[targets.anchor]
-        center_target = centerness_target(chosen.get_centers(), targets.boxes)
         predicted = box_transform.apply_deltas(
             predictions.deltas[targets.image, targets.anchor].float(), chosen.tensor
         )
         losses["loss_box"] = (
-            self.box_weight
-            * box_loss(predicted, targets.boxes, center_target)
-            / _mean_over_processes(center_target.sum())
+            self.box_weight * box_loss(predicted, targets.boxes, center_target) / sum_of_centerness
         )
         losses["loss_centerness"] = (
             self.centerness_weight
@@ -131,6 +141,14 @@ class BoxLosses(nn.Module):
                 / num_positives
             )
         return losses
+
+    def counts(
+        self, samples: list[dict[str, Any]], batch: PhraseBatch, anchors: list[Boxes]
+    ) -> Counts:
+        """What the losses of these samples are divided by; arguments as of :meth:`forward`."""
+        targets = self.assign(samples, batch, anchors)
+        centers = Boxes.cat(anchors)[targets.anchor].get_centers()
+        return _counts(centerness_target(centers, targets.boxes))
 
     def objectness_loss(
         self, logits: Tensor, kind: Objectness | None, targets: Targets, predicted: Tensor
@@ -190,10 +208,11 @@ class BoxLosses(nn.Module):
         return Targets(image, anchor, boxes, tuple(pairs_of_all))  # type: ignore[arg-type]
 
 
-def _mean_over_processes(count: Tensor) -> Tensor:
-    """The mean of a count over processes, at least one in all (a batch may be without any box)."""
+def _counts(center_target: Tensor) -> Counts:
+    """Of this process's P positive anchors; at least one in all, for a batch may have no box."""
     world_size = comm.get_world_size()
-    count = count.detach().clone()
+    number = center_target.new_tensor(len(center_target))
+    sums = torch.stack([number, center_target.detach().sum()]).float()
     if world_size > 1:
-        torch.distributed.all_reduce(count)
-    return (count / world_size).clamp(min=1 / world_size)
+        torch.distributed.all_reduce(sums)
+    return Counts(*(sums / world_size).clamp(min=1 / world_size).unbind())

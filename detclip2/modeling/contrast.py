@@ -143,12 +143,28 @@ class WordRegionContrast(nn.Module):
             ``loss_contrast``, weighted. The share of texts that prefer their own image, and of
             images their own text, goes to the event storage.
         """
+        _, regions, valid, areas = self.regions(predictions, boxes, batch, phrases, align)
+        losses = self.contrast(regions, valid, areas, batch, phrases, align)
+        return {"loss_contrast": self.weight * losses}
+
+    def regions(
+        self,
+        predictions: Predictions,
+        boxes: Tensor,
+        batch: PhraseBatch,
+        phrases: Tensor,
+        align: Alignment,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The proposals of the images, which the contrast is of; arguments as of :meth:`forward`.
+
+        Returns:
+            Their indices (B, R) into the K anchors, embeddings (B, R, D), (B, R) bool: is it a
+            proposal, not padding?, and the areas (B, R) of their boxes.
+        """
         index, valid = self.propose(predictions, boxes, batch, phrases, align)
         regions = predictions.regions.take_along_dim(index[..., None], dim=1)
         width, height = (boxes[..., 2:] - boxes[..., :2]).unbind(dim=-1)
-        areas = (width * height).take_along_dim(index, dim=1)
-        losses = self.contrast(regions, valid, areas, batch, phrases, align)
-        return {"loss_contrast": self.weight * losses}
+        return index, regions, valid, (width * height).take_along_dim(index, dim=1)
 
     @torch.no_grad()
     def propose(

@@ -57,6 +57,16 @@ class PhraseBatch:
         """B, the number of samples."""
         return len(self.index)
 
+    def part(self, part: slice) -> "PhraseBatch":
+        """Some of the samples, with the phrases of all."""
+        return PhraseBatch(
+            phrases=self.phrases,
+            index=self.index[part],
+            num_positives=self.num_positives[part],
+            own_only=self.own_only[part],
+            not_exhaustive=self.not_exhaustive[part],
+        )
+
     def positives(self, b: int) -> Tensor:
         """Where the positive phrases of sample ``b`` are in ``phrases``."""
         return self.index[b][: self.num_positives[b]]
