@@ -123,6 +123,7 @@ class AlternateSources(HookBase):
         seed: of the schedule and of the model's randomness.
         report_period: iterations between two reports of what was left out.
         starts: source -> its first iteration, as for :class:`Schedule`.
+        block: iterations in which the shares are kept.
     """
 
     def __init__(
@@ -132,6 +133,7 @@ class AlternateSources(HookBase):
         seed: int = 0,
         report_period: int = 1000,
         starts: Mapping[str, int] | None = None,
+        block: int = 100,
     ) -> None:
         self.loader = loader
         self.seed = seed
@@ -143,7 +145,7 @@ class AlternateSources(HookBase):
                 f"train.source_ratios names {sorted(ratios)}, but the sources of dataloader.train "
                 f"are {sorted(loader.sources)}"
             )
-        self.schedule = Schedule(ratios, seed, starts=starts)
+        self.schedule = Schedule(ratios, seed, block, starts)
 
     def before_step(self) -> None:
         """Choose the source and seed what is random inside the model."""

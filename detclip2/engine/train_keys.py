@@ -18,8 +18,17 @@ TRAIN: dict[str, Any] = {
     "source_starts": None,
     # Seed of data order, augmentation, schedule and drop path; 0 or more.
     "seed": 0,
-    # Mixed precision, on a GPU.
-    "amp": {"enabled": False},
+    # Mixed precision: "float16", whose loss is scaled, or "bfloat16", which a CPU is faster with.
+    "amp": {"enabled": False, "precision": "float16"},
+    # Kind of sample ("detection", "grounding", "caption") -> most samples in one forward pass of a
+    # process. A larger batch is done in parts, with the losses and gradients of the whole.
+    "micro_batch": {},
+    # Largest norm of all gradients together; 0: they are not clipped.
+    "clip_grad": 0.0,
+    # Steps in a row whose loss or gradient is not finite: each is left out, so many end the run.
+    "max_nonfinite": 10,
+    # Decay of an average of the weights, which is then what is evaluated and kept; 0: none.
+    "ema": 0.0,
     # Passed to DistributedDataParallel. A batch of captions leaves the box branch without
     # gradient, so that unused parameters must be looked for.
     "ddp": {"broadcast_buffers": False, "find_unused_parameters": True},
@@ -35,6 +44,10 @@ TRAIN: dict[str, Any] = {
     "log_period": 20,
     # Iterations between two reports of what was left out of the data, by kind.
     "report_period": 1000,
+    # Arguments of wandb.init, such as dict(project="detection"); None: nothing is sent there.
+    "wandb": None,
+    # A few iterations of everything, in the subfolder fast_dev_run; see engine/fast_dev_run.py.
+    "fast_dev_run": False,
     # "cuda" or "cpu".
     "device": "cuda",
 }

@@ -9,16 +9,10 @@ import logging
 from typing import Any
 
 import torch
-from detectron2.engine import (
-    AMPTrainer,
-    SimpleTrainer,
-    create_ddp_model,
-    default_setup,
-    default_writers,
-    hooks,
-)
+from detectron2.engine import create_ddp_model, default_setup, default_writers, hooks
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
 from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
@@ -28,11 +22,21 @@ from detclip2.data.sources.detection import category_names
 from detclip2.engine.alternate_sources import AlternateSources
 from detclip2.engine.auto_step import AutoStep, Stagnated
 from detclip2.engine.checkpoint import Checkpointer
+from detclip2.engine.curves import DrawCurves
+from detclip2.engine.ema import AverageWeights
+from detclip2.engine.fast_dev_run import FirstBatches, shorten
 from detclip2.engine.memory import keep_freed_memory
+from detclip2.engine.nonfinite import NonFiniteSteps
 from detclip2.engine.progress import ProgressBar
+from detclip2.engine.resumed_hooks import BestCheckpointer, PeriodicCheckpointer
 from detclip2.engine.schedule import set_epochs
+from detclip2.engine.speed import Speed, SpeedPrinter
+from detclip2.engine.stop import StopOnSignal
 from detclip2.engine.train_keys import TRAIN
+from detclip2.engine.trainer import Trainer
+from detclip2.engine.wandb_writer import WandbWriter
 from detclip2.errors import UserError
+from detclip2.files import out_of_space, space_needed
 from detclip2.model_folder import save_weights
 from detclip2.modeling.detclip import DetCLIPv2
 
@@ -42,6 +46,8 @@ logger = logging.getLogger("detclip2")
 def evaluate(cfg: DictConfig, model: DetCLIPv2) -> dict[str, Any]:
     """Detect the names of the test set in its images, and measure."""
     loader = build(cfg, "dataloader.test")
+    if cfg.train.fast_dev_run:
+        loader = FirstBatches(loader)
     evaluator = build(cfg, "dataloader.evaluator")
     model.set_vocabulary(category_names(cfg.dataloader.evaluator.dataset_name))
     results = inference_on_dataset(model, loader, evaluator)
@@ -52,26 +58,41 @@ def evaluate(cfg: DictConfig, model: DetCLIPv2) -> dict[str, Any]:
 def train(
     cfg: DictConfig, model: DetCLIPv2, resume: bool, progress_bar: bool = False
 ) -> dict[str, Any]:
-    """Train to ``train.max_iter``, from the last checkpoint if ``resume``; returns the results."""
+    """Train to ``train.max_iter``, from the last checkpoint if ``resume``; returns the results.
+
+    Raises:
+        SystemExit: a signal asked to stop; there is a checkpoint.
+        UserError: of the config, the data, a full disk, or a loss that is not finite.
+    """
+    keys, main = cfg.train, comm.is_main_process()
     cfg.optimizer.params.model = model
     optimizer = build(cfg, "optimizer")
     loader = build(cfg, "dataloader.train")
     set_epochs(cfg.train, loader)
     # DistributedDataParallel takes no device for a model on the CPU.
-    ddp = {**cfg.train.ddp, **({"device_ids": None} if cfg.train.device == "cpu" else {})}
+    ddp = {**keys.ddp, **({"device_ids": None} if keys.device == "cpu" else {})}
     parallel_model: nn.Module = create_ddp_model(model, **ddp)
-    trainer_class = AMPTrainer if cfg.train.amp.enabled else SimpleTrainer
-    trainer = trainer_class(parallel_model, loader, optimizer)
-    checkpointer = Checkpointer(model, cfg.train.output_dir, trainer=trainer)
+    nonfinite = NonFiniteSteps(keys.output_dir, keys.max_nonfinite)
+    trainer = Trainer(
+        *(parallel_model, loader, optimizer, nonfinite),
+        precision=precision(keys.amp),
+        clip_norm=keys.clip_grad,
+        micro_batch=keys.micro_batch,
+    )
+    average = AverageWeights(model, keys.ema) if keys.ema else None
+    best_model = average.model if average else model
+    averaged = {"ema": average.model} if average else {}
+    checkpointer = Checkpointer(model, keys.output_dir, trainer=trainer, **averaged)
+    stop = StopOnSignal(checkpointer)
     results: dict[str, Any] = {}
 
     def evaluate_and_keep() -> dict[str, Any]:
         results.clear()
-        results.update(evaluate(cfg, model))
+        if stop.requested is None:  # else there is no time left for it
+            results.update(evaluate(cfg, best_model))
         return results
 
-    main, period = comm.is_main_process(), cfg.train.eval_period
-    writers = default_writers(cfg.train.output_dir, cfg.train.max_iter) if main else []
+    period = keys.eval_period
     schedule = hooks.LRScheduler(scheduler=build(cfg, "lr_multiplier"))
     trainer.register_hooks(
         [
@@ -79,26 +100,53 @@ def train(
             schedule,
             AlternateSources(
                 loader,
-                cfg.train.source_ratios,
-                cfg.train.seed,
-                report_period=cfg.train.report_period,
-                starts=cfg.train.source_starts,
+                keys.source_ratios,
+                keys.seed,
+                report_period=keys.report_period,
+                starts=keys.source_starts,
+                block=len(loader.sources) if keys.fast_dev_run else 100,
             ),
-            hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if main else None,
+            Speed(loader),
+            average,
+            PeriodicCheckpointer(checkpointer, **keys.checkpointer) if main else None,
+            stop,
             hooks.EvalHook(period, evaluate_and_keep),
-            hooks.BestCheckpointer(period, checkpointer, "bbox/AP") if main and period else None,
-            hooks.PeriodicWriter(writers, period=cfg.train.log_period) if main else None,
+            BestCheckpointer(period, checkpointer, "bbox/AP") if main and period else None,
+            hooks.PeriodicWriter(writers(cfg), period=keys.log_period) if main else None,
+            DrawCurves(keys.output_dir) if main else None,
             ProgressBar(loader) if main and progress_bar else None,
             AutoStep(schedule, **cfg.train.auto_step) if cfg.train.auto_step else None,
         ]
     )
-    checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
+    checkpointer.resume_or_load(keys.init_checkpoint, resume=resume)
     start = trainer.iter + 1 if resume and checkpointer.has_checkpoint() else 0
-    with contextlib.suppress(Stagnated):
-        trainer.train(start, cfg.train.max_iter)
-    if comm.is_main_process():
-        save_weights(model, cfg.train.output_dir)
+    with stop.listening(), space_needed(keys.output_dir):
+        with contextlib.suppress(Stagnated):
+            trainer.train(start, keys.max_iter)
+        if main:
+            save_weights(best_model, keys.output_dir)
     return results
+
+
+def precision(amp: DictConfig) -> torch.dtype | None:
+    """What ``train.amp`` lowers operations to; None for float32.
+
+    Raises:
+        UserError: a precision that is neither float16 nor bfloat16.
+    """
+    if amp.precision not in ("float16", "bfloat16"):
+        raise UserError(f"train.amp.precision is {amp.precision!r}: it is float16 or bfloat16")
+    return getattr(torch, amp.precision) if amp.enabled else None
+
+
+def writers(cfg: DictConfig) -> list[EventWriter]:
+    """Where metrics go: log, metrics.json, TensorBoard, and W&B if ``train.wandb`` is set."""
+    keys = cfg.train
+    chosen = [*default_writers(keys.output_dir, keys.max_iter), SpeedPrinter()]
+    if keys.wandb is not None:
+        shown = {"train": OmegaConf.to_container(keys)}
+        chosen.append(WandbWriter(keys.output_dir, shown, **keys.wandb))
+    return chosen
 
 
 def load(args: Any) -> DictConfig:
@@ -132,9 +180,11 @@ def set_up(args: Any, output_dir: str = "") -> DictConfig:
     cfg = load(args)
     if output_dir:
         cfg.train.output_dir = output_dir
+    if cfg.train.fast_dev_run:
+        shorten(cfg)
     if cfg.train.device == "cuda" and not torch.cuda.is_available():
         logger.warning("there is no GPU here: train.device is set to 'cpu'")
-        cfg.train.update(device="cpu", amp={"enabled": False})
+        cfg.train.device, cfg.train.amp.enabled = "cpu", False
     if cfg.train.device == "cpu":
         keep_freed_memory()
     default_setup(cfg, args)
@@ -145,5 +195,6 @@ def set_up(args: Any, output_dir: str = "") -> DictConfig:
 
 
 def no_traceback(record: logging.LogRecord) -> bool:
-    """False for a log record of a UserError."""
-    return not (record.exc_info and isinstance(record.exc_info[1], UserError))
+    """False for a log record of what is told in one sentence."""
+    error = record.exc_info and record.exc_info[1]
+    return not (error and (isinstance(error, UserError) or out_of_space(error)))

@@ -18,10 +18,10 @@ from detclip2.environment import require_packages
 
 require_packages("train_net")
 
-from detectron2.engine import default_argument_parser, launch
-from torch.multiprocessing import ProcessExitedException
+from detectron2.engine import default_argument_parser
 
 from detclip2.config import build_model
+from detclip2.engine.processes import run_processes
 from detclip2.engine.training import evaluate, set_up, train
 from detclip2.errors import UserError
 from detclip2.modeling.weights import load_weights
@@ -49,15 +49,4 @@ def run(args: Any) -> None:
 
 
 if __name__ == "__main__":
-    arguments = default_argument_parser(__doc__).parse_args()
-    try:
-        launch(
-            run,
-            arguments.num_gpus,
-            num_machines=arguments.num_machines,
-            machine_rank=arguments.machine_rank,
-            dist_url=arguments.dist_url,
-            args=(arguments,),
-        )
-    except ProcessExitedException as error:  # it has said why
-        sys.exit(error.exit_code)
+    run_processes(run, default_argument_parser(__doc__).parse_args())

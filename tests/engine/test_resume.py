@@ -7,6 +7,15 @@ from tiny_training import load_train_net, tiny_config
 LAST = 6
 
 
+# What a state is kept of, where it is used.
+EVERYTHING = {
+    "amp": {"enabled": True, "precision": "float16"},
+    "clip_grad": 1.0,
+    "ema": 0.9,
+    "eval_period": 2,
+}
+
+
 class Interrupted(Exception):
     """Stands for a kill: nothing catches it."""
 
@@ -47,19 +56,26 @@ def assert_same(one, other, where="checkpoint"):
 
 
 @pytest.mark.parametrize(
-    "settings",
-    [{"sources": ["detection"]}, {"drop_path": 0.3}, {"num_workers": 2, "drop_path": 0.3}],
-    ids=["boxes", "boxes-and-pairs", "boxes-and-pairs-by-workers"],
+    ("settings", "keys"),
+    [
+        ({"sources": ["detection"]}, {}),
+        ({"drop_path": 0.3}, EVERYTHING),
+        ({"num_workers": 2, "drop_path": 0.3}, {}),
+    ],
+    ids=["boxes", "boxes-and-pairs-with-everything", "boxes-and-pairs-by-workers"],
 )
-def test_a_run_that_was_stopped_and_resumed_equals_one_that_was_not(tmp_path, settings):
-    whole = tiny_config(tmp_path / "whole", LAST, **settings)
-    losses, results = run(whole)
+def test_a_run_that_was_stopped_and_resumed_equals_one_that_was_not(tmp_path, settings, keys):
+    def config(name):
+        cfg = tiny_config(tmp_path / name, LAST, **settings)
+        cfg.train.update(keys)
+        return cfg
+
+    losses, results = run(config("whole"))
     assert len(losses) == LAST
 
-    stopped = tiny_config(tmp_path / "stopped", LAST, **settings)
     with pytest.raises(Interrupted):  # in iteration 4, of which nothing is left
-        run(stopped, interrupt_at=4)
-    again, results_again = run(tiny_config(tmp_path / "stopped", LAST, **settings), resume=True)
+        run(config("stopped"), interrupt_at=4)
+    again, results_again = run(config("stopped"), resume=True)
 
     assert again == losses[3:]
     np.testing.assert_equal(results_again, results)
@@ -69,7 +85,9 @@ def test_a_run_that_was_stopped_and_resumed_equals_one_that_was_not(tmp_path, se
     ]
     assert_same(*checkpoints)
     state = checkpoints[0]["trainer"]
-    assert state.keys() >= {"iteration", "hooks", "optimizer"}
+    assert state.keys() >= {"iteration", "hooks", "optimizer", "grad_scaler", "nonfinite"}
+    assert ("ema" in checkpoints[0]) == bool(keys)
+    assert bool(state["grad_scaler"]) == bool(keys)
     drawn = state["hooks"]["AlternateSources"]["loader"]["drawn"]
     assert sum(drawn.values()) == LAST * 4
     weights = [(tmp_path / n / "model.safetensors").read_bytes() for n in ("whole", "stopped")]
