@@ -103,7 +103,8 @@ class TestRunnable:
         assert trained == {id(p) for p in model.parameters() if p.requires_grad}
         schedule = instantiate(cfg.lr_multiplier)
         assert 0 < schedule(0.0) <= schedule(0.5) <= 1
-        assert schedule(1.0) == pytest.approx(0, abs=0.01)
+        end = 1 if cfg.train.get("auto_step") else 0  # evaluations lower it, or the schedule
+        assert schedule(1.0) == pytest.approx(end, abs=0.01)
 
     def test_images_are_read_as_the_model_sees_them(self, path):
         cfg = load(path)

@@ -3,6 +3,8 @@
 From the weights of a pre-training, set by set: ``odinw.name=Aquarium train.init_checkpoint=FILE``.
 """
 
+from copy import deepcopy
+
 from detectron2.config import LazyCall as L
 
 from detclip2.data.sources.odinw import odinw_prompts, odinw_set
@@ -14,14 +16,15 @@ from ....configs.optim import AdamW as optimizer
 from ....configs.train import train
 
 odinw = dict(name="Aquarium", folder="${oc.env:DETECTRON2_DATASETS}/odinw")
-annotations = L(odinw_set)(
+_valid = L(odinw_set)(
     name="${odinw.name}",
     root="${odinw.folder}",
     split="valid",
     folder="${train.output_dir}/data",
 )
-dataloader.test.dataset = annotations
-dataloader.train.detection.records = {**annotations, "split": "train"}
+dataloader.test.dataset = _valid
+dataloader.train.detection.records = deepcopy(_valid)
+dataloader.train.detection.records.split = "train"
 dataloader.train.detection.mapper.names = L(odinw_prompts)(name="${odinw.name}")
 dataloader.train.detection.total_batch_size = 32
 dataloader.evaluator.dataset_name = "${odinw.name}_valid"

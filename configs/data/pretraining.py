@@ -1,0 +1,89 @@
+"""What the paper pre-trains on (sec. 4.1, Tab. 1): Objects365, GoldG and CC15M.
+
+Batch sizes are those of Swin-T on 32 GPUs (Tab. 9). GoldG and the negatives of its captions come
+as GLIP and scripts/build_concepts.py make them; CC15M as tar shards in WebDataset's layout.
+"""
+
+from detectron2.config import LazyCall as L
+from detectron2.data import transforms as T
+
+from detclip2.data.concepts import ConceptDictionary
+from detclip2.data.hybrid_loader import Source
+from detclip2.data.mappers import CaptionMapper, DetectionMapper, GroundingMapper
+from detclip2.data.sources.detection import detection_set, names_of_json
+from detclip2.data.sources.grounding import mdetr_records
+from detclip2.data.sources.image_text import ImageTextShards
+
+pretraining = dict(
+    folder="${oc.env:DETECTRON2_DATASETS}",
+    # Noun phrases that captions are told apart from (sec. 3.1).
+    concepts="${pretraining.folder}/concepts.jsonl",
+    shards="${pretraining.folder}/cc15m/{00000..01299}.tar",
+)
+
+# How many images the paper counts (Tab. 1): the schedule follows from these.
+images = dict(detection=660_000, flickr=149_000, mixed=621_000, pairs=13_000_000)
+
+multi_scale = [
+    L(T.ResizeShortestEdge)(
+        # The paper does not give the range; this is GLIP's.
+        short_edge_length=[480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800],
+        max_size=1333,
+        sample_style="choice",
+    ),
+    L(T.RandomFlip)(horizontal=True),
+]
+
+detection = L(Source)(
+    records=L(detection_set)(
+        name="objects365_train",
+        json_file="${pretraining.folder}/objects365/annotations/objects365_train.json",
+        image_root="${pretraining.folder}/objects365/train",
+    ),
+    # Definitions are left out: evaluation asks for names alone, so that training must, too.
+    mapper=L(DetectionMapper)(
+        names=L(names_of_json)(json_file="${...records.json_file}"),
+        augmentations=multi_scale,
+        max_phrases=150,
+    ),
+    total_batch_size=128,
+    num_workers=8,
+)
+
+# GoldG has two files, each a source of its own.
+flickr = L(Source)(
+    records=L(mdetr_records)(
+        json_file="${pretraining.folder}/mdetr_annotations/final_flickr_separateGT_train.json",
+        image_root="${pretraining.folder}/flickr30k/images",
+    ),
+    mapper=L(GroundingMapper)(
+        augmentations=multi_scale,
+        max_phrases=100,
+        negatives=L(ConceptDictionary.load)(path="${pretraining.concepts}"),
+    ),
+    total_batch_size=128,
+    num_workers=8,
+)
+
+mixed = L(Source)(
+    records=L(mdetr_records)(
+        json_file="${pretraining.folder}/mdetr_annotations/final_mixed_train_no_coco.json",
+        image_root="${pretraining.folder}/gqa/images",
+    ),
+    mapper=L(GroundingMapper)(
+        augmentations=multi_scale,
+        max_phrases=100,
+        negatives=L(ConceptDictionary.load)(path="${pretraining.concepts}"),
+    ),
+    total_batch_size=128,
+    num_workers=8,
+)
+
+pairs = L(Source)(
+    records=L(ImageTextShards)(urls="${pretraining.shards}"),
+    mapper=L(CaptionMapper)(
+        augmentations=[L(T.Resize)(shape=[320, 320])], max_phrases=32, include_caption=True
+    ),
+    total_batch_size=6144,
+    num_workers=8,
+)

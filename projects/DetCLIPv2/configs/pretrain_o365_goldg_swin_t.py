@@ -1,0 +1,19 @@
+"""The paper's pre-training of Swin-T on Objects365 and GoldG (Tab. 9), for 32 GPUs."""
+
+from detclip2.engine.schedule import schedule_of_epochs
+
+from ....configs.data.pretraining import flickr, images, mixed
+from .pretrain_o365_swin_t import (
+    dataloader,
+    inference,
+    lr_multiplier,
+    lvis,
+    model,
+    optimizer,
+    pretraining,
+    train,
+)
+
+dataloader.train.update(flickr=flickr, mixed=mixed)
+del images["pairs"]
+train.update(schedule_of_epochs(images, dataloader.train, epochs=12))
