@@ -65,9 +65,9 @@ class AutoStep(HookBase):
             Stagnated: training is over, in all processes alike.
         """
         value, when = self.trainer.storage.latest().get(self.metric, (0.0, -1))
-        seen = self._agreed(float(value) if when == self.trainer.iter else -math.inf)
-        if seen > -math.inf:
-            self.judge(seen)
+        evaluated, value = self._agreed(when == self.trainer.iter, float(value))
+        if evaluated:
+            self.judge(value)
 
     def judge(self, value: float) -> None:
         """Take note of an evaluation; NaN is no improvement.
@@ -80,7 +80,7 @@ class AutoStep(HookBase):
             return
         self.stagnant += 1
         rates = self.schedule.scheduler.base_lrs
-        at_lowest = max(rates) <= self.min_lr
+        at_lowest = max(rates) <= self.min_lr * (1 + 1e-6)  # as products of factors are
         if at_lowest and self.stagnant >= self.stop_after:
             raise Stagnated
         if not at_lowest and self.stagnant >= self.drop_after:
@@ -92,14 +92,14 @@ class AutoStep(HookBase):
                 self.metric, self.best, self.drop_after, max(rates) * scale,
             )  # fmt: skip
 
-    def _agreed(self, value: float) -> float:
-        """What the main process has, which alone evaluates."""
+    def _agreed(self, evaluated: bool, value: float) -> tuple[bool, float]:
+        """What the main process says, which alone has the results."""
         if comm.get_world_size() == 1:
-            return value
+            return evaluated, value
         device = next(self.trainer.model.parameters()).device
-        shared = torch.tensor(value, device=device)
+        shared = torch.tensor([float(evaluated), value], device=device)
         torch.distributed.broadcast(shared, src=0)
-        return float(shared)
+        return bool(shared[0]), float(shared[1])
 
     def state_dict(self) -> dict[str, Any]:
         """The best so far, and for how long it has been."""

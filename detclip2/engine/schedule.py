@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from detectron2.solver import WarmupParamScheduler
-from fvcore.common.param_scheduler import ConstantParamScheduler, CosineParamScheduler
+from fvcore.common.param_scheduler import CosineParamScheduler, LinearParamScheduler
 from omegaconf import DictConfig
 
 from detclip2.data.hybrid_loader import HybridLoader
@@ -35,7 +35,7 @@ def warmup_constant(max_iter: int, warmup_iterations: int = 500) -> WarmupParamS
         warmup_iterations: how many of them warm up; 500 in the paper.
     """
     return WarmupParamScheduler(
-        ConstantParamScheduler(1.0),
+        LinearParamScheduler(1.0, 1.0),  # fvcore's constant one refuses the end of a run
         warmup_factor=0.001,
         warmup_length=min(warmup_iterations / max_iter, 1.0),
     )
