@@ -127,7 +127,7 @@ class AverageRecallEvaluator(DatasetEvaluator):
             gathered = comm.gather((found, seen), dst=0)
             if not comm.is_main_process():
                 return None
-            found = sum(part for part, _ in gathered)
+            found = np.sum([part for part, _ in gathered], axis=0)
             seen = [image_id for _, part in gathered for image_id in part]
         if not seen:
             raise UserError(f"{self.protocol.dataset}: no image was evaluated")

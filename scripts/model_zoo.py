@@ -1,0 +1,175 @@
+"""Write the table of configs in projects/DetCLIPv2/README.md, so that nobody types a number of it.
+
+    python scripts/model_zoo.py            # write it
+    python scripts/model_zoo.py --check    # 1 if it is not what would be written
+
+A row for each runnable config. What it is comes from its first line, parameters and GFLOPs from its
+model, built without memory for weights; the paper's numbers and ours from ``model_zoo.json`` beside
+the table, whose entries are
+
+    "CONFIG": {"paper": "...", "ours": {"result", "command", "date", "machine"}, "speed": 1.5}
+
+``speed``: time of an image, in units of scripts/benchmark.py's yard. What is absent stays "-" or
+"not trained".
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import LazyConfig, instantiate
+from detectron2.structures import ImageList
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from detclip2.files import write_whole
+from detclip2.modeling.detclip import DetCLIPv2
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = ROOT / "projects" / "DetCLIPv2"
+BEGIN = "<!-- the table is written by scripts/model_zoo.py -->"
+END = "<!-- end of the table -->"
+COLUMNS = (
+    "config", "what it is", "image + text (M)", "input", "GFLOPs", "relative time", "paper", "ours"
+)  # fmt: skip
+NAMES = 80  # in the vocabulary whose similarity is counted
+# The text tower that the configs name is CLIP's of ViT-B/32, whose sizes are the defaults.
+CLIP = "openai/clip-vit-base-patch32"
+
+
+class Detector(nn.Module):
+    """What is computed for an image once the names are encoded, up to the similarities."""
+
+    def __init__(self, model: DetCLIPv2) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor, vocabulary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(1, 3, H, W) and (C, D) -> S (1, K, C), deltas (1, K, 4), centerness (1, K)."""
+        images = ImageList(image, [(image.shape[-2], image.shape[-1])])
+        features = self.model.backbone(images.tensor)
+        predictions = self.model.head([features[name] for name in self.model.in_features])
+        similarity = self.model.align(predictions.regions, vocabulary)
+        return similarity, predictions.deltas, predictions.centerness
+
+
+def build(node: DictConfig) -> DetCLIPv2:
+    """A model whose weights have shapes alone."""
+    node = node.copy()
+    with torch.device("meta"):
+        if node.text_tower.model.path == CLIP:
+            node.text_tower.model = CLIPTextModel(CLIPTextConfig())
+            node.text_tower.tokenizer = None
+        return instantiate(node).eval()
+
+
+def input_size(cfg: DictConfig) -> tuple[int, int]:
+    """Height and width of an image in evaluation: scenes are square, photographs wide."""
+    if "world" in cfg:
+        return cfg.world.size, cfg.world.size
+    return cfg.inference.min_size, cfg.inference.max_size
+
+
+def gflops(model: DetCLIPv2, size: tuple[int, int]) -> float:
+    """Thousand million multiply-adds of an image with `NAMES` names, in products and convolutions.
+
+    This is what detection papers call GFLOPs. The text tower is not in it: names are encoded once.
+    torch's counter is taken and not fvcore's, which needs real weights and images.
+    """
+    step = max(model.backbone.size_divisibility, 1)
+    padded = [-(-length // step) * step for length in size]
+    # Tensors that say they are on the CPU but have no memory: the meta device knows no autocast.
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    with fake, torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model = model.to_empty(device="cpu")
+        image = torch.empty(1, 3, *padded)
+        Detector(model)(image, torch.empty(NAMES, model.embed_dim))
+    return counter.get_total_flops() / 2 / 1e9  # it counts multiply and add apart
+
+
+def count(module: nn.Module) -> float:
+    """Parameters in millions."""
+    return sum(parameter.numel() for parameter in module.parameters()) / 1e6
+
+
+def summary(path: Path) -> str:
+    """What a config says of itself: its first sentence."""
+    text = path.read_text(encoding="utf-8").split('"""')[1]
+    return " ".join(text.strip().split("\n\n")[0].split()).rstrip(".").replace("|", "/")
+
+
+def sizes_of(cfg: DictConfig, known: dict[str, tuple[str, str, str]]) -> tuple[str, str, str]:
+    """Parameters, input and GFLOPs; the same model at the same size is counted once."""
+    size = input_size(cfg)
+    key = OmegaConf.to_yaml(
+        OmegaConf.create([cfg.model.backbone, cfg.model.head, cfg.model.text_tower], flags=None)
+    ) + str(size)
+    if key not in known:
+        model = build(cfg.model)
+        text = count(model.text_tower)
+        parameters = f"{count(model) - text:.1f} + {text:.1f}"
+        known[key] = (parameters, f"{size[0]} x {size[1]}", f"{gflops(model, size):.1f}")
+    return known[key]
+
+
+def ours(entry: dict[str, str] | None) -> str:
+    """A result with all that is needed to have it again."""
+    if not entry:
+        return "not trained"
+    return f"{entry['result']} (`{entry['command']}`, {entry['date']}, {entry['machine']})"
+
+
+def table(zoo: dict[str, dict[str, Any]]) -> str:
+    """The table of all configs, in the order of their names."""
+    known: dict[str, tuple[str, str, str]] = {}
+    rows = [COLUMNS, ("---",) * len(COLUMNS)]
+    paths = sorted((PROJECT / "configs").glob("*.py"))
+    for stranger in zoo.keys() - {path.stem for path in paths}:
+        raise SystemExit(f"model_zoo.json: there is no config {stranger!r}")
+    for path in paths:
+        cfg = LazyConfig.load(str(path))
+        entry = zoo.get(path.stem, {})
+        rows.append(
+            (
+                f"[{path.stem}](configs/{path.name})",
+                summary(path),
+                *sizes_of(cfg, known),
+                f"{entry['speed']:.2f}" if "speed" in entry else "-",
+                entry.get("paper", "-"),
+                ours(entry.get("ours")),
+            )
+        )
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the table, or compare."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    args = parser.parse_args(argv)
+    for variable in ("DETECTRON2_DATASETS", "DETCLIP2_TEST_DATA"):
+        os.environ.setdefault(variable, ".")  # configs name folders by them; nothing is read
+    readme = PROJECT / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    zoo = json.loads((PROJECT / "model_zoo.json").read_text(encoding="utf-8"))
+    new = f"{before}{BEGIN}\n{table(zoo)}\n{END}{after}"
+    if args.check:
+        print("as it should be" if new == text else "the table is not what the configs say")
+        return int(new != text)
+    write_whole(readme, lambda file: file.write(new.encode()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

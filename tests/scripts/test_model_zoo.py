@@ -1,0 +1,104 @@
+"""The table of configs in projects/DetCLIPv2/README.md is what the configs say."""
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import LazyConfig, instantiate
+from fvcore.nn import FlopCountAnalysis
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = ROOT / "projects" / "DetCLIPv2"
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("model_zoo", ROOT / "scripts" / "model_zoo.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """Config -> the cells of its row, by column."""
+    lines = [
+        [cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip("|"))]
+        for line in (PROJECT / "README.md").read_text().splitlines()
+        if line.startswith("| config |") or line.startswith("| [")
+    ]
+    return {cells[0]: dict(zip(lines[0], cells, strict=True)) for cells in lines[1:]}
+
+
+def test_the_table_is_what_the_script_writes(script, capsys):
+    """Every config in it builds; a number that was typed would differ."""
+    assert script.main(["--check"]) == 0, "run python scripts/model_zoo.py"
+
+
+def test_every_config_has_a_row_and_every_link_leads_somewhere(rows):
+    linked = {}
+    for cell in rows:
+        name, target = re.fullmatch(r"\[(\w+)\]\(([\w./]+)\)", cell).groups()
+        assert (PROJECT / target).is_file()
+        linked[name] = target
+    assert set(linked) == {path.stem for path in (PROJECT / "configs").glob("*.py")}
+
+
+def test_a_result_of_ours_says_how_to_have_it_again(rows):
+    zoo = json.loads((PROJECT / "model_zoo.json").read_text())
+    trained = {name for name, entry in zoo.items() if "ours" in entry}
+    for cell, row in rows.items():
+        name = re.match(r"\[(\w+)\]", cell)[1]
+        if name not in trained:
+            assert row["ours"] == "not trained"
+            continue
+        assert set(zoo[name]["ours"]) == {"result", "command", "date", "machine"}
+        assert all(part in row["ours"] for part in zoo[name]["ours"].values())
+        assert re.fullmatch(r"\d{4}-\d{2}-\d{2}", zoo[name]["ours"]["date"])
+
+
+def test_a_changed_table_is_noticed(script, monkeypatch, tmp_path, capsys):
+    text = (PROJECT / "README.md").read_text()
+    row = next(line for line in text.splitlines() if line.startswith("| [emoji_nano_detection]"))
+    (tmp_path / "README.md").write_text(text.replace(row, row.replace("not trained", "AP 99")))
+    entries = {"emoji_nano_detection": {"speed": 1.5}}
+    (tmp_path / "model_zoo.json").write_text(json.dumps(entries))
+    (tmp_path / "configs").symlink_to(PROJECT / "configs")
+    monkeypatch.setattr(script, "PROJECT", tmp_path)
+    monkeypatch.setattr(script, "table", lambda zoo: f"| {zoo} |")
+    assert script.main(["--check"]) == 1
+    assert script.main([]) == 0
+    written = (tmp_path / "README.md").read_text()
+    assert str(entries) in written
+    assert "AP 99" not in written
+    assert script.main(["--check"]) == 0
+    outside = text[: text.index(script.BEGIN)], text[text.index(script.END) :]
+    assert (written.startswith(outside[0]), written.endswith(outside[1])) == (True, True)
+
+
+def test_an_entry_of_no_config_is_refused(script):
+    with pytest.raises(SystemExit, match="no config 'swin_x'"):
+        script.table({"swin_x": {}})
+
+
+def test_flops_are_those_of_fvcore(script):
+    """fvcore counts normalisation and resampling too; without these both count the same."""
+    cfg = LazyConfig.load(str(ROOT / "configs" / "models" / "detclipv2.py")).nano
+    model = instantiate(cfg).eval()
+    size = (128, 256)
+    inputs = (torch.rand(1, 3, *size), torch.rand(script.NAMES, model.embed_dim))
+    counted = FlopCountAnalysis(script.Detector(model), inputs).unsupported_ops_warnings(False)
+    products = {"conv", "matmul", "linear", "addmm", "bmm", "einsum"}
+    expected = sum(n for kind, n in counted.by_operator().items() if kind in products)
+    assert script.gflops(script.build(cfg), size) == pytest.approx(expected / 1e9, rel=1e-6)
+
+
+def test_parameters_of_the_paper_s_size(script):
+    """Swin-T as the README's table of sizes has it, by another road."""
+    cfg = LazyConfig.load(str(ROOT / "configs" / "models" / "detclipv2.py")).swin_t
+    model = script.build(cfg)
+    assert script.count(model) == pytest.approx(99.6, abs=0.05)
+    assert all(parameter.is_meta for parameter in model.parameters())
