@@ -15,6 +15,7 @@ from torch.utils.data import Dataset, Sampler
 
 from detclip2.data.mappers import Mapper
 from detclip2.data.phrases import SkipSample
+from detclip2.data.reading import Reading
 from detclip2.data.sources.image_text import ImageTextShards, ShardSamples
 from detclip2.errors import UserError
 
@@ -49,6 +50,7 @@ class Source:
         self.mapper = mapper
         self.total_batch_size = total_batch_size
         self.num_workers = num_workers
+        self.reading = Reading(max(num_workers, 1))
 
     def loader(self, seed: int, position: int) -> Iterator[list[Sample]]:
         """This process's endless batches, from the ``position``-th sample of all processes on.
@@ -72,7 +74,7 @@ class Source:
                 position // self.total_batch_size,
             )
         else:
-            stream = SampleStream(self.records, self.mapper, seed)
+            stream = SampleStream(self.records, self.mapper, seed, self.reading)
             sampler = DrawSampler(position)
         loader = build_detection_train_loader(
             stream,
@@ -90,6 +92,14 @@ class Source:
         with _signal_handler_kept():
             return iter(loader)
 
+    def read_by(self, message: str) -> str:
+        """What the workers were at whose process ids are in a message about their death."""
+        if isinstance(self.records, ImageTextShards):
+            return "its shards"
+        return ", ".join(
+            _describe(self.records[index], index) for index in self.reading.by_dead(message)
+        )
+
 
 class SampleStream(Dataset):
     """The ``draw``-th sample of a source: a function of the seed and of ``draw`` alone.
@@ -101,6 +111,7 @@ class SampleStream(Dataset):
         records: a sequence of records, not empty.
         mapper: (record, random generator) -> sample; raises SkipSample.
         seed: of the order and of the augmentations.
+        reading: is told which record is being read.
     """
 
     def __init__(
@@ -108,12 +119,14 @@ class SampleStream(Dataset):
         records: Sequence[Mapping[str, Any]],
         mapper: Mapper,
         seed: int,
+        reading: Reading | None = None,
     ) -> None:
         if len(records) == 0:
             raise UserError("a source of the training data has no records")
         self.records = records
         self.mapper = mapper
         self.seed = seed
+        self.reading = reading or Reading(1)
         self._order: tuple[int, np.ndarray] | None = None
 
     def __getitem__(self, draw: int) -> Sample:
@@ -121,7 +134,8 @@ class SampleStream(Dataset):
         index = self._index(draw)
         for _ in range(MAX_ATTEMPTS):
             try:
-                return self.mapper(self.records[index], rng)
+                with self.reading.of(index):
+                    return self.mapper(self.records[index], rng)
             except SkipSample as skip:
                 self.mapper.counter.add(skip.kind, skip.message)
                 index = int(rng.integers(len(self.records)))
@@ -203,7 +217,8 @@ class HybridLoader:
                 if not str(error).startswith("DataLoader worker"):
                     raise
                 del self._loaders[name]
-                death = f"near draw {self.drawn[name]} of source {name!r}: {error}"
+                what = source.read_by(str(error)) or "nothing (they were between two records)"
+                death = f"near draw {self.drawn[name]} of source {name!r}, reading {what}: {error}"
                 source.mapper.counter.add("worker-died", death)
             else:
                 self.drawn[name] += source.total_batch_size
@@ -240,6 +255,12 @@ class HybridLoader:
             self.drawn[name] = state["drawn"].get(name, 0)
             source.mapper.counter.load_state_dict(state["skipped"].get(name, {}))
         self._loaders = {}
+
+
+def _describe(record: Mapping[str, Any], index: int) -> str:
+    """What tells a record apart."""
+    keys = ("file_name", "image_id")
+    return " ".join([f"record {index}"] + [f"{key}={record[key]}" for key in keys if key in record])
 
 
 @contextlib.contextmanager

@@ -185,18 +185,22 @@ class MortalMapper(ToyMapper):
         return super().__call__(record, rng)
 
 
-def test_the_run_survives_a_worker_that_dies(tmp_path):
+def test_the_run_survives_a_worker_that_dies_and_tells_what_it_was_reading(tmp_path, caplog):
     mapper = MortalMapper(tmp_path, deaths=1)
     loader = HybridLoader(toy=Source(records(7), mapper, 2, num_workers=2))
     assert batches(loader, 6) == batches(loader_of(), 6)
     assert mapper.counter.counts() == {"worker-died": 1}
+    (told,) = [r.getMessage() for r in caplog.records if "worker-died" in r.getMessage()]
+    assert "of source 'toy', reading record 3 image_id=3: DataLoader worker" in told
 
 
 def test_a_worker_that_always_dies_ends_in_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(hybrid_loader, "MAX_RESTARTS", 1)
     mapper = MortalMapper(tmp_path, deaths=100)
     loader = HybridLoader(toy=Source(records(7), mapper, 7, num_workers=1))
-    with pytest.raises(UserError, match=r"died 1 times in a row near draw 0 of source 'toy'") as e:
+    with pytest.raises(
+        UserError, match=r"died 1 times in a row near draw 0 of source 'toy', read"
+    ) as e:
         loader.next_batch()
     assert "\n" not in str(e.value)
 
