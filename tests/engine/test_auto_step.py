@@ -3,7 +3,7 @@ import math
 
 import pytest
 import torch
-from detectron2.engine import SimpleTrainer, hooks
+from detectron2.engine import HookBase, SimpleTrainer, hooks
 from fvcore.common.param_scheduler import LinearParamScheduler
 
 from detclip2.engine.auto_step import AutoStep, Stagnated
@@ -19,6 +19,14 @@ class Loss(torch.nn.Module):
         return {"loss": (self.weight - 1).square().sum()}
 
 
+class KeepRates(HookBase):
+    def __init__(self, rates):
+        self.rates = rates
+
+    def before_step(self):
+        self.rates.append(self.trainer.optimizer.param_groups[0]["lr"])
+
+
 def run(values, max_iter=200, **settings):
     """Train with evaluations that give `values` in turn; the rates of all iterations, and why
     training ended."""
@@ -29,8 +37,7 @@ def run(values, max_iter=200, **settings):
     results = iter(values)
     rates = []
     evaluation = hooks.EvalHook(1, lambda: {"bbox": {"AP": next(results)}})
-    keep = hooks.CallbackHook(before_step=lambda t: rates.append(optimizer.param_groups[0]["lr"]))
-    trainer.register_hooks([keep, schedule, evaluation, AutoStep(schedule, **settings)])
+    trainer.register_hooks([KeepRates(rates), schedule, evaluation, AutoStep(schedule, **settings)])
     try:
         trainer.train(0, max_iter)
     except Stagnated:

@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from detclip2.data.sources.odinw import odinw_sets, read_odinw
+from detclip2.data.sources.detection import category_names
+from detclip2.data.sources.odinw import odinw_prompts, odinw_set, odinw_sets, read_odinw
 from detclip2.errors import UserError
 
 
@@ -109,3 +110,32 @@ def test_other_names_leave_it_to_the_ids(blood, caplog):
 def test_a_box_of_no_class_is_refused(blood, category_id):
     with pytest.raises(UserError, match=rf"annotation 0 has the category_id {category_id}"):
         blood([(0, "cells"), (1, "p"), (2, "r"), (3, "w")], category_id)
+
+
+def test_a_set_for_training_has_prompts_for_names(tmp_path):
+    """Its file has the classes in another order, under other ids, and boxes without an area."""
+    (one,) = odinw_sets(13, ["Aquarium"])
+    classes = list(reversed(one.classes))
+    content = {
+        "images": [{"id": 7, "file_name": "a.jpg", "height": 40, "width": 40}],
+        "categories": [{"id": 10 + i, "name": name} for i, name in enumerate(classes)],
+        "annotations": [
+            {
+                "id": 0,
+                "image_id": 7,
+                "category_id": 10 + classes.index("puffin"),
+                "bbox": [1, 2, 3, 4],
+            }
+        ],
+    }
+    path = one.annotations(tmp_path, "train")
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(content))
+    (record,) = odinw_set("Aquarium", str(tmp_path), "train", str(tmp_path / "output"))
+    assert record["file_name"] == str(path.parent / "a.jpg")
+    prompts = odinw_prompts("Aquarium")
+    assert category_names("Aquarium_train") == prompts
+    assert prompts[record["annotations"][0]["category_id"]] == "puffin with orange beaks"
+    written = json.loads((tmp_path / "output" / "Aquarium_train.json").read_text())
+    assert written["annotations"][0]["id"] == 1
+    assert written["annotations"][0]["area"] == 12
