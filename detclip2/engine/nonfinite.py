@@ -41,6 +41,7 @@ class NonFiniteSteps:
         losses: dict[str, Tensor],
         norm: Tensor | None,
         storage: EventStorage,
+        model: nn.Module,
     ) -> bool:
         """Is a loss of any process, or the norm of the gradients, not finite?
 
@@ -50,6 +51,7 @@ class NonFiniteSteps:
             losses: scalars, of this process.
             norm: of all gradients; None if it does not count.
             storage: is told how many steps were left out, once there are any.
+            model: the parameters whose gradient is at fault are named.
 
         Raises:
             UserError: it was so ``max_in_a_row`` times in a row.
@@ -68,7 +70,7 @@ class NonFiniteSteps:
         storage.put_scalar("nonfinite_steps", self.total, smoothing_hint=False)
         shares = comm.gather({"losses": values, "samples": [_name(s) for s in batch]})
         if comm.is_main_process():
-            self._keep(iteration, shares, size)
+            self._keep(iteration, shares, size, _at_fault(model))
         if self.in_a_row >= self.max_in_a_row:
             raise UserError(
                 f"the loss was not finite {self.in_a_row} times in a row, last at iteration "
@@ -77,7 +79,9 @@ class NonFiniteSteps:
             )
         return True
 
-    def _keep(self, iteration: int, shares: list[dict[str, Any]], norm: float) -> None:
+    def _keep(
+        self, iteration: int, shares: list[dict[str, Any]], norm: float, parameters: list[str]
+    ) -> None:
         logger.warning(
             "iteration %d is left out, its loss or gradient is not finite (%d so far, see %s): %s",
             iteration,
@@ -90,7 +94,12 @@ class NonFiniteSteps:
         for share in shares:
             losses = share["losses"].items()
             share["losses"] = {k: v if math.isfinite(v) else str(v) for k, v in losses}
-        line = {"iteration": iteration, "gradient_norm": norm_in_words, "processes": shares}
+        line = {
+            "iteration": iteration,
+            "gradient_norm": norm_in_words,
+            "parameters": parameters,
+            "processes": shares,
+        }
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
@@ -118,6 +127,12 @@ def keep_buffers(model: nn.Module) -> Callable[[], None]:
             buffer.copy_(value)
 
     return restore
+
+
+def _at_fault(model: nn.Module) -> list[str]:
+    """Names of parameters with a gradient that is not finite."""
+    gradients = ((name, p.grad) for name, p in model.named_parameters() if p.grad is not None)
+    return [name for name, gradient in gradients if not gradient.isfinite().all()]
 
 
 def _name(sample: dict[str, Any]) -> dict[str, Any]:

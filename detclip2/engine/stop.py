@@ -35,6 +35,7 @@ class StopOnSignal(HookBase):
         self.requested: int | None = None
         """The signal that asked to stop."""
         self._done: int | None = None  # the last iteration after which all hooks were called
+        self._together = False  # do all processes stop after this iteration?
         self._pid = os.getpid()
 
     @contextmanager
@@ -48,6 +49,10 @@ class StopOnSignal(HookBase):
             before = {s: signal.signal(s, self._handle) for s in SIGNALS}
         try:
             yield
+        except SystemExit:
+            if self._together:  # whoever launched them ends the others once one has exited
+                comm.synchronize()
+            raise
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -60,7 +65,7 @@ class StopOnSignal(HookBase):
         is_last = self._done + 1 == self.trainer.max_iter  # it has its checkpoint anyway
         if self._agreed() and not is_last:
             self._save()
-            comm.synchronize()  # where one process exits, the others are ended
+            self._together = True
             raise SystemExit(128 + (self.requested or 0))
 
     def _agreed(self) -> bool:

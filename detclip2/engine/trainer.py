@@ -62,7 +62,7 @@ class Trainer(AMPTrainer):
         self.grad_scaler.unscale_(self.optimizer)
         # float16 may overflow: the scaler leaves such a step out and scales less from then on.
         norm = None if self.grad_scaler.is_enabled() else self._gradient_norm()
-        if self.nonfinite.found(self.iter, batch, losses, norm, self.storage):
+        if self.nonfinite.found(self.iter, batch, losses, norm, self.storage, self.model):
             self.storage.put_scalar("data_time", data_time)
             self.grad_scaler.update(self.grad_scaler.get_scale())
             restore_buffers()

@@ -109,6 +109,7 @@ def test_a_gradient_that_is_not_finite_counts_too(tmp_path):
     with pytest.raises(UserError, match="2 times in a row, last at iteration 1"):
         trainer.train(0, 5)
     assert kept(tmp_path)[0]["gradient_norm"] == "nan"
+    assert kept(tmp_path)[0]["parameters"] == ["weight"]
     assert torch.equal(trainer.model.weight, torch.zeros(3))
 
 
