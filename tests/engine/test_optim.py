@@ -1,11 +1,13 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from detectron2.config import LazyConfig, instantiate
 from torch import nn
 
-from detclip2.engine.optim import TextTowerFactor
+from detclip2.engine.optim import Factors, LayerDecay, TextTowerFactor
+from detclip2.modeling.backbone import TimmBackbone
 
 CONFIG = Path(__file__).parents[2] / "configs" / "optim.py"
 
@@ -37,3 +39,36 @@ def test_only_the_pretrained_part_of_the_text_tower_is_slow(tiny_model):
         f"text_tower.model.{n}" for n, _ in tiny_model.text_tower.model.named_parameters()
     }
     assert factor("text_tower.projection.weight") == 1.0
+
+
+def test_layers_learn_the_slower_the_nearer_they_are_to_the_image():
+    """Against the order in which Swin's parameters stand, which is that of its layers."""
+    depths = (1, 2, 3, 1)
+    backbone = TimmBackbone(
+        "swin_tiny_patch4_window7_224", embed_dim=8, depths=depths, num_heads=(1, 1, 2, 2)
+    )
+    factor = LayerDecay(0.5, depths)
+    names = [f"backbone.bottom_up.{name}" for name, _ in backbone.named_parameters()]
+    own = [name for name in names if ".extractor." in name]
+    exponents = [-np.log2(factor(name)) for name in own]
+    assert set(exponents) == set(range(1, 7 + 2))
+    assert exponents == sorted(exponents, reverse=True)
+    for name, exponent in zip(own, exponents, strict=True):
+        if "patch_embed" in name:
+            assert exponent == 8
+        if "layers_2.blocks.1." in name:
+            assert exponent == 3
+        if "layers_3.downsample" in name or "layers_3.blocks.0." in name:
+            assert exponent == 1
+    assert {factor(name) for name in set(names) - set(own)} == {1.0}
+    assert factor("head.towers.weight") == 1.0
+    with pytest.raises(ValueError, match=r"does not know .*layers_2\.blocks\.2"):
+        LayerDecay(0.5, (1, 2, 2, 1))("backbone.bottom_up.extractor.layers_2.blocks.2.norm1.weight")
+
+
+def test_factors_multiply():
+    factor = Factors([TextTowerFactor(0.1), LayerDecay(0.5, (1, 1, 1, 1))])
+    assert factor("text_tower.model.embed.weight") == pytest.approx(0.1)
+    name = "backbone.bottom_up.extractor.patch_embed.proj.weight"
+    assert factor(name) == pytest.approx(0.5**5)
+    assert factor("head.bias") == 1.0
