@@ -101,7 +101,7 @@ def finetune_config(
             "model": OmegaConf.to_container(base.model, resolve=True),
             "optimizer": OmegaConf.to_container(base.optimizer),
             "lr_multiplier": L(warmup_cosine)(max_iter="${train.max_iter}", warmup_iterations=1),
-            "inference": {**OmegaConf.to_container(base.inference, resolve=True)},
+            "inference": OmegaConf.to_container(base.inference, resolve=True),
             "dataloader": _dataloader(data, output.name, batch_size, settings),
             "train": train,
         },

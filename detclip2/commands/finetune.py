@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         cfg = _new_run(args, output, console)
     before = json.loads((output / RESULTS_NAME).read_text("utf-8"))["before"]
-    model = build_model(cfg, str(output / CONFIG_NAME)).to(cfg.train.device)
+    model: Any = build_model(cfg, str(output / CONFIG_NAME)).to(cfg.train.device)
     after = training.train(cfg, model, args.resume, progress_bar=True)
     _write_json(output / RESULTS_NAME, {"before": before, "after": after["bbox"]})
     _report(console, before, after["bbox"])
@@ -107,8 +107,8 @@ def _new_run(args: argparse.Namespace, output: Path, console: Console) -> Any:
     own["val"] = read_own_data(args.val, args.images)
     names = _names(own)
     report_data(console, own, names)
-    for part, data in own.items():
-        _write_json(output / "data" / f"{part}.json", data.to_coco(names))
+    for part, checked in own.items():
+        _write_json(output / "data" / f"{part}.json", checked.to_coco(names))
     data = Data(
         output / "data" / "train.json",
         output / "data" / "val.json",
@@ -129,7 +129,7 @@ def _new_run(args: argparse.Namespace, output: Path, console: Console) -> Any:
     cfg = finetune_config(base_cfg, base_name, weights.resolve(), data, output, settings)
     LazyConfig.save(cfg, str(output / CONFIG_NAME))
     cfg = _set_up(output)
-    model = build_model(cfg, str(output / CONFIG_NAME)).to(cfg.train.device)
+    model: Any = build_model(cfg, str(output / CONFIG_NAME)).to(cfg.train.device)
     load_weights(model, weights)
     console.print("measuring the model as it is ...")
     with contextlib.redirect_stdout(io.StringIO()):  # of pycocotools

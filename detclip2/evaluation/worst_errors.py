@@ -18,6 +18,7 @@ from detclip2.visualize import font_for
 Entry = dict[str, Any]
 
 MIN_IOU = 0.5
+MAX_DRAWN = 30  # wrong detections in a picture, of which a young model has hundreds
 FOUND, MISSED, WRONG = "#2e8b57", "#ff8c00", "#d62728"
 STYLE = "body{font-family:sans-serif;margin:2em}figure{margin:0 0 2em}img{max-width:100%}"
 
@@ -146,7 +147,8 @@ def _draw(image: np.ndarray, errors: ImageErrors, names: dict[int, str]) -> Imag
     picture = picture.resize((round(picture.width * factor), round(picture.height * factor)))
     canvas = ImageDraw.Draw(picture)
     font = ImageFont.truetype(font_for("".join(names.values())), 13)
-    layers = ((errors.found, FOUND), (errors.missed, MISSED), (errors.wrong, WRONG))
+    wrong = errors.wrong[:MAX_DRAWN]  # the best of them
+    layers = ((errors.found, FOUND), (errors.missed, MISSED), (wrong, WRONG))
     for entries, color in layers:
         for one in entries:
             x, y, width, height = (factor * v for v in one["bbox"])
