@@ -3,6 +3,7 @@ import logging
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -164,6 +165,45 @@ def test_data_without_a_usable_sample_ends_in_a_sentence(train_net, config_file,
         "train.source_ratios={detection: 0, pairs: 1}",
     ]
     assert_ends_in_a_sentence(train_net, command, "100 records in a row gave no sample", capsys)
+
+
+def test_a_full_disk_ends_in_a_sentence_and_leaves_the_last_checkpoint(
+    train_net, config_file, tmp_path, capsys, monkeypatch
+):
+    output = tmp_path / "output"
+    keys = [f"train.output_dir={output}", "train.max_iter=2"]
+    train_net.main(arguments("--config-file", config_file, *keys))
+    final = (output / "model_final.pth").read_bytes()
+    opened = Path.open
+
+    def open_full(self, *args, **kwargs):
+        is_checkpoint = self.name.startswith(".model_0")
+        return opened(Path("/dev/full") if is_checkpoint else self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", open_full)
+    sentence = "model_0000002.pth could not be written: No space left on device"
+    command = ["--config-file", config_file, "--resume", f"train.output_dir={output}"]
+    assert_ends_in_a_sentence(train_net, command, sentence, capsys)
+    assert (output / "last_checkpoint").read_text() == "model_final.pth"
+    assert (output / "model_final.pth").read_bytes() == final
+
+
+def test_a_fast_dev_run_goes_through_everything(train_net, config_file, tmp_path, capsys):
+    output = tmp_path / "output"
+    keys = ["train.fast_dev_run=True", "train.ema=0.9", "train.micro_batch={caption: 3}"]
+    train_net.main(arguments("--config-file", config_file, f"train.output_dir={output}", *keys))
+    assert [path.name for path in output.iterdir()] == ["fast_dev_run"]
+    names = {path.name for path in (output / "fast_dev_run").iterdir()}
+    assert names >= {
+        *("config.yaml", "log.txt", "metrics.json", "curves.png", "model.safetensors"),
+        *("model_0000001.pth", "model_0000003.pth", "model_final.pth", "last_checkpoint"),
+    }
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    lines = metrics(output / "fast_dev_run")
+    assert sorted(lines) == [0, 1, 2, 3]
+    printed = capsys.readouterr().out
+    for words in ("images/s: ", "detection ", "pairs ", "waiting for data: ", "memory: ", "eta: "):
+        assert words in printed
 
 
 def run_script(*words):
