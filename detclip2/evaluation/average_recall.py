@@ -65,7 +65,8 @@ class AverageRecallEvaluator(DatasetEvaluator):
         for annotation in content["annotations"]:
             self._boxes[annotation["image_id"]].append({**annotation, "category_id": 0})
         self._image_ids = {image["id"] for image in content["images"]}
-        self._total = sum(_in_areas(self._boxes[image_id]) for image_id in self._image_ids)
+        in_areas = [_in_areas(self._boxes[image_id]) for image_id in self._image_ids]
+        self._total = np.sum(in_areas, axis=0)
         self.protocol = Protocol(
             dataset_name,
             annotations_of(self._json_file),

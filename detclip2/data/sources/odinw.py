@@ -89,12 +89,12 @@ def _all_sets() -> list[OdinwSet]:
     folder = files("detclip2") / "resources" / "odinw"
     texts = (file.read_text("utf-8") for file in folder.iterdir() if file.name.endswith(".yaml"))
     contents: list[Any] = [OmegaConf.to_container(OmegaConf.create(text)) for text in texts]
-    tuples = ("benchmarks", "classes", "source", "classes_of_13", "written_prompts")
-    sets = [
-        OdinwSet(**{key: tuple(v) if key in tuples else v for key, v in content.items()})
-        for content in contents
-    ]
+    sets = [OdinwSet(**{key: _frozen(v) for key, v in of.items()}) for of in contents]
     return sorted(sets, key=lambda one: one.name.lower())
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def read_odinw(one: OdinwSet, root: Path, split: str) -> Content:
