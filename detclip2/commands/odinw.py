@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     for one in found:
         results[one.name] = evaluate_odinw(one, settings, detect, args.output)
         of_set = results[one.name]
-        line = f"{one.name}: {of_set['annotations']}; prompts: {', '.join(of_set['prompts'])}"
+        line = f"{one.name}: {of_set['annotations']}; prompts: {' | '.join(of_set['prompts'])}"
         console.print(line, soft_wrap=True, markup=False)
     absent = {
         "not_found": [one.name for one in not_found],
