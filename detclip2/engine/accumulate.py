@@ -61,7 +61,8 @@ class GradientsInParts:
     def _boxes(
         self, samples: list[Sample], parts: list[slice], batch: PhraseBatch, phrases: Tensor
     ) -> Losses:
-        model, counts, total = self.model, None, {}
+        model, counts = self.model, None
+        total: Losses = {}
         batch, phrases = gather_phrases(batch, phrases)
         leaf = phrases.detach().requires_grad_()
         for part in parts:

@@ -6,7 +6,7 @@ the same loop on the config that it writes.
 
 import contextlib
 import logging
-from typing import Any
+from typing import Any, cast
 
 import torch
 from detectron2.engine import create_ddp_model, default_setup, default_writers, hooks
@@ -80,7 +80,7 @@ def train(
         micro_batch=keys.micro_batch,
     )
     average = AverageWeights(model, keys.ema) if keys.ema else None
-    best_model = average.model if average else model
+    best_model = cast(DetCLIPv2, average.model) if average else model
     averaged = {"ema": average.model} if average else {}
     checkpointer = Checkpointer(model, keys.output_dir, trainer=trainer, **averaged)
     stop = StopOnSignal(checkpointer)
