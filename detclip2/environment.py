@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from detclip2.errors import MISSING_DETECTRON2, UserError, missing_package
+from detclip2.quiet import without_upstream_warnings
 
 # Distributions whose module has another name.
 MODULES = {"opencv-python-headless": "cv2", "pillow": "PIL", "hydra-core": "hydra"}
@@ -48,8 +49,9 @@ def require_packages(program: str) -> None:
         program: what the sentence begins with.
     """
     try:
-        for module in ("detectron2", "detclip2.modeling.detclip"):
-            importlib.import_module(module)
+        with without_upstream_warnings():
+            for module in ("detectron2", "detclip2.modeling.detclip"):
+                importlib.import_module(module)
     except ModuleNotFoundError as error:
         if not (sentence := missing_package(error)):
             raise
