@@ -94,7 +94,8 @@ def distribution(module: str) -> str:
 
 
 def test_every_import_is_declared():
-    known = {*declared(), *extra("spacy"), *extra("pandas"), "detectron2", "detclip2"}
+    known = {*declared(), *extra("spacy"), *extra("pandas"), *extra("wandb")}
+    known |= {"detectron2", "detclip2"}
     imported = imported_modules("detclip2")
     assert not {m: p for m, p in imported.items() if distribution(m) not in known}
 
@@ -218,7 +219,9 @@ def test_no_path_of_a_machine_and_no_index_host_is_in_the_repository():
 
 
 def test_each_command_has_its_module_and_each_module_its_command():
-    modules = {p.stem for p in (ROOT / "detclip2/commands").glob("*.py")} - {"__init__"}
+    files = (ROOT / "detclip2/commands").glob("*.py")
+    # What several commands share lies beside them, and has nothing to run.
+    modules = {path.stem for path in files if "\ndef run(" in path.read_text(encoding="utf-8")}
     assert modules == {name.replace("-", "_") for name in COMMANDS}
 
 
