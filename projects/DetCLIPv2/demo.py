@@ -22,7 +22,7 @@ from detectron2.engine import default_argument_parser
 
 from detclip2.cli import main as detclip2
 from detclip2.data.sources.emoji import EmojiScenes
-from detclip2.data.sources.emoji.categories import make_world, names_of
+from detclip2.data.sources.emoji.sets import base_names
 from detclip2.engine.training import set_up, train
 from detclip2.errors import UserError
 from detclip2.model_folder import WEIGHTS_NAME
@@ -60,7 +60,6 @@ def draw_pictures(folder: Path) -> list[str]:
         seed=cfg.world.seed + 1,
         objects=(3, 4),
         long_tail=0.0,
-        contents=("base", "novel"),
     )
     folder.mkdir(parents=True, exist_ok=True)
     files = []
@@ -82,15 +81,12 @@ def main() -> int:
     except UserError as error:
         print(f"demo: {error}", file=sys.stderr)
         return 2
-    world = make_world(LazyConfig.load(str(CONFIG)).world.categories)
-    names = args.names or ", ".join(names_of(world.seen))
+    names = args.names or ", ".join(base_names(LazyConfig.load(str(CONFIG)).world.categories))
     output = str(MODEL / "found")
     options = ["--names", names, "--model", str(MODEL), "--output", output]
     # The model is small and young: show what it is sure of, and one name for each box.
     options += ["--score-threshold", "0.5", "--class-agnostic-nms"]
-    code = detclip2(["predict", *images, *options])
-    print(f"Learnt from captions, without a single box: {', '.join(names_of(world.novel))}.")
-    return code
+    return detclip2(["predict", *images, *options])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What `make demo` trains: the nano model on a small world, in minutes on two cores."""
 
-from .emoji_nano_pairs import (
+from .emoji_nano_detection import (
     dataloader,
     inference,
     lr_multiplier,
@@ -10,9 +10,8 @@ from .emoji_nano_pairs import (
     world,
 )
 
-world.categories = 40
+world.update(categories=40, size=192)
 dataloader.test.dataset.count = 100
+optimizer.lr = 2e-3
 lr_multiplier.warmup_iterations = 50
-train.update(
-    source_starts=dict(pairs=300), max_iter=1000, checkpointer=dict(period=100, max_to_keep=1)
-)
+train.update(max_iter=700, checkpointer=dict(period=100, max_to_keep=1))
