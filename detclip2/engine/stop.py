@@ -23,8 +23,9 @@ class StopOnSignal(HookBase):
     """On SIGTERM or SIGINT: ends the iteration, writes a checkpoint, and exits with 128 + signal.
 
     All processes stop after the same iteration, whichever of them got the signal. A second signal
-    ends the process at once. During an evaluation, which may take long, the main process does not
-    wait for its end. Belongs before the evaluation among the hooks, after those that change state.
+    ends the process at once. During an evaluation, which may take long, the checkpoint is written
+    at once, and a process that is alone does not wait for the end. Belongs before the evaluation
+    among the hooks, after those that change state.
 
     Args:
         checkpointer: writes the checkpoint, in the main process.
@@ -92,9 +93,11 @@ class StopOnSignal(HookBase):
         os.write(2, f"{signal.Signals(number).name}: stopping after this iteration\n".encode())
         iteration = self.trainer.iter
         if comm.is_main_process() and iteration in (self._done, self.trainer.max_iter):
-            if iteration == self._done:  # during an evaluation between two iterations
+            if iteration == self._done:  # between two iterations, perhaps in an evaluation
                 self._save()
-            raise SystemExit(128 + number)
+            # Others would wait for a process that leaves alone: they all stop after the next one.
+            if comm.get_world_size() == 1:
+                raise SystemExit(128 + number)
 
 
 def _die_of(number: int) -> None:
