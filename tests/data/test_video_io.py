@@ -99,7 +99,7 @@ def test_frames_of_a_telephone_held_upright(mp4):
         ("clip.avi", "mpeg4", {}),
         ("clip.mkv", "libx264", {}),
         ("clip.webm", "libvpx-vp9", {}),
-        ("clip.ts", "libx264", {}),
+        # Not MPEG-TS: it has no index, and FFmpeg does not always report the broken last frame.
     ],
 )
 def test_a_video_that_ends_in_the_middle_of_a_frame(tmp_path, name, codec, options, share):
