@@ -12,6 +12,7 @@ from detclip2.files import write_whole
 CONFIG_NAME = "config.yaml"
 WEIGHTS_NAME = "model.safetensors"
 ENVIRONMENT_VARIABLE = "DETCLIP2_MODEL"
+SHIPPED = Path(__file__).parent / "resources" / "models" / "emoji_nano"
 
 
 def read_model_folder(folder: str | os.PathLike[str]) -> tuple[Path, Path]:
@@ -43,24 +44,15 @@ def save_weights(model: nn.Module, folder: str | os.PathLike[str]) -> Path:
 def default_model() -> tuple[Path, Path]:
     """The config and the weights to use where none are given.
 
-    The first of: the folder in the environment variable ``DETCLIP2_MODEL``; a model that ships
-    with the package; what ``make demo`` has trained in this source checkout.
+    The folder in the environment variable ``DETCLIP2_MODEL``, else the model that ships with the
+    package.
 
     Raises:
-        UserError: there is none, or the environment variable names no model folder.
+        UserError: the environment variable names no model folder.
     """
     if folder := os.environ.get(ENVIRONMENT_VARIABLE):
         try:
             return read_model_folder(folder)
         except UserError as error:
             raise UserError(f"{ENVIRONMENT_VARIABLE} is set: {error}") from None
-    package = Path(__file__).parent
-    shipped = sorted((package / "resources" / "models").glob("*/"))
-    for candidate in [*shipped, package.parent / "output" / "demo"]:
-        if (candidate / WEIGHTS_NAME).is_file():
-            return read_model_folder(candidate)
-    raise UserError(
-        "there is no trained model yet: run `make demo`, which trains a small one, or give "
-        f"--config and --weights, or --model with a folder that holds {CONFIG_NAME} and "
-        f"{WEIGHTS_NAME}"
-    )
+    return read_model_folder(SHIPPED)

@@ -22,6 +22,7 @@ from detclip2.data.names import Names, check_names
 from detclip2.data.video_io import Video, is_video
 from detclip2.devices import checked_device
 from detclip2.errors import UserError
+from detclip2.model_folder import default_model
 from detclip2.modeling.weights import load_weights
 from detclip2.results import Labels
 from detclip2.selection import Selection
@@ -37,7 +38,7 @@ _ONE_IMAGE = (str, os.PathLike, bytes, bytearray, np.ndarray, Image.Image, torch
 class OpenVocabularyPredictor:
     """Finds what you name in pictures::
 
-        predictor = OpenVocabularyPredictor("config.py", "model.safetensors")
+        predictor = OpenVocabularyPredictor()  # or (config, weights)
         predictor.set_vocabulary(["red apple", "fire engine"])
         instances = predictor("kitchen.jpg")
         instances.pred_boxes, instances.scores, instances.labels
@@ -51,7 +52,8 @@ class OpenVocabularyPredictor:
 
     Args:
         config: a LazyConfig (.py, or .yaml as ``LazyConfig.save`` writes it), or one that is
-            loaded; read are its nodes ``model`` and ``inference``.
+            loaded; read are its nodes ``model`` and ``inference``. None takes config and weights
+            of :func:`~detclip2.model_folder.default_model`: what ships with the package.
         weights: a .safetensors file, or a torch file that needs no pickle; None leaves the model
             as its config makes it.
         device: "cpu", "cuda", ...; the GPU by default, where there is one.
@@ -68,7 +70,7 @@ class OpenVocabularyPredictor:
 
     def __init__(
         self,
-        config: str | os.PathLike[str] | Mapping[str, Any],
+        config: str | os.PathLike[str] | Mapping[str, Any] | None = None,
         weights: str | os.PathLike[str] | None = None,
         device: str | torch.device | None = None,
         *,
@@ -78,6 +80,10 @@ class OpenVocabularyPredictor:
         max_detections: int | None = None,
         batch_size: int | None = None,
     ) -> None:
+        if config is None:
+            if weights is not None:
+                raise UserError("weights without a config: give the config they were trained with")
+            config, weights = default_model()
         own = Selection(score_threshold, nms_threshold, class_agnostic_nms, max_detections)
         cfg, name = load_config(config)
         settings = inference_settings(cfg, name)

@@ -292,14 +292,6 @@ def test_which_model(predict, photo, tmp_path, nano_folder, monkeypatch):
     code, _, err, _ = predict(photo, model=())
     assert code == 2
     assert "DETCLIP2_MODEL" in sentence(err)
-    monkeypatch.delenv("DETCLIP2_MODEL")
-    monkeypatch.setattr(model_folder, "__file__", str(tmp_path / "package" / "model_folder.py"))
-    code, _, err, _ = predict(photo, model=())
-    assert code == 2
-    assert "make demo" in sentence(err)
-    (tmp_path / "output").mkdir(exist_ok=True)
-    (tmp_path / "output" / "demo").symlink_to(nano_folder)  # where `make demo` leaves its model
-    assert predict(photo, model=())[0] == 0
     config = nano_folder / "config.yaml"
     for model in [
         ("--config", config),

@@ -21,15 +21,16 @@ PAGE = Path(__file__).parents[1] / "docs" / "inference.md"
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch, nano_folder, nano_config):
-    """Where the reader is: with a model in output/demo, a picture and a video."""
-    demo = tmp_path / "output" / "demo"
-    demo.mkdir(parents=True)
+    """Where the reader is: with a model, a picture and a video."""
+    model = tmp_path / "model"
+    model.mkdir()
+    monkeypatch.setenv("DETCLIP2_MODEL", str(model))
     cfg = OmegaConf.create(nano_config, flags={"allow_objects": True})
     cfg.inference = {"min_size": 96, "max_size": 160, "batch_size": 4, "score_threshold": 0.3}
-    LazyConfig.save(cfg, str(demo / "config.yaml"))
+    LazyConfig.save(cfg, str(model / "config.yaml"))
     weights = load_file(nano_folder / "model.safetensors")
     weights["align.bias"] += 4  # so that the untrained model finds something
-    save_file(weights, demo / "model.safetensors")
+    save_file(weights, model / "model.safetensors")
     noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "kitchen.jpg")
     write(tmp_path / "clip.mp4", list(pictures())[:COUNT])

@@ -3,9 +3,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from detclip2 import model_folder
 from detclip2.errors import UserError
-from detclip2.model_folder import default_model, read_model_folder, save_weights
+from detclip2.model_folder import SHIPPED, default_model, read_model_folder, save_weights
 
 
 def make_folder(path, names=("config.yaml", "model.safetensors")):
@@ -47,39 +46,15 @@ def test_weights_come_back_as_they_were(tmp_path):
     assert all(torch.equal(loaded[name], value) for name, value in model.state_dict().items())
 
 
-@pytest.fixture
-def checkout(tmp_path, monkeypatch):
-    """A source checkout of its own, without models."""
+def test_the_default_is_the_environment_s_then_the_package_s(tmp_path, monkeypatch):
     monkeypatch.delenv("DETCLIP2_MODEL", raising=False)
-    package = tmp_path / "detclip2"
-    package.mkdir()
-    monkeypatch.setattr(model_folder, "__file__", str(package / "model_folder.py"))
-    return tmp_path
+    assert default_model() == read_model_folder(SHIPPED)
+    folder = make_folder(tmp_path / "mine")
+    monkeypatch.setenv("DETCLIP2_MODEL", str(folder))
+    assert default_model()[0].parent == folder
 
 
-def test_the_default_is_the_environment_s_then_the_package_s_then_the_demo_s(checkout, monkeypatch):
-    with pytest.raises(UserError, match="run `make demo`"):
-        default_model()
-    candidates = [
-        checkout / "output" / "demo",
-        checkout / "detclip2" / "resources" / "models" / "nano",
-        checkout / "mine",
-    ]
-    for folder in candidates[:2]:
-        make_folder(folder)
-        assert default_model()[0].parent == folder
-    monkeypatch.setenv("DETCLIP2_MODEL", str(make_folder(candidates[2])))
-    assert default_model()[0].parent == candidates[2]
-
-
-def test_a_wrong_environment_variable_is_told_and_not_passed_over(checkout, monkeypatch):
-    make_folder(checkout / "output" / "demo")
-    monkeypatch.setenv("DETCLIP2_MODEL", str(checkout / "nowhere"))
+def test_a_wrong_environment_variable_is_told_and_not_passed_over(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETCLIP2_MODEL", str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match=r"DETCLIP2_MODEL is set: .*nowhere"):
-        default_model()
-
-
-def test_a_training_that_was_interrupted_is_no_model(checkout):
-    make_folder(checkout / "output" / "demo", ["config.yaml"])
-    with pytest.raises(UserError, match="run `make demo`"):
         default_model()

@@ -40,7 +40,7 @@ def run(words):
 
 
 def test_from_annotations_to_a_model_its_config_and_its_errors(command, base, tmp_path, capsys):
-    mix = f"{PROJECT / 'configs' / 'emoji_nano_demo.py'}/detection"
+    mix = f"{PROJECT / 'configs' / 'emoji_nano_detection.py'}/detection"
     words = ["--iterations", 4, "--batch-size", 2, "--mix", mix, "--mix-share", 0.5]
     assert run([*command, *words]) == 0
     printed = capsys.readouterr().out

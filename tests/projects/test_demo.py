@@ -2,11 +2,9 @@ import os
 import subprocess
 import sys
 
-import pytest
-from detectron2.config import LazyConfig
-from tiny_training import PROJECT, tiny_config
+from tiny_training import PROJECT
 
-# The demo with another folder and a smaller training.
+# The demo with another folder.
 DEMO = """
 import sys
 from pathlib import Path
@@ -14,34 +12,34 @@ from pathlib import Path
 sys.path.insert(0, sys.argv.pop(1))
 import demo
 
-demo.MODEL, demo.CONFIG = Path(sys.argv.pop(1)), Path(sys.argv.pop(1))
+demo.OUTPUT = Path(sys.argv.pop(1))
 sys.exit(demo.main())
 """
 
 
-def python(code, *words):
+def run_demo(output, *words):
     return subprocess.run(
-        [sys.executable, "-c", code, *map(str, words)],
+        [sys.executable, "-c", DEMO, *map(str, (PROJECT, output, *words))],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
 
 
-@pytest.fixture
-def config_file(tmp_path):
-    LazyConfig.save(tiny_config("", iterations=2), str(tmp_path / "tiny.yaml"))
-    return tmp_path / "tiny.yaml"
-
-
-def test_a_folder_of_any_name(config_file, tmp_path):
-    """Spaces, "=" and "[" mean something in the overrides of a config."""
-    model = tmp_path / "my pictures = [new, {1}" / "demo's"
-    ended = python(DEMO, PROJECT, model, config_file)
+def test_names_with_and_without_boxes_are_found_in_new_pictures(tmp_path):
+    ended = run_demo(tmp_path)
     assert ended.returncode == 0, ended.stderr
-    assert "There is no trained model yet" in ended.stdout
-    assert "AP50 on 4 new pictures" in ended.stdout
-    names = {path.name for path in model.iterdir()}
-    assert names >= {"config.yaml", "model.safetensors", "log.txt", "pictures", "found"}
-    assert len(list((model / "found").iterdir())) == 3
-    assert {path.name for path in tmp_path.iterdir()} == {"tiny.yaml", model.parent.name}
+    assert len(list((tmp_path / "pictures").iterdir())) == 3
+    assert len(list(tmp_path.glob("*.detections.png"))) == 3
+    said = next(line for line in ended.stdout.splitlines() if "never boxed" in line)
+    new = said.partition(": ")[2].split(", ")
+    found = [name for name in new if name in ended.stdout.replace(said, "")]
+    assert found, ended.stdout
+
+
+def test_own_pictures_and_names(tmp_path):
+    run_demo(tmp_path / "first")
+    picture = tmp_path / "first" / "pictures" / "scene_0.png"
+    ended = run_demo(tmp_path / "second", picture, "--names", "drum, owl")
+    assert ended.returncode == 0, ended.stderr
+    assert [path.name for path in (tmp_path / "second").iterdir()] == ["scene_0.detections.png"]

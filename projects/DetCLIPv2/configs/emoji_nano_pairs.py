@@ -16,5 +16,5 @@ dataloader.train.pairs = pairs
 # the names that have boxes; a larger weight keeps the lesson going for the others.
 model.contrast.weight = 1.0
 # From random weights, pairs teach nothing before boxes have taught regions to differ: they begin
-# after 800 iterations. In all, 2000 are of boxes, as in emoji_nano_detection, and 2000 of pairs.
-train.update(source_ratios=dict(detection=3, pairs=5), source_starts=dict(pairs=800), max_iter=4000)
+# after 800 iterations. In all, 2000 are of boxes, as in emoji_nano_detection, and 1500 of pairs.
+train.update(source_ratios=dict(detection=4, pairs=5), source_starts=dict(pairs=800), max_iter=3500)
