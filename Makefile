@@ -19,7 +19,7 @@ help:  ## say what can be made
 
 setup: $(READY)  ## make .venv with everything pinned, and install an emoji font
 
-demo: setup  ## find things by name in pictures (trains its small model at the first run)
+demo: setup  ## find things by name in pictures, with the small model that ships
 	$(BIN)/python projects/DetCLIPv2/demo.py
 
 test: lint types  ## lint, types and all tests

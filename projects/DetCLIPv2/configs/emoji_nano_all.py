@@ -13,7 +13,7 @@ from .emoji_nano_pairs import (
 
 dataloader.train.grounding = grounding
 train.update(
-    source_ratios=dict(detection=3, grounding=5, pairs=5),
+    source_ratios=dict(detection=4, grounding=5, pairs=5),
     source_starts=dict(grounding=800, pairs=800),
-    max_iter=6000,
+    max_iter=5000,
 )

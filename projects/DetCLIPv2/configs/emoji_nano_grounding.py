@@ -13,5 +13,5 @@ from .emoji_nano_detection import (
 
 dataloader.train.grounding = grounding
 train.update(
-    source_ratios=dict(detection=1, grounding=1), source_starts=dict(grounding=800), max_iter=3200
+    source_ratios=dict(detection=4, grounding=5), source_starts=dict(grounding=800), max_iter=3500
 )
