@@ -309,6 +309,15 @@ def test_a_vocabulary_of_another_encoder_is_refused(colors, tmp_path):
         colors.set_vocabulary(vocabulary.encode(lambda p: torch.eye(3)[: len(p)], "colours"))
 
 
+def test_without_config_it_is_the_default_model(nano_folder, monkeypatch):
+    monkeypatch.setenv("DETCLIP2_MODEL", str(nano_folder))
+    predictor = OpenVocabularyPredictor(device="cpu", score_threshold=0.25)
+    assert predictor.settings.min_size == 96
+    assert predictor.selection.score_threshold == 0.25
+    with pytest.raises(UserError, match="give the config"):
+        OpenVocabularyPredictor(weights=nano_folder / "model.safetensors")
+
+
 def test_without_vocabulary(colors):
     with pytest.raises(UserError, match="call set_vocabulary"):
         colors(picture())

@@ -222,6 +222,8 @@ def test_two_processes_learn_what_one_does(train_net, config_file, tmp_path):
     command = ["--config-file", config_file]
     train_net.main(arguments(*command, *changes, f"train.output_dir={tmp_path / 'one'}"))
     command += ["--num-gpus", 2, "--dist-url", "auto"]
+    # Processes that are spawned spawn their data workers too, and send them all by pickle.
+    changes += [f"dataloader.train.{source}.num_workers=1" for source in ("detection", "pairs")]
     script = run_script(*command, *changes, f"train.output_dir={tmp_path / 'two'}")
     assert script.returncode == 0, script.stderr
     one, two = metrics(tmp_path / "one"), metrics(tmp_path / "two")

@@ -45,7 +45,7 @@ class DetectionMapper(Mapper):
     ):
         super().__init__(augmentations, max_phrases, counter)
         self.negatives = negatives
-        self.prompts = prompts or (lambda name: name)
+        self.prompts = prompts or str
         self.names: list[str] = []  # distinct names
         self.phrases: list[str] = []  # their prompts
         index_of: dict[str, int] = {}
