@@ -149,17 +149,17 @@ def test_says_in_one_sentence_that_nothing_can_be_used(num_workers):
 
 
 def draws_of(rank, world_size):
-    loader = loader_of(11, batch_size=4, num_workers=2 * rank)  # a worker is not its parent's rank
+    loader = loader_of(11, batch_size=6, num_workers=rank)  # a worker is not its parent's rank
     return [[(s["id"], s["random"]) for s in loader.next_batch()] for _ in range(5)]
 
 
-def test_two_processes_together_see_what_one_sees():
-    first, second = run_processes(draws_of, 2)
-    alone = batches(loader_of(11, batch_size=4), 5)
-    assert [sorted(a + b) for a, b in zip(first, second, strict=True)] == [
-        sorted(batch) for batch in alone
-    ]
-    assert all(len(batch) == 2 for batch in first + second)
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_processes_together_see_what_one_sees(world_size):
+    together = run_processes(draws_of, world_size)
+    alone = batches(loader_of(11, batch_size=6), 5)
+    for *shares, whole in zip(*together, alone, strict=True):
+        assert sorted(itertools.chain(*shares)) == sorted(whole)
+        assert {len(share) for share in shares} == {6 // world_size}
 
 
 def test_the_sampler_knows_its_process_where_it_was_made(monkeypatch):

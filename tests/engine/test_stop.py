@@ -108,15 +108,16 @@ def one_is_asked(rank, world_size, folder):
     torch.manual_seed(0)
     extra = [Send(signal.SIGTERM, 3, "after_backward")] if rank == 1 else []
     try:
-        train(folder, *extra, loader=toy_loader(batch_sizes=(2, 2)))
+        train(folder, *extra, loader=toy_loader(batch_sizes=(world_size, world_size)))
     except SystemExit as error:
         return {"code": error.code}
     return {"code": 0}
 
 
-def test_all_processes_stop_after_the_same_iteration(tmp_path):
-    ended = run_processes(one_is_asked, 2, str(tmp_path))
-    assert [process["code"] for process in ended] == [128 + signal.SIGTERM] * 2
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_all_processes_stop_after_the_same_iteration(tmp_path, world_size):
+    ended = run_processes(one_is_asked, world_size, str(tmp_path))
+    assert [process["code"] for process in ended] == [128 + signal.SIGTERM] * world_size
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000003.pth"
 
 
