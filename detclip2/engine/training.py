@@ -24,8 +24,8 @@ from detclip2.engine.auto_step import AutoStep, Stagnated
 from detclip2.engine.checkpoint import Checkpointer
 from detclip2.engine.curves import DrawCurves
 from detclip2.engine.ema import AverageWeights
-from detclip2.engine.faster import make_faster
 from detclip2.engine.fast_dev_run import FirstBatches, shorten
+from detclip2.engine.faster import make_faster
 from detclip2.engine.memory import keep_freed_memory
 from detclip2.engine.nonfinite import NonFiniteSteps
 from detclip2.engine.progress import ProgressBar
@@ -45,13 +45,19 @@ from detclip2.modeling.detclip import DetCLIPv2
 logger = logging.getLogger("detclip2")
 
 
-def evaluate(cfg: DictConfig, model: DetCLIPv2) -> dict[str, Any]:
-    """Detect the names of the test set in its images, and measure."""
-    loader = build(cfg, "dataloader.test")
+def evaluate(cfg: DictConfig, model: DetCLIPv2, part: str = "dataloader") -> dict[str, Any]:
+    """Detect the names of the test set in its images, and measure.
+
+    Args:
+        cfg: the config.
+        model: in evaluation mode.
+        part: the key with ``test`` and ``evaluator``.
+    """
+    loader = build(cfg, f"{part}.test")
     if cfg.train.fast_dev_run:
         loader = FirstBatches(loader)
-    evaluator = build(cfg, "dataloader.evaluator")
-    model.set_vocabulary(category_names(cfg.dataloader.evaluator.dataset_name))
+    evaluator = build(cfg, f"{part}.evaluator")
+    model.set_vocabulary(category_names(cfg[part].evaluator.dataset_name))
     results = inference_on_dataset(model, loader, evaluator)
     print_csv_format(results)
     return results

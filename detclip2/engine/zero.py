@@ -1,4 +1,4 @@
-"""Optimizer state that the processes share out among themselves (ZeRO stage 1, arXiv 1910.02054)."""
+"""Optimizer state that processes share out among themselves (ZeRO stage 1, arXiv 1910.02054)."""
 
 from detectron2.utils import comm
 from torch.distributed.optim import ZeroRedundancyOptimizer

@@ -1,5 +1,6 @@
 import json
 import math
+from pathlib import Path
 
 import pytest
 from detectron2.config import LazyConfig, instantiate
@@ -8,7 +9,7 @@ from tiny_training import PROJECT, tiny_config
 
 from detclip2.cli import main as detclip2
 from detclip2.errors import UserError
-from detclip2.finetune import iterations_for, mixed_source
+from detclip2.finetune import Mixed, iterations_for
 from detclip2.model_folder import read_model_folder, save_weights
 from detclip2.modeling.weights import read_weights
 
@@ -40,7 +41,10 @@ def run(words):
 
 
 def test_from_annotations_to_a_model_its_config_and_its_errors(command, base, tmp_path, capsys):
-    mix = f"{PROJECT / 'configs' / 'emoji_nano_demo.py'}/detection"
+    demo = LazyConfig.load(str(PROJECT / "configs" / "emoji_nano_demo.py"))
+    demo.dataloader.test.dataset.count = 3
+    LazyConfig.save(demo, str(tmp_path / "demo.yaml"))
+    mix = f"{tmp_path / 'demo.yaml'}/detection"
     words = ["--iterations", 4, "--batch-size", 2, "--mix", mix, "--mix-share", 0.5]
     assert run([*command, *words]) == 0
     printed = capsys.readouterr().out
@@ -50,6 +54,11 @@ def test_from_annotations_to_a_model_its_config_and_its_errors(command, base, tm
     config, weights = read_model_folder(output)
     results = json.loads((output / "finetune.json").read_text())
     assert results["before"].keys() == results["after"].keys() >= {"AP", "AP-red square"}
+    forgotten = results["zero_shot"]
+    assert forgotten["before"].keys() == forgotten["after"].keys() >= {"AP", "AP50", "AP75"}
+    assert forgotten["before"] != results["before"]
+    assert len(list((output / "zero_shot" / "data").rglob("*.jpg"))) == 3
+    assert "of names from --mix" in printed
     assert (output / "errors" / "index.html").is_file()
     assert any(
         not before.equal(after)
@@ -117,8 +126,16 @@ def test_the_schedule_follows_from_the_number_of_images(images, batch, iteration
 
 
 def test_the_source_to_mix_in_stands_by_itself():
-    node = mixed_source(f"{PROJECT / 'configs' / 'emoji_nano_pairs.py'}/pairs")
-    assert "${" not in str(node)
-    assert node["records"]["size"] == 128
+    mixed = Mixed.of(f"{PROJECT / 'configs' / 'emoji_nano_pairs.py'}/pairs", Path("output"))
+    assert "${" not in str(mixed)
+    assert mixed.source["records"]["size"] == 128
+    assert mixed.test["test"]["dataset"]["folder"] == "output/data"
     with pytest.raises(UserError, match=r"has the sources \['detection', 'pairs'\], not 'pears'"):
-        mixed_source(f"{PROJECT / 'configs' / 'emoji_nano_pairs.py'}/pears")
+        Mixed.of(f"{PROJECT / 'configs' / 'emoji_nano_pairs.py'}/pears", Path("output"))
+
+
+def test_a_config_without_a_test_set_may_be_mixed_in(tmp_path):
+    cfg = LazyConfig.load(str(PROJECT / "configs" / "emoji_nano_pairs.py"))
+    del cfg.dataloader["test"]
+    LazyConfig.save(cfg, str(tmp_path / "config.yaml"))
+    assert Mixed.of(f"{tmp_path / 'config.yaml'}/pairs", tmp_path).test is None

@@ -52,9 +52,7 @@ def whole(model, samples):
 
 
 def whole_in_parallel(model, samples):
-    parallel = DistributedDataParallel(
-        model, broadcast_buffers=False, find_unused_parameters=True
-    )
+    parallel = DistributedDataParallel(model, broadcast_buffers=False, find_unused_parameters=True)
     losses, gradients = whole(parallel, samples)
     return losses, {name.removeprefix("module."): g for name, g in gradients.items()}
 
