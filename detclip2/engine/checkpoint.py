@@ -20,8 +20,8 @@ class Checkpointer(DetectionCheckpointer):
     .safetensors files are read too. Where a checkpoint has an average of the weights ("ema"), that
     is what a new run starts from.
 
-    Where a checkpointable is shared out over processes (see :mod:`detclip2.engine.zero`), all of them
-    must call :meth:`save`; only the main process writes.
+    Where a checkpointable is shared out over processes (see :mod:`detclip2.engine.zero`), all of
+    them must call :meth:`save`; only the main process writes.
     """
 
     _weights_only = False
