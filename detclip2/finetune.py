@@ -141,7 +141,7 @@ class Mixed:
 
     source: Any
     test: dict[str, Any] | None
-    """``test`` and ``evaluator`` for the names of that config; None if it has no data set."""
+    """``test`` and ``evaluator`` for the names of that config; None if it has none that gives AP."""
 
     @classmethod
     def of(cls, name: str, folder: Path) -> "Mixed":
@@ -167,7 +167,7 @@ class Mixed:
         OmegaConf.update(cfg, "train.output_dir", str(folder), force_add=True)
         data, test = cfg.dataloader, None
         try:
-            if "test" in data and "dataset_name" in data.get("evaluator", {}):
+            if "test" in data and "bbox" in data.get("evaluator", {}).get("tasks", ()):
                 parts = ("test", "evaluator")
                 test = {p: OmegaConf.to_container(data[p], resolve=True) for p in parts}
             return cls(OmegaConf.to_container(sources[source], resolve=True), test)
