@@ -141,7 +141,7 @@ class Mixed:
 
     source: Any
     test: dict[str, Any] | None
-    """``test`` and ``evaluator`` for the names of that config; None if it has none that gives AP."""
+    """``test`` and ``evaluator`` for the names of that config; None where none gives AP."""
 
     @classmethod
     def of(cls, name: str, folder: Path) -> "Mixed":
