@@ -74,7 +74,8 @@ def train(
     """
     keys, main = cfg.train, comm.is_main_process()
     cfg.optimizer.params.model = model
-    make_faster(model, keys.channels_last, keys.compile)
+    compile_with = OmegaConf.to_container(keys, resolve=True)["compile"]  # plain lists and dicts
+    make_faster(model, keys.channels_last, compile_with)
     optimizer = build(cfg, "optimizer")
     optimizer = share_out(optimizer) if keys.zero else optimizer
     loader = build(cfg, "dataloader.train")
