@@ -9,6 +9,7 @@ from own_data import own_content, write_own_data
 from tiny_training import PROJECT, tiny_config
 
 from detclip2.cli import main as detclip2
+from detclip2.data.own_data import FINDINGS
 from detclip2.errors import UserError
 from detclip2.finetune import Mixed, iterations_for
 from detclip2.model_folder import read_model_folder, save_weights
@@ -101,6 +102,52 @@ def test_a_mistake_is_told_before_training(command, tmp_path, capsys, words, sen
     error = capsys.readouterr().err
     assert sentence in error
     assert error.count("\n") == 1
+    assert not (tmp_path / "output" / "model.safetensors").exists()
+
+
+def faulty_content():
+    """Faults of every kind at once; images 4 to 8 have a box that can be used."""
+    content = own_content(count=8)
+    images, boxes = content["images"], content["annotations"]
+    for one in [*images, *content["categories"]]:
+        one["id"] = f"number {one['id']}"
+    for one in boxes:
+        one.update(image_id=f"number {one['image_id']}", category_id=f"number {one['category_id']}")
+    content["categories"] += [
+        {"id": "twice", "name": "Red_Square"},
+        {"id": "empty", "name": "cup, été 🍎"},
+    ]
+    images[0]["file_name"] = "gone/1.png"
+    images[1]["width"] = 640
+    boxes[4:6] = []  # image 3
+    boxes[-1]["attributes"] = {"occluded": True}
+    boxes[-2].update(bbox=None, segmentation=[[4.0, 8.0, 24.0, 8.0, 24.0, 32.0, 4.0, 32.0]])
+    boxes[-3]["bbox"] = [54, 32, -20, -24]
+    boxes[-4]["bbox"] = [-10, 8, 34, 24]
+    boxes[-5]["bbox"] = [4, 8, 0, 24]
+    boxes[-6]["category_id"] = 77
+    boxes[-7]["image_id"] = 77
+    return content
+
+
+def test_every_fault_is_told_before_training(command, tmp_path, capsys):
+    """The time is so short that nothing is trained."""
+    path = write_own_data(tmp_path / "faulty", {**faulty_content(), "images": []}, "train.json")
+    write_own_data(tmp_path / "faulty", own_content(count=8), "val.json")
+    path.write_text(json.dumps(faulty_content()))
+    words = ["--train", path, "--val", path.with_name("val.json"), "--images", path.parent]
+    assert run([*command, *words, "--max-minutes", 1e-9]) == 2
+    captured = capsys.readouterr()
+    assert "one iteration takes" in captured.err
+    kinds = {
+        *("key-unknown", "id-not-integer", "box-derived", "box-flipped", "box-outside"),
+        *("box-unusable", "image-unknown", "category-unknown", "category-twice"),
+        *("category-empty", "image-missing", "image-mismatched", "image-empty"),
+    }
+    told = {kind for kind, (what, _) in FINDINGS.items()
+            if " ".join(what.split()[:3]) in captured.out}  # fmt: skip
+    assert told == kinds
+    assert "cup, été 🍎" in captured.out
     assert not (tmp_path / "output" / "model.safetensors").exists()
 
 
