@@ -132,10 +132,10 @@ def faulty_content():
 
 def test_every_fault_is_told_before_training(command, tmp_path, capsys):
     """The time is so short that nothing is trained."""
-    path = write_own_data(tmp_path / "faulty", {**faulty_content(), "images": []}, "train.json")
-    write_own_data(tmp_path / "faulty", own_content(count=8), "val.json")
-    path.write_text(json.dumps(faulty_content()))
-    words = ["--train", path, "--val", path.with_name("val.json"), "--images", path.parent]
+    val = write_own_data(tmp_path / "faulty", own_content(count=8), "val.json")
+    train = val.with_name("train.json")
+    train.write_text(json.dumps(faulty_content()))
+    words = ["--train", train, "--val", val, "--images", val.parent]
     assert run([*command, *words, "--max-minutes", 1e-9]) == 2
     captured = capsys.readouterr()
     assert "one iteration takes" in captured.err

@@ -2,9 +2,8 @@ import copy
 
 import pytest
 import torch
-from test_accumulate import assert_same, model_and_batch, whole
+from test_accumulate import assert_same, in_parts, model_and_batch, whole
 
-from detclip2.engine.accumulate import GradientsInParts
 from detclip2.engine.faster import make_faster
 from detclip2.errors import UserError
 from detclip2.model_folder import save_weights
@@ -55,10 +54,7 @@ def test_compiled_parts_give_the_losses_and_gradients_of_before(source):
     assert backend.graphs >= 2  # the backbone's and the head's
     assert list(model.state_dict()) == names
     model.zero_grad()
-    parts = GradientsInParts(model, torch.enable_grad, lambda loss: loss)
-    losses = parts(samples, 2)
-    gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
-    assert_same((losses, gradients), expected)
+    assert_same(in_parts(model, samples, 2), expected)
     # The average of the weights, a copy, is a model like any other.
     average = copy.deepcopy(model).eval()
     average.set_vocabulary(["red apple"])
