@@ -25,6 +25,7 @@ from detclip2.evaluation.coco_evaluator import COCOEvaluator
 MIN_EPOCHS, MAX_EPOCHS, MIN_ITERATIONS = 24, 250, 1000
 EVALUATIONS = 5  # of a run
 MAX_PHRASES = 150  # Tab. 10
+ZERO_SHOT = "zero_shot"  # key and subfolder of what the names of --mix are measured with
 SCALES = (0.6, 0.7, 0.8, 0.9, 1.0)  # of the shorter edge: 480 to 800 px in the field
 
 
@@ -48,7 +49,8 @@ class Settings:
     """Shorter edge of the images, px."""
     lr: float | None = None
     mix: str | None = None
-    """CONFIG/SOURCE: another source, so that what the model knew is not forgotten."""
+    """CONFIG/SOURCE: another source, so that what the model knew is not forgotten; the test set of
+    that config, where it has one, tells whether it is."""
     mix_share: float = 0.25
     """Of the iterations."""
     num_workers: int = 2
@@ -113,7 +115,10 @@ def finetune_config(
     resize = cfg.dataloader.train.own.mapper.augmentations[0]
     resize.update(short_edge_length=[round(scale * size) for scale in SCALES], max_size=max_size)
     if settings.mix:
-        cfg.dataloader.train.mixed = mixed_source(settings.mix)
+        mixed = Mixed.of(settings.mix, output / ZERO_SHOT)
+        cfg.dataloader.train.mixed = mixed.source
+        if mixed.test:
+            cfg[ZERO_SHOT] = mixed.test
         share = settings.mix_share
         cfg.train.source_ratios = {"own": 1 - share, "mixed": share}
         if settings.iterations is None:
@@ -130,26 +135,44 @@ def set_iterations(cfg: DictConfig, iterations: int) -> None:
     cfg.lr_multiplier.warmup_iterations = min(500, math.ceil(iterations / 10))  # 500 in Tab. 11
 
 
-def mixed_source(name: str) -> Any:
-    """The source that CONFIG/SOURCE names, by values alone.
+@dataclass(frozen=True)
+class Mixed:
+    """What is taken from the config of ``--mix``, by values alone."""
 
-    Raises:
-        UserError: there is no such config or source, or it refers to what is not there.
-    """
-    file, _, source = name.rpartition("/")
-    if not file:
-        raise UserError(f"--mix {name}: expected CONFIG/SOURCE, such as coco.py/detection")
-    cfg, file = load_config(file)
-    try:
-        sources = source_nodes(cfg)
-    except (AttributeError, KeyError):
-        sources = {}
-    if source not in sources:
-        raise UserError(f"--mix: {file} has the sources {sorted(sources)}, not {source!r}")
-    try:
-        return OmegaConf.to_container(sources[source], resolve=True)
-    except Exception as error:  # of omegaconf, for what the source refers to
-        raise UserError(f"--mix {name}: {str(error).splitlines()[0]}") from error
+    source: Any
+    test: dict[str, Any] | None
+    """``test`` and ``evaluator`` for the names of that config; None where none gives AP."""
+
+    @classmethod
+    def of(cls, name: str, folder: Path) -> "Mixed":
+        """Of CONFIG/SOURCE.
+
+        Args:
+            name: CONFIG/SOURCE.
+            folder: takes the place of that config's output folder.
+
+        Raises:
+            UserError: there is no such config or source, or it refers to what is not there.
+        """
+        file, _, source = name.rpartition("/")
+        if not file:
+            raise UserError(f"--mix {name}: expected CONFIG/SOURCE, such as coco.py/detection")
+        cfg, file = load_config(file)
+        try:
+            sources = source_nodes(cfg)
+        except (AttributeError, KeyError):
+            sources = {}
+        if source not in sources:
+            raise UserError(f"--mix: {file} has the sources {sorted(sources)}, not {source!r}")
+        OmegaConf.update(cfg, "train.output_dir", str(folder), force_add=True)
+        data, test = cfg.dataloader, None
+        try:
+            if "test" in data and "bbox" in data.get("evaluator", {}).get("tasks", ()):
+                parts = ("test", "evaluator")
+                test = {p: OmegaConf.to_container(data[p], resolve=True) for p in parts}
+            return cls(OmegaConf.to_container(sources[source], resolve=True), test)
+        except Exception as error:  # of omegaconf, for what these refer to
+            raise UserError(f"--mix {name}: {str(error).splitlines()[0]}") from error
 
 
 def _batch_size(base: DictConfig) -> int | None:

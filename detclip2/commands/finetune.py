@@ -27,8 +27,8 @@ from detclip2.engine.measure import seconds_per_iteration
 from detclip2.errors import UserError
 from detclip2.evaluation.worst_errors import write_worst_errors
 from detclip2.files import write_whole
-from detclip2.finetune import Data, Settings, finetune_config, set_iterations
-from detclip2.model_folder import CONFIG_NAME
+from detclip2.finetune import ZERO_SHOT, Data, Settings, finetune_config, set_iterations
+from detclip2.model_folder import CONFIG_NAME, WEIGHTS_NAME
 from detclip2.modeling.weights import load_weights
 
 ROWS_SHOWN = 30
@@ -78,11 +78,16 @@ def run(args: argparse.Namespace) -> int:
         cfg = _set_up(output)
     else:
         cfg = _new_run(args, output, console)
-    before = json.loads((output / RESULTS_NAME).read_text("utf-8"))["before"]
+    results = json.loads((output / RESULTS_NAME).read_text("utf-8"))
     model: Any = build_model(cfg, str(output / CONFIG_NAME)).to(cfg.train.device)
-    after = training.train(cfg, model, args.resume, progress_bar=True)
-    _write_json(output / RESULTS_NAME, {"before": before, "after": after["bbox"]})
-    _report(console, before, after["bbox"])
+    results["after"] = training.train(cfg, model, args.resume, progress_bar=True)["bbox"]
+    if ZERO_SHOT in cfg:
+        load_weights(model, output / WEIGHTS_NAME)
+        results[ZERO_SHOT]["after"] = _measure(cfg, model, ZERO_SHOT, console)
+    _write_json(output / RESULTS_NAME, results)
+    _report(console, "AP in percent", results)
+    if ZERO_SHOT in cfg:
+        _report(console, "of names from --mix", results[ZERO_SHOT], by_name=False)
     page = write_worst_errors(
         Path(cfg.dataloader.test.dataset.json_file),
         output / "inference" / "coco_instances_results.json",
@@ -131,10 +136,12 @@ def _new_run(args: argparse.Namespace, output: Path, console: Console) -> Any:
     cfg = _set_up(output)
     model: Any = build_model(cfg, str(output / CONFIG_NAME)).to(cfg.train.device)
     load_weights(model, weights)
-    console.print("measuring the model as it is ...")
-    with contextlib.redirect_stdout(io.StringIO()):  # of pycocotools
-        before = training.evaluate(cfg, model.eval())
-    _write_json(output / RESULTS_NAME, {"before": before["bbox"]})
+    results: dict[str, Any] = {"before": _measure(cfg, model, "dataloader", console)}
+    if ZERO_SHOT in cfg:
+        results[ZERO_SHOT] = {"before": _measure(cfg, model, ZERO_SHOT, console)}
+    elif args.mix:
+        console.print("the config of --mix has no test set: what is forgotten is not measured")
+    _write_json(output / RESULTS_NAME, results)
     if args.max_minutes is not None:
         step = seconds_per_iteration(cfg, model)
         affordable = math.floor(60 * args.max_minutes / step)
@@ -150,6 +157,13 @@ def _new_run(args: argparse.Namespace, output: Path, console: Console) -> Any:
         f"{cfg.inference.min_size} px, learning rate {cfg.optimizer.lr:.2g}, on {cfg.train.device}"
     )
     return cfg
+
+
+def _measure(cfg: Any, model: Any, part: str, console: Console) -> dict[str, Any]:
+    """AP on the test set of a part of the config."""
+    console.print(f"measuring on {cfg[part].evaluator.dataset_name} ...")
+    with contextlib.redirect_stdout(io.StringIO()):  # of pycocotools
+        return dict(training.evaluate(cfg, model.eval(), part)["bbox"])
 
 
 def _set_up(output: Path) -> Any:
@@ -226,13 +240,13 @@ def _shared_images(own: dict[str, OwnData]) -> list[str]:
     return sorted(set.intersection(*files))
 
 
-def _report(console: Console, before: dict[str, Any], after: dict[str, Any]) -> None:
-    table = Table("AP in percent", box=SIMPLE_HEAD)
+def _report(console: Console, title: str, results: dict[str, Any], by_name: bool = True) -> None:
+    table = Table(title, box=SIMPLE_HEAD)
     for column in ("before", "after"):
         table.add_column(column, justify="right")
-    of_classes = sorted(key for key in after if key.startswith("AP-"))
-    for key in [*SCORES, *of_classes[:ROWS_SHOWN]]:
-        values = (_number(results.get(key)) for results in (before, after))
+    of_names = sorted(key for key in results["after"] if key.startswith("AP-"))
+    for key in [*SCORES, *(of_names[:ROWS_SHOWN] if by_name else [])]:
+        values = (_number(results[when].get(key)) for when in ("before", "after"))
         table.add_row(Text(key.removeprefix("AP-"), overflow="fold"), *values)
     console.print(table)
 

@@ -1,6 +1,7 @@
 """``detclip2 plan``: what a training will take, before machines are booked for it."""
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from torch import nn
 
 from detclip2.commands.tables import console_for_tables
 from detclip2.config import apply_overrides, build_model, load_config
@@ -19,6 +21,7 @@ from detclip2.engine.measure import (
     step_cost,
 )
 from detclip2.engine.train_keys import TRAIN
+from detclip2.engine.training import precision
 from detclip2.errors import UserError
 
 GIGABYTE = 1e9
@@ -107,20 +110,29 @@ def measure(
     """Source -> the cost of its iteration for one process, from a step on pictures of noise.
 
     Where the step has fewer samples than the process's share, time is taken to grow with their
-    number, and memory is that of the step.
+    number. Memory is that of the step, with what the optimizer will keep.
     """
     model = build_model(cfg, name).to(device).train()
+    state = optimizer_bytes(model, gpus if cfg.train.zero else 1)
     costs = {}
     for source, node in source_nodes(cfg).items():
         kind = kind_of(node)
         share = node.total_batch_size // gpus
         least = 2 if kind == "caption" else 1  # a contrast needs two
-        count = min(samples or (share if device == "cuda" else least), share)
+        most = cfg.train.micro_batch.get(kind, share)  # at once
+        count = min(samples or (most if device == "cuda" else least), share)
         batch = made_up_samples(count, size_of(node, cfg), node.mapper.max_phrases, kind)
-        with torch.autocast(device, enabled=bool(cfg.train.amp.enabled) and device == "cuda"):
+        lowered = precision(cfg.train.amp) if device == "cuda" else None
+        with torch.autocast(device, dtype=lowered, enabled=lowered is not None):
             cost = step_cost(model, lambda batch=batch: batch)  # type: ignore[misc]
-        costs[source] = StepCost(cost.seconds * share / count, cost.peak_bytes)
+        costs[source] = StepCost(cost.seconds * share / count, cost.peak_bytes + state)
     return costs
+
+
+def optimizer_bytes(model: nn.Module, processes: int) -> int:
+    """The two moments of AdamW, in float32, of what is one process's part of the parameters."""
+    numbers = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return math.ceil(2 * 4 * numbers / processes)
 
 
 def kind_of(node: DictConfig) -> str:

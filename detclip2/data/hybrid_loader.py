@@ -52,17 +52,20 @@ class Source:
         self.num_workers = num_workers
         self.reading = Reading(max(num_workers, 1))
 
-    def loader(self, seed: int, position: int) -> Iterator[list[Sample]]:
-        """This process's endless batches, from the ``position``-th sample of all processes on.
+    def check_batch_size(self) -> None:
+        """Can the processes share a batch?
 
         Raises:
-            UserError: the processes cannot share a batch evenly.
+            UserError: not evenly.
         """
         if self.total_batch_size < 1 or self.total_batch_size % comm.get_world_size():
             raise UserError(
                 f"total_batch_size is {self.total_batch_size}; expected a positive multiple of "
                 f"the number of processes, {comm.get_world_size()}"
             )
+
+    def loader(self, seed: int, position: int) -> Iterator[list[Sample]]:
+        """This process's endless batches, from the ``position``-th sample of all processes on."""
         stream: Dataset
         sampler: Sampler | None = None
         if isinstance(self.records, ImageTextShards):
@@ -181,6 +184,11 @@ class HybridLoader:
             raise UserError("the training data has no source: name one under dataloader.train")
         if seed < 0:
             raise UserError(f"the seed of the training data is {seed}; expected 0 or more")
+        for name, source in sources.items():  # not only when it is a source's turn
+            try:
+                source.check_batch_size()
+            except UserError as error:
+                raise UserError(f"source {name!r}: {error}") from None
         self.sources = sources
         self.seed = seed
         self.drawn = dict.fromkeys(self.sources, 0)
@@ -243,6 +251,7 @@ class HybridLoader:
         """The position in every source, and the counts of what was skipped."""
         return {
             "drawn": dict(self.drawn),
+            "processes": comm.get_world_size(),
             "skipped": {name: s.mapper.counter.state_dict() for name, s in self.sources.items()},
         }
 
@@ -254,6 +263,14 @@ class HybridLoader:
         for name, source in self.sources.items():
             self.drawn[name] = state["drawn"].get(name, 0)
             source.mapper.counter.load_state_dict(state["skipped"].get(name, {}))
+        shards = [n for n, s in self.sources.items() if isinstance(s.records, ImageTextShards)]
+        before = state.get("processes", comm.get_world_size())
+        if shards and before != comm.get_world_size():
+            logger.warning(
+                "sources %s: the order of tar shards depends on the number of processes, which was "
+                "%d and is %d: samples follow that the run may have seen already",
+                *(shards, before, comm.get_world_size()),
+            )
         self._loaders = {}
 
 

@@ -4,9 +4,7 @@ import logging
 import math
 from typing import Any
 
-import torch
 from detectron2.engine import HookBase, hooks
-from detectron2.utils import comm
 
 from detclip2.errors import UserError
 
@@ -23,8 +21,9 @@ class Stagnated(BaseException):
 class AutoStep(HookBase):
     """Drops the learning rate after evaluations without a new best, and ends at the lowest one.
 
-    The paper evaluates after every epoch of ODinW. Belongs after the evaluation among the hooks;
-    what it has seen, and the rates that it has set, are in the checkpoint.
+    The paper evaluates after every epoch of ODinW. Belongs after the evaluation among the hooks,
+    which gives the metric to all processes; what it has seen, and the rates that it has set, are in
+    the checkpoint.
 
     Args:
         schedule: the hook that sets the learning rate; its rates are scaled as a whole.
@@ -65,9 +64,8 @@ class AutoStep(HookBase):
             Stagnated: training is over, in all processes alike.
         """
         value, when = self.trainer.storage.latest().get(self.metric, (0.0, -1))
-        evaluated, value = self._agreed(when == self.trainer.iter, float(value))
-        if evaluated:
-            self.judge(value)
+        if when == self.trainer.iter:
+            self.judge(float(value))
 
     def judge(self, value: float) -> None:
         """Take note of an evaluation; NaN is no improvement.
@@ -91,15 +89,6 @@ class AutoStep(HookBase):
                 "%s has not improved on %.2f for %d evaluations: the learning rate drops to %.1e",
                 self.metric, self.best, self.drop_after, max(rates) * scale,
             )  # fmt: skip
-
-    def _agreed(self, evaluated: bool, value: float) -> tuple[bool, float]:
-        """What the main process says, which alone has the results."""
-        if comm.get_world_size() == 1:
-            return evaluated, value
-        device = next(self.trainer.model.parameters()).device
-        shared = torch.tensor([float(evaluated), value], device=device)
-        torch.distributed.broadcast(shared, src=0)
-        return bool(shared[0]), float(shared[1])
 
     def state_dict(self) -> dict[str, Any]:
         """The best so far, and for how long it has been."""

@@ -19,12 +19,23 @@ class Checkpointer(DetectionCheckpointer):
     that is killed leaves either the old file or the new one. Files are read without pickle;
     .safetensors files are read too. Where a checkpoint has an average of the weights ("ema"), that
     is what a new run starts from.
+
+    Where a checkpointable is shared out over processes (see :mod:`detclip2.engine.zero`), all of
+    them must call :meth:`save`; only the main process writes.
     """
 
     _weights_only = False
 
+    @property
+    def needs_all_processes(self) -> bool:
+        """Would :meth:`save` wait for processes that do not call it?"""
+        return any(getattr(o, "is_shared_out", False) for o in self.checkpointables.values())
+
     def save(self, name: str, **kwargs: Any) -> None:
         """Write ``name``.pth with the model, all checkpointables and ``kwargs``."""
+        for checkpointable in self.checkpointables.values():
+            if getattr(checkpointable, "is_shared_out", False):
+                checkpointable.gather_state()
         if not self.save_dir or not self.save_to_disk:
             return
         data: dict[str, Any] = {"model": self.model.state_dict()}

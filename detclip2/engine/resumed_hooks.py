@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.engine import hooks
+from detectron2.utils import comm
 
 
 class BestCheckpointer(hooks.BestCheckpointer):
@@ -44,6 +45,8 @@ class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
     def before_train(self) -> None:
         """Take note of the checkpoints that are there."""
         super().before_train()
+        if not comm.is_main_process():
+            self.max_to_keep = None  # the main process deletes
         folder = Path(self.checkpointer.save_dir)
         older = sorted(folder.glob(f"{self.file_prefix}_{'[0-9]' * 7}.pth"))
         start = self.trainer.start_iter

@@ -34,7 +34,9 @@ class StopOnSignal(HookBase):
     def __init__(self, checkpointer: Checkpointer) -> None:
         self.checkpointer = checkpointer
         self.requested: int | None = None
-        """The signal that asked to stop."""
+        """The signal that asked this process to stop."""
+        self.agreed: int | None = None
+        """The one that all processes will stop for."""
         self._done: int | None = None  # the last iteration after which all hooks were called
         self._together = False  # do all processes stop after this iteration?
         self._pid = os.getpid()
@@ -64,18 +66,19 @@ class StopOnSignal(HookBase):
         """Stop, if any process was asked to."""
         self._done = self.trainer.iter
         is_last = self._done + 1 == self.trainer.max_iter  # it has its checkpoint anyway
-        if self._agreed() and not is_last:
+        self.agreed = self._agree()
+        if self.agreed is not None and not is_last:
             self._save()
             self._together = True
-            raise SystemExit(128 + (self.requested or 0))
+            raise SystemExit(128 + self.agreed)
 
-    def _agreed(self) -> bool:
+    def _agree(self) -> int | None:
         if comm.get_world_size() > 1:
             device = next(self.trainer.model.parameters()).device
             asked = torch.tensor(self.requested or 0, device=device)
             torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX)
             self.requested = int(asked) or None
-        return self.requested is not None
+        return self.requested
 
     def _save(self) -> None:
         self.checkpointer.save(f"model_{self._done:07d}", iteration=self._done)
@@ -93,7 +96,8 @@ class StopOnSignal(HookBase):
         os.write(2, f"{signal.Signals(number).name}: stopping after this iteration\n".encode())
         iteration = self.trainer.iter
         if comm.is_main_process() and iteration in (self._done, self.trainer.max_iter):
-            if iteration == self._done:  # between two iterations, perhaps in an evaluation
+            # Between two iterations, perhaps in an evaluation.
+            if iteration == self._done and not self.checkpointer.needs_all_processes:
                 self._save()
             # Others would wait for a process that leaves alone: they all stop after the next one.
             if comm.get_world_size() == 1:

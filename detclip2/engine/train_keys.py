@@ -29,6 +29,13 @@ TRAIN: dict[str, Any] = {
     "max_nonfinite": 10,
     # Decay of an average of the weights, which is then what is evaluated and kept; 0: none.
     "ema": 0.0,
+    # Each process keeps the optimizer's state of a part of the parameters, not of all (ZeRO).
+    "zero": False,
+    # Lay images and kernels out with the channels last, which tensor cores are made for.
+    "channels_last": False,
+    # Arguments of torch.compile, for the backbone and the head: {} for its defaults, or such as
+    # {backend: aot_eager}; None: nothing is compiled.
+    "compile": None,
     # Passed to DistributedDataParallel. A batch of captions leaves the box branch without
     # gradient, so that unused parameters must be looked for.
     "ddp": {"broadcast_buffers": False, "find_unused_parameters": True},

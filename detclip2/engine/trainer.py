@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel as DDP
 
 from detclip2.engine.accumulate import GradientsInParts
 from detclip2.engine.nonfinite import NonFiniteSteps, keep_buffers
+from detclip2.engine.zero import gather_state, is_shared_out
 
 Losses = dict[str, Tensor]
 
@@ -95,6 +96,15 @@ class Trainer(AMPTrainer):
     def _gradient_norm(self) -> Tensor:
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         return nn.utils.get_total_norm(gradients)
+
+    @property
+    def is_shared_out(self) -> bool:
+        """Must all processes call :meth:`gather_state` before one calls :meth:`state_dict`?"""
+        return is_shared_out(self.optimizer)
+
+    def gather_state(self) -> None:
+        """Bring together what the processes keep a part of each."""
+        gather_state(self.optimizer)
 
     def state_dict(self) -> dict[str, Any]:
         """Of the loop, its hooks, optimizer and scaler, and what was skipped."""

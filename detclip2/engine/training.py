@@ -25,6 +25,7 @@ from detclip2.engine.checkpoint import Checkpointer
 from detclip2.engine.curves import DrawCurves
 from detclip2.engine.ema import AverageWeights
 from detclip2.engine.fast_dev_run import FirstBatches, shorten
+from detclip2.engine.faster import make_faster
 from detclip2.engine.memory import keep_freed_memory
 from detclip2.engine.nonfinite import NonFiniteSteps
 from detclip2.engine.progress import ProgressBar
@@ -35,6 +36,7 @@ from detclip2.engine.stop import StopOnSignal
 from detclip2.engine.train_keys import TRAIN
 from detclip2.engine.trainer import Trainer
 from detclip2.engine.wandb_writer import WandbWriter
+from detclip2.engine.zero import share_out
 from detclip2.errors import UserError
 from detclip2.files import out_of_space, space_needed
 from detclip2.model_folder import save_weights
@@ -43,13 +45,19 @@ from detclip2.modeling.detclip import DetCLIPv2
 logger = logging.getLogger("detclip2")
 
 
-def evaluate(cfg: DictConfig, model: DetCLIPv2) -> dict[str, Any]:
-    """Detect the names of the test set in its images, and measure."""
-    loader = build(cfg, "dataloader.test")
+def evaluate(cfg: DictConfig, model: DetCLIPv2, part: str = "dataloader") -> dict[str, Any]:
+    """Detect the names of the test set in its images, and measure.
+
+    Args:
+        cfg: the config.
+        model: in evaluation mode.
+        part: the key with ``test`` and ``evaluator``.
+    """
+    loader = build(cfg, f"{part}.test")
     if cfg.train.fast_dev_run:
         loader = FirstBatches(loader)
-    evaluator = build(cfg, "dataloader.evaluator")
-    model.set_vocabulary(category_names(cfg.dataloader.evaluator.dataset_name))
+    evaluator = build(cfg, f"{part}.evaluator")
+    model.set_vocabulary(category_names(cfg[part].evaluator.dataset_name))
     results = inference_on_dataset(model, loader, evaluator)
     print_csv_format(results)
     return results
@@ -66,7 +74,10 @@ def train(
     """
     keys, main = cfg.train, comm.is_main_process()
     cfg.optimizer.params.model = model
+    compile_with = OmegaConf.to_container(keys, resolve=True)["compile"]  # plain lists and dicts
+    make_faster(model, keys.channels_last, compile_with)
     optimizer = build(cfg, "optimizer")
+    optimizer = share_out(optimizer) if keys.zero else optimizer
     loader = build(cfg, "dataloader.train")
     set_epochs(cfg.train, loader)
     # DistributedDataParallel takes no device for a model on the CPU.
@@ -88,8 +99,9 @@ def train(
 
     def evaluate_and_keep() -> dict[str, Any]:
         results.clear()
-        if stop.requested is None:  # else there is no time left for it
-            results.update(evaluate(cfg, best_model))
+        if stop.agreed is None:  # else there is no time left for it
+            # The main process alone has them; the hooks below need them in all.
+            results.update(comm.all_gather(evaluate(cfg, best_model))[0])
         return results
 
     period = keys.eval_period
@@ -108,10 +120,10 @@ def train(
             ),
             Speed(loader),
             average,
-            PeriodicCheckpointer(checkpointer, **keys.checkpointer) if main else None,
+            PeriodicCheckpointer(checkpointer, **keys.checkpointer),
             stop,
             hooks.EvalHook(period, evaluate_and_keep),
-            BestCheckpointer(period, checkpointer, "bbox/AP") if main and period else None,
+            BestCheckpointer(period, checkpointer, "bbox/AP") if period else None,
             hooks.PeriodicWriter(writers(cfg), period=keys.log_period) if main else None,
             DrawCurves(keys.output_dir) if main else None,
             ProgressBar(loader) if main and progress_bar else None,

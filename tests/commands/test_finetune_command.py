@@ -1,14 +1,17 @@
 import json
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 from detectron2.config import LazyConfig, instantiate
 from own_data import own_content, write_own_data
 from tiny_training import PROJECT, tiny_config
 
 from detclip2.cli import main as detclip2
+from detclip2.data.own_data import FINDINGS
 from detclip2.errors import UserError
-from detclip2.finetune import iterations_for, mixed_source
+from detclip2.finetune import Mixed, iterations_for
 from detclip2.model_folder import read_model_folder, save_weights
 from detclip2.modeling.weights import read_weights
 
@@ -40,7 +43,10 @@ def run(words):
 
 
 def test_from_annotations_to_a_model_its_config_and_its_errors(command, base, tmp_path, capsys):
-    mix = f"{PROJECT / 'configs' / 'emoji_nano_detection.py'}/detection"
+    mixed = LazyConfig.load(str(PROJECT / "configs" / "emoji_nano_detection.py"))
+    mixed.dataloader.test.dataset.count = 3
+    LazyConfig.save(mixed, str(tmp_path / "mixed.yaml"))
+    mix = f"{tmp_path / 'mixed.yaml'}/detection"
     words = ["--iterations", 4, "--batch-size", 2, "--mix", mix, "--mix-share", 0.5]
     assert run([*command, *words]) == 0
     printed = capsys.readouterr().out
@@ -50,6 +56,11 @@ def test_from_annotations_to_a_model_its_config_and_its_errors(command, base, tm
     config, weights = read_model_folder(output)
     results = json.loads((output / "finetune.json").read_text())
     assert results["before"].keys() == results["after"].keys() >= {"AP", "AP-red square"}
+    forgotten = results["zero_shot"]
+    assert forgotten["before"].keys() == forgotten["after"].keys() >= {"AP", "AP50", "AP75"}
+    assert forgotten["before"] != results["before"]
+    assert len(list((output / "zero_shot" / "data").rglob("*.jpg"))) == 3
+    assert "of names from --mix" in printed
     assert (output / "errors" / "index.html").is_file()
     assert any(
         not before.equal(after)
@@ -70,7 +81,7 @@ def test_from_annotations_to_a_model_its_config_and_its_errors(command, base, tm
     assert run([*command, *words]) == 2
     assert "this folder has files" in capsys.readouterr().err
     assert run([*command, "--resume"]) == 0
-    assert json.loads((output / "finetune.json").read_text()) == results
+    np.testing.assert_equal(json.loads((output / "finetune.json").read_text()), results)
 
 
 @pytest.mark.parametrize(
@@ -91,6 +102,52 @@ def test_a_mistake_is_told_before_training(command, tmp_path, capsys, words, sen
     error = capsys.readouterr().err
     assert sentence in error
     assert error.count("\n") == 1
+    assert not (tmp_path / "output" / "model.safetensors").exists()
+
+
+def faulty_content():
+    """Faults of every kind at once; images 4 to 8 have a box that can be used."""
+    content = own_content(count=8)
+    images, boxes = content["images"], content["annotations"]
+    for one in [*images, *content["categories"]]:
+        one["id"] = f"number {one['id']}"
+    for one in boxes:
+        one.update(image_id=f"number {one['image_id']}", category_id=f"number {one['category_id']}")
+    content["categories"] += [
+        {"id": "twice", "name": "Red_Square"},
+        {"id": "empty", "name": "cup, été 🍎"},
+    ]
+    images[0]["file_name"] = "gone/1.png"
+    images[1]["width"] = 640
+    boxes[4:6] = []  # image 3
+    boxes[-1]["attributes"] = {"occluded": True}
+    boxes[-2].update(bbox=None, segmentation=[[4.0, 8.0, 24.0, 8.0, 24.0, 32.0, 4.0, 32.0]])
+    boxes[-3]["bbox"] = [54, 32, -20, -24]
+    boxes[-4]["bbox"] = [-10, 8, 34, 24]
+    boxes[-5]["bbox"] = [4, 8, 0, 24]
+    boxes[-6]["category_id"] = 77
+    boxes[-7]["image_id"] = 77
+    return content
+
+
+def test_every_fault_is_told_before_training(command, tmp_path, capsys):
+    """The time is so short that nothing is trained."""
+    val = write_own_data(tmp_path / "faulty", own_content(count=8), "val.json")
+    train = val.with_name("train.json")
+    train.write_text(json.dumps(faulty_content()))
+    words = ["--train", train, "--val", val, "--images", val.parent]
+    assert run([*command, *words, "--max-minutes", 1e-9]) == 2
+    captured = capsys.readouterr()
+    assert "one iteration takes" in captured.err
+    kinds = {
+        *("key-unknown", "id-not-integer", "box-derived", "box-flipped", "box-outside"),
+        *("box-unusable", "image-unknown", "category-unknown", "category-twice"),
+        *("category-empty", "image-missing", "image-mismatched", "image-empty"),
+    }
+    told = {kind for kind, (what, _) in FINDINGS.items()
+            if " ".join(what.split()[:3]) in captured.out}  # fmt: skip
+    assert told == kinds
+    assert "cup, été 🍎" in captured.out
     assert not (tmp_path / "output" / "model.safetensors").exists()
 
 
@@ -117,8 +174,16 @@ def test_the_schedule_follows_from_the_number_of_images(images, batch, iteration
 
 
 def test_the_source_to_mix_in_stands_by_itself():
-    node = mixed_source(f"{PROJECT / 'configs' / 'emoji_nano_pairs.py'}/pairs")
-    assert "${" not in str(node)
-    assert node["records"]["size"] == 128
+    mixed = Mixed.of(f"{PROJECT / 'configs' / 'emoji_nano_pairs.py'}/pairs", Path("output"))
+    assert "${" not in str(mixed)
+    assert mixed.source["records"]["size"] == 128
+    assert mixed.test["test"]["dataset"]["folder"] == "output/data"
     with pytest.raises(UserError, match=r"has the sources \['detection', 'pairs'\], not 'pears'"):
-        mixed_source(f"{PROJECT / 'configs' / 'emoji_nano_pairs.py'}/pears")
+        Mixed.of(f"{PROJECT / 'configs' / 'emoji_nano_pairs.py'}/pears", Path("output"))
+
+
+def test_a_config_without_a_test_set_may_be_mixed_in(tmp_path):
+    cfg = LazyConfig.load(str(PROJECT / "configs" / "emoji_nano_pairs.py"))
+    del cfg.dataloader["test"]
+    LazyConfig.save(cfg, str(tmp_path / "config.yaml"))
+    assert Mixed.of(f"{tmp_path / 'config.yaml'}/pairs", tmp_path).test is None

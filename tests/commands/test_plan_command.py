@@ -4,6 +4,7 @@ from detectron2.config import LazyConfig, instantiate
 from tiny_training import PROJECT, tiny_config
 
 from detclip2.cli import main as detclip2
+from detclip2.commands.plan import optimizer_bytes
 from detclip2.data.phrases import check_sample
 from detclip2.engine.measure import made_up_samples, source_shares, step_cost
 from detclip2.errors import UserError
@@ -26,15 +27,41 @@ def rows(printed):
     return {words[0]: words[1:] for words in lines}
 
 
-def test_the_papers_run_without_its_data(capsys):
-    assert run("--config", PRETRAIN, "--gpus", 32, "--no-measure") == 0
+# By hand: 12 x 660,000 / 128 = 61,875 and so on, rounded up.
+T_ROWS = {
+    "detection": ["128", "4", "61,875", "7,920,000", "12.0"],
+    "flickr": ["128", "4", "13,969", "1,788,032", "12.0"],
+    "mixed": ["128", "4", "58,219", "7,452,032", "12.0"],
+    "pairs": ["6,144", "192", "25,391", "156,002,304", "12.0"],
+}
+L_ROWS = {
+    "detection": ["256", "4", "30,938", "7,920,128", "12.0"],
+    "flickr": ["256", "4", "6,985", "1,788,160", "12.0"],
+    "mixed": ["256", "4", "29,110", "7,452,160", "12.0"],
+    "pairs": ["6,144", "96", "25,391", "156,002,304", "12.0"],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "gpus", "expected", "iterations"),
+    [
+        ("o365_swin_t", 32, T_ROWS, "61,875"),
+        ("o365_goldg_swin_t", 32, T_ROWS, "134,063"),
+        ("o365_goldg_cc15m_swin_t", 32, T_ROWS, "159,454"),
+        ("o365_swin_l", 64, L_ROWS, "30,938"),
+        ("o365_goldg_swin_l", 64, L_ROWS, "67,033"),
+        ("o365_goldg_cc15m_swin_l", 64, L_ROWS, "92,424"),
+    ],
+)
+def test_the_papers_runs_without_their_data(capsys, name, gpus, expected, iterations):
+    config = PROJECT / "configs" / f"pretrain_{name}.py"
+    assert run("--config", config, "--gpus", gpus, "--no-measure") == 0
     table = rows(capsys.readouterr().out)
-    # 12 x 0.66M / 128 and so on, by hand.
-    assert table["detection"][:5] == ["128", "4", "61,875", "7,920,000", "12.0"]
-    assert table["flickr"][:5] == ["128", "4", "13,969", "1,788,032", "12.0"]
-    assert table["mixed"][:5] == ["128", "4", "58,219", "7,452,032", "12.0"]
-    assert table["pairs"][:5] == ["6,144", "192", "25,391", "156,002,304", "12.0"]
-    assert table["iterations:"] == ["159,454"]
+    sources = ["detection"] + ["flickr", "mixed"] * ("goldg" in name) + ["pairs"] * ("cc" in name)
+    assert table.keys() & expected.keys() == set(sources)
+    for source in sources:
+        assert table[source][:5] == expected[source]
+    assert table["iterations:"] == [iterations]
 
 
 def test_a_step_of_every_source_is_measured(tmp_path, capsys):
@@ -50,6 +77,17 @@ def test_a_step_of_every_source_is_measured(tmp_path, capsys):
         assert float(table[source][-2]) > 0
         assert table[source][-1] == "GB"
     assert "GPU h" in printed
+
+
+def test_memory_of_the_optimizer_is_what_it_keeps_after_a_step():
+    model = instantiate(tiny_config("").model)
+    optimizer = torch.optim.AdamW(model.parameters())
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    kept = [s[key].nbytes for s in optimizer.state.values() for key in ("exp_avg", "exp_avg_sq")]
+    assert optimizer_bytes(model, processes=1) == sum(kept)
+    assert optimizer_bytes(model, processes=2) == sum(kept) / 2
 
 
 @pytest.mark.parametrize(

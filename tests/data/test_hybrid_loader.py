@@ -148,18 +148,40 @@ def test_says_in_one_sentence_that_nothing_can_be_used(num_workers):
     assert "\n" not in sentence
 
 
-def draws_of(rank, world_size):
-    loader = loader_of(11, batch_size=4, num_workers=2 * rank)  # a worker is not its parent's rank
-    return [[(s["id"], s["random"]) for s in loader.next_batch()] for _ in range(5)]
+def draws_of(rank, world_size, count=5, state=None):
+    loader = loader_of(11, batch_size=6, num_workers=rank)  # a worker is not its parent's rank
+    if state:
+        loader.load_state_dict(state)
+    drawn = [[(s["id"], s["random"]) for s in loader.next_batch()] for _ in range(count)]
+    return {"drawn": drawn, "state": loader.state_dict()}
 
 
-def test_two_processes_together_see_what_one_sees():
-    first, second = run_processes(draws_of, 2)
-    alone = batches(loader_of(11, batch_size=4), 5)
-    assert [sorted(a + b) for a, b in zip(first, second, strict=True)] == [
-        sorted(batch) for batch in alone
-    ]
-    assert all(len(batch) == 2 for batch in first + second)
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_processes_together_see_what_one_sees(world_size):
+    together = run_processes(draws_of, world_size)
+    alone = batches(loader_of(11, batch_size=6), 5)
+    for *shares, whole in zip(*(process["drawn"] for process in together), alone, strict=True):
+        assert sorted(itertools.chain(*shares)) == sorted(whole)
+        assert {len(share) for share in shares} == {6 // world_size}
+
+
+@pytest.mark.parametrize(("before", "after"), [(3, 2), (2, 1), (1, 3)])
+def test_a_run_goes_on_with_fewer_or_more_processes(before, after):
+    first = run_processes(draws_of, before, 2)
+    second = run_processes(draws_of, after, 3, first[0]["state"])
+    joint = [sorted(itertools.chain(*shares)) for part in (first, second)
+             for shares in zip(*(process["drawn"] for process in part), strict=True)]  # fmt: skip
+    assert joint == [sorted(batch) for batch in batches(loader_of(11, batch_size=6), 5)]
+
+
+def test_tar_shards_tell_that_their_order_depends_on_the_processes(shards, monkeypatch, caplog):
+    loader = two_sources(shards, 0)
+    loader.load_state_dict(loader.state_dict())
+    assert not caplog.text
+    state = {**loader.state_dict(), "processes": 4}
+    loader.load_state_dict(state)
+    assert "sources ['pairs']: the order of tar shards" in caplog.text
+    assert "was 4 and is 1" in caplog.text
 
 
 def test_the_sampler_knows_its_process_where_it_was_made(monkeypatch):
@@ -242,12 +264,12 @@ def test_bad_settings_are_refused(monkeypatch):
     with pytest.raises(UserError, match=r"no source 'toys'; there are .*'toy'"):
         loader_of().select("toys")
     with pytest.raises(UserError, match="total_batch_size is 0"):
-        loader_of(batch_size=0).next_batch()
+        loader_of(batch_size=0)
     monkeypatch.setattr(comm, "get_world_size", lambda: 2)
     with pytest.raises(
         UserError, match=r"total_batch_size is 3; expected a positive multiple .* 2"
     ):
-        loader_of(batch_size=3).next_batch()
+        loader_of(batch_size=3)
 
 
 def test_records_may_come_from_a_function():

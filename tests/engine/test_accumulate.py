@@ -1,18 +1,21 @@
 import contextlib
+import functools
 
 import numpy as np
 import pytest
 import torch
-from detectron2.config import instantiate
+from detectron2.config import LazyConfig, instantiate
 from detectron2.utils import comm
 from processes import run_processes
-from tiny_training import tiny_config
+from tiny_training import PROJECT, tiny_config
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from detclip2.data.phrases import SkipSample
 from detclip2.engine.accumulate import GradientsInParts
 
-BATCH = 4
+BATCH = 6
+SOURCES = ["detection", "grounding", "pairs"]
 
 
 def model_and_batch(source, drop_path=0.0):
@@ -24,12 +27,13 @@ def model_and_batch(source, drop_path=0.0):
     model = instantiate(cfg.model).train()
     for parameter in model.parameters():  # so that no branch begins at zero
         nn.init.normal_(parameter, parameter.mean().item(), 0.05)
-    sources = instantiate(cfg.dataloader.train).sources
+    world = LazyConfig.load(str(PROJECT / "configs" / "emoji_nano_all.py"))
+    world.world.update(cfg.world)
+    data = instantiate(world.dataloader.train).sources[source]
     samples = []
     for index in range(40):
         with contextlib.suppress(SkipSample):
-            mapper, records = sources[source].mapper, sources[source].records
-            samples.append(mapper(records[index], np.random.default_rng(index)))
+            samples.append(data.mapper(data.records[index], np.random.default_rng(index)))
         if len(samples) == BATCH:
             break
     assert len(samples) == BATCH
@@ -45,6 +49,12 @@ def whole(model, samples):
     losses = model(samples)
     sum(losses.values()).backward()
     return losses, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def whole_in_parallel(model, samples):
+    parallel = DistributedDataParallel(model, broadcast_buffers=False, find_unused_parameters=True)
+    losses, gradients = whole(parallel, samples)
+    return losses, {name.removeprefix("module."): g for name, g in gradients.items()}
 
 
 def in_parts(model, samples, size):
@@ -69,8 +79,8 @@ def assert_same(parts, expected):
         assert error <= 1e-3 * expected.abs().max() + 1e-6 * largest, name
 
 
-@pytest.mark.parametrize("size", [1, 3])
-@pytest.mark.parametrize("source", ["detection", "pairs"])
+@pytest.mark.parametrize("size", [1, 4])
+@pytest.mark.parametrize("source", SOURCES)
 def test_parts_give_the_losses_and_gradients_of_the_whole(source, size):
     expected = whole(*model_and_batch(source))
     assert_same(in_parts(*model_and_batch(source), size), expected)
@@ -87,19 +97,24 @@ def test_drop_path_drops_the_same_in_both_passes():
 
 
 def in_a_process(rank, world_size):
+    """By source: what a process has of the joint batch in one pass, and in parts."""
     results = {}
-    for source in ("detection", "pairs"):
-        model, samples = model_and_batch(source)
-        share = samples[rank::world_size]
-        losses, gradients = in_parts(model, share, 1)
-        losses = {name: sum(comm.all_gather(loss)) / world_size for name, loss in losses.items()}
-        results[source] = (losses, gradients)
+    for source in SOURCES:
+        results[source] = []
+        for step in (whole_in_parallel, functools.partial(in_parts, size=1)):
+            model, samples = model_and_batch(source)
+            losses, gradients = step(model, samples[rank::world_size])
+            losses = {n: sum(comm.all_gather(loss.detach())) / world_size
+                      for n, loss in losses.items()}  # fmt: skip
+            results[source].append((losses, gradients))
     return results
 
 
-def test_two_processes_in_parts_give_those_of_the_joint_batch():
-    together = run_processes(in_a_process, 2)
-    for source in ("detection", "pairs"):
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_processes_give_the_losses_and_gradients_of_the_joint_batch(world_size):
+    together = run_processes(in_a_process, world_size)
+    for source in SOURCES:
         expected = whole(*model_and_batch(source))
         for process in together:
-            assert_same(process[source], expected)
+            for way in process[source]:
+                assert_same(way, expected)

@@ -3,46 +3,12 @@ import signal
 
 import pytest
 import torch
-from detectron2.engine import HookBase, hooks
+from detectron2.engine import HookBase
 from processes import run_processes
-from toy import toy_loader, toy_trainer
+from stopping import Send, train, train_shared
 
-from detclip2.engine.alternate_sources import AlternateSources
 from detclip2.engine.checkpoint import Checkpointer
 from detclip2.engine.stop import StopOnSignal, signals_for_children
-
-
-class Send(HookBase):
-    """Sends this process a signal at a moment of an iteration."""
-
-    def __init__(self, number, iteration, moment):
-        self.number, self.iteration, self.moment = number, iteration, moment
-
-    def before_step(self):
-        self._send("before_step")
-
-    def after_backward(self):
-        self._send("after_backward")
-
-    def after_step(self):
-        self._send("after_step")
-
-    def _send(self, moment):
-        if moment == self.moment and self.trainer.iter == self.iteration:
-            os.kill(os.getpid(), self.number)
-
-
-def train(folder, *extra, iterations=8, evaluate=lambda: {}, loader=None, resume=False):
-    loader = loader or toy_loader()
-    trainer = toy_trainer(loader)
-    checkpointer = Checkpointer(trainer.model, str(folder), trainer=trainer)
-    stop = StopOnSignal(checkpointer)
-    trainer.register_hooks([AlternateSources(loader), *extra, stop, hooks.EvalHook(2, evaluate)])
-    checkpointer.resume_or_load("", resume=resume)
-    start = trainer.iter + 1 if resume else 0
-    with stop.listening():
-        trainer.train(start, iterations)
-    return trainer
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -108,15 +74,16 @@ def one_is_asked(rank, world_size, folder):
     torch.manual_seed(0)
     extra = [Send(signal.SIGTERM, 3, "after_backward")] if rank == 1 else []
     try:
-        train(folder, *extra, loader=toy_loader(batch_sizes=(2, 2)))
+        train_shared(folder, *extra)
     except SystemExit as error:
         return {"code": error.code}
     return {"code": 0}
 
 
-def test_all_processes_stop_after_the_same_iteration(tmp_path):
-    ended = run_processes(one_is_asked, 2, str(tmp_path))
-    assert [process["code"] for process in ended] == [128 + signal.SIGTERM] * 2
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_all_processes_stop_after_the_same_iteration(tmp_path, world_size):
+    ended = run_processes(one_is_asked, world_size, str(tmp_path))
+    assert [process["code"] for process in ended] == [128 + signal.SIGTERM] * world_size
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000003.pth"
 
 

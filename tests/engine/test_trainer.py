@@ -122,10 +122,10 @@ def test_too_many_in_a_row_end_the_training(tmp_path):
     assert [line["iteration"] for line in kept(tmp_path)] == [0, 1, 4, 5, 6]
 
 
-def one_of_two_is_not_finite(rank, world_size, folder):
+def one_is_not_finite(rank, world_size, folder):
     torch.manual_seed(0)
     model = nn.parallel.DistributedDataParallel(Model(when=lambda call: rank == 1 and call == 1))
-    loader = toy_loader(batch_sizes=(4, 2))
+    loader = toy_loader(batch_sizes=(2 * world_size, world_size))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     trainer = Trainer(model, loader, optimizer, NonFiniteSteps(folder))
     weights = []
@@ -139,16 +139,19 @@ def one_of_two_is_not_finite(rank, world_size, folder):
     return {"weights": weights, "total": trainer.nonfinite.total, "seen": model.module.seen}
 
 
-def test_all_processes_leave_a_step_out_together(tmp_path):
-    first, second = run_processes(one_of_two_is_not_finite, 2, str(tmp_path))
-    assert first["total"] == second["total"] == 1
-    for a, b in zip(first["weights"], second["weights"], strict=True):
-        assert torch.equal(a, b)
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_all_processes_leave_a_step_out_together(tmp_path, world_size):
+    processes = run_processes(one_is_not_finite, world_size, str(tmp_path))
+    first, *others = processes
+    for other in others:
+        assert first["total"] == other["total"] == 1
+        for a, b in zip(first["weights"], other["weights"], strict=True):
+            assert torch.equal(a, b)
     assert torch.equal(first["weights"][0], first["weights"][1])
     assert not torch.equal(first["weights"][1], first["weights"][2])
     (line,) = kept(tmp_path)
     names = [[sample["image_id"] for sample in p["samples"]] for p in line["processes"]]
-    assert names == [first["seen"][1], second["seen"][1]]
+    assert names == [process["seen"][1] for process in processes]
 
 
 def test_mixed_precision_on_a_cpu_scales_and_resumes(tmp_path):

@@ -196,18 +196,19 @@ def test_a_box_that_no_anchor_learns():
 
 
 def step(rank, world_size, kind):
-    each = len(BATCH) // world_size
-    share = slice(rank * each, (rank + 1) * each)
+    ends = [len(BATCH) * r // world_size for r in range(world_size + 1)]
+    share = slice(ends[rank], ends[rank + 1])
     outputs = Outputs(kind=kind)
     losses = outputs.losses(BATCH[share], share)
     return list(losses.values()), outputs.gradients(losses)
 
 
+@pytest.mark.parametrize("world_size", [2, 3])
 @pytest.mark.parametrize("kind", ["class", "iou"])
-def test_mean_over_processes_is_the_joint_batch(kind):
+def test_mean_over_processes_is_the_joint_batch(kind, world_size):
     """As DistributedDataParallel averages gradients."""
     [joint] = run_processes(step, 1, kind)
-    shares = run_processes(step, 2, kind)
+    shares = run_processes(step, world_size, kind)
     for ours, of_processes in zip(joint, zip(*shares, strict=True), strict=True):
         for expected, *parts in zip(ours, *of_processes, strict=True):
             torch.testing.assert_close(torch.stack(parts).mean(0), expected)
