@@ -92,20 +92,20 @@ class PostProcess:
         # sqrt(p * c) > t needs c > t^2 and p > t^2 / c: most anchors and names drop out before
         # any sigmoid, and the result is the same.
         alive = (centerness > floor).nonzero().squeeze(1)
-        best = (centerness[:0], alive[:0], alive[:0])
+        scores, of_anchor, of_name = centerness[:0], alive[:0], alive[:0]
         for anchors in alive.split(max(PAIRS_AT_ONCE // max(len(vocabulary), 1), 1)):
             logits = align(regions[anchors], vocabulary).float()
             survives = logits > torch.logit(floor / centerness[anchors])[:, None]
             row, name = survives.nonzero(as_tuple=True)
-            scores = (logits[row, name].sigmoid() * centerness[anchors[row]]).sqrt()
-            found = (scores, anchors[row], name)
-            best = tuple(map(torch.cat, zip(best, found, strict=True)))
-            if len(best[0]) > self.max_candidates:
-                scores, order = best[0].topk(self.max_candidates)
-                best = (scores, best[1][order], best[2][order])
+            found = (logits[row, name].sigmoid() * centerness[anchors[row]]).sqrt()
+            scores = torch.cat([scores, found])
+            of_anchor, of_name = torch.cat([of_anchor, anchors[row]]), torch.cat([of_name, name])
+            if len(scores) > self.max_candidates:
+                scores, best = scores.topk(self.max_candidates)
+                of_anchor, of_name = of_anchor[best], of_name[best]
                 # Later pairs must be better than the last of these; the rest is for rounding.
                 floor = max(floor, float(scores[-1]) ** 2 * (1 - 1e-6))
-        return best
+        return scores, of_anchor, of_name
 
 
 class BestOfEachName(PostProcess):

@@ -14,7 +14,7 @@ from detclip2.files import write_whole
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 FIGURE = DOCS / "images" / "growth.png"
-MARKER = re.compile(r"(<!-- (begin|table) of (?P<name>[^>]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+MARKER = re.compile(r"(<!-- table of (?P<name>[^>]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 Rows = list[Sequence[str]]
 
 
@@ -167,7 +167,7 @@ def write(results_file: Path, page: Path = DOCS / "performance.md", figure: Path
     """
     results = json.loads(results_file.read_text(encoding="utf-8"))
     text = page.read_text(encoding="utf-8")
-    text = MARKER.sub(lambda m: f"{m[1]}{block(m['name'], results)}\n{m[4]}", text)
+    text = MARKER.sub(lambda m: f"{m[1]}{block(m['name'], results)}\n{m[3]}", text)
     write_whole(page, lambda file: file.write(text.encode()))
     if "growth" in results:
         growth.draw(results["growth"]["result"], figure)
@@ -182,8 +182,9 @@ def block(name: str, results: dict[str, Any]) -> str:
     lines = [head, ("---",) * len(head), *rows]
     table = "\n".join(f"| {' | '.join(row)} |" for row in lines)
     threads = f"{entry['threads']} thread{'s' if entry['threads'] > 1 else ''}"
+    picture = "![time against names and pixels](images/growth.png)\n\n" if name == "growth" else ""
     half = "" if entry["dtype"] == "float32" else f", {entry['dtype']}"
     return (
-        f"{table}\n\n`{entry['command']}`, {entry['date']}, {entry['device']}, {threads}, torch "
-        f"{entry['torch']}{half}; {entry['repeats']} repeats, median [least, most]."
+        f"{table}\n\n{picture}`{entry['command']}`, {entry['date']}, {entry['device']}, {threads}, "
+        f"torch {entry['torch']}{half}; {entry['repeats']} repeats, median [least, most]."
     )

@@ -21,13 +21,14 @@ from detclip2.predictor import OpenVocabularyPredictor
 def measure(repeats: int) -> dict[str, Any]:
     """Seconds of ``detclip2 --help`` and of ``detclip2 predict`` on one picture, by the clock."""
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        argv = prepared(folder)
+        prepare(Path(scratch))
+        cli = [sys.executable, "-m", "detclip2.cli"]
         commands = {
             "python -c pass": [sys.executable, "-c", "pass"],
             "python -c 'import torch'": [sys.executable, "-c", "import torch"],
-            "detclip2 --help": [sys.executable, "-m", "detclip2.cli", "--help"],
-            "detclip2 predict": [sys.executable, "-m", "detclip2.cli", *argv],
+            "detclip2 --help": [*cli, "--help"],
+            "detclip2 predict": [*cli, *predict(scratch, "whole")],
+            "detclip2 predict, model without text tower": [*cli, *predict(scratch, "without")],
         }
         times: dict[str, list[float]] = {name: [] for name in commands}
         for _ in range(repeats + 1):
@@ -39,23 +40,28 @@ def measure(repeats: int) -> dict[str, Any]:
     return {name: {"first": round(t[0], 2), **spread(t[1:])} for name, t in times.items()}
 
 
-def prepared(folder: Path) -> list[str]:
-    """A nano model's folder, a saved vocabulary and a picture -> the command's arguments."""
-    cfg = OmegaConf.create(
-        {"inference": {"min_size": 256, "max_size": 480, "score_threshold": 0.0, "batch_size": 1}},
-        flags={"allow_objects": True},
-    )
+def prepare(folder: Path) -> None:
+    """Two folders of a nano model, one without its text tower, a saved vocabulary, a picture."""
+    inference = {"min_size": 256, "max_size": 480, "score_threshold": 0.0, "batch_size": 1}
+    cfg = OmegaConf.create({"inference": inference}, flags={"allow_objects": True})
     cfg.model = LazyConfig.load(str(MODELS)).nano
     torch.manual_seed(0)
-    model = instantiate(cfg.model)
-    LazyConfig.save(cfg, str(folder / "config.yaml"))
-    save_file(model.state_dict(), folder / "model.safetensors")
-    predictor = OpenVocabularyPredictor(
-        folder / "config.yaml", folder / "model.safetensors", device="cpu"
-    )
-    predictor.encode(["cat", "dog", "red apple"]).save(folder / "names.safetensors")
+    state = instantiate(cfg.model).state_dict()
+    for kind in ("whole", "without"):
+        if kind == "without":
+            cfg.model.text_tower = None
+        (folder / kind).mkdir()
+        LazyConfig.save(cfg, str(folder / kind / "config.yaml"))
+        save_file(state, folder / kind / "model.safetensors")
+    files = (folder / "whole" / name for name in ("config.yaml", "model.safetensors"))
+    names = ["cat", "dog", "red apple"]
+    OpenVocabularyPredictor(*files, device="cpu").encode(names).save(folder / "names.safetensors")
     picture = image_of((480, 640)).permute(1, 2, 0).numpy()
     Image.fromarray(picture).save(folder / "picture.jpg")
-    names = ("predict", "picture.jpg", "--vocabulary", "names.safetensors", "--output", "output")
-    paths = [name if name[0] == "-" or name == "predict" else str(folder / name) for name in names]
-    return [*paths, "--model", str(folder), "--device", "cpu"]
+
+
+def predict(folder: str, kind: str) -> list[str]:
+    """The command's arguments."""
+    vocabulary, output = f"{folder}/names.safetensors", f"{folder}/output"
+    chosen = ["--vocabulary", vocabulary, "--model", f"{folder}/{kind}", "--device", "cpu"]
+    return ["predict", f"{folder}/picture.jpg", *chosen, "--output", output]
