@@ -1,6 +1,6 @@
 """Measure what the project promises about speed; prints tables, and keeps them as json.
 
-    python scripts/benchmark.py all                     # everything, about 20 minutes on two cores
+    python scripts/benchmark.py all --repeats 3         # everything
     python scripts/benchmark.py inference --quick       # our own model, the rows that are cheap
     python scripts/benchmark.py peers --peers omdet-turbo fcos
     python scripts/benchmark.py scenes                  # EmojiScenes drawn in a second by one core
@@ -64,6 +64,9 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--compile", action="store_true", help="torch.compile, for our model")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument(
+        "--row-seconds", type=float, default=30, help="no repeat of a row begins after so many"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="leave out batches and long rows")
     parser.add_argument(

@@ -93,8 +93,9 @@ class PostProcess:
         # any sigmoid, and the result is the same.
         alive = (centerness > floor).nonzero().squeeze(1)
         scores, of_anchor, of_name = centerness[:0], alive[:0], alive[:0]
+        similarity = align.given(vocabulary)
         for anchors in alive.split(max(PAIRS_AT_ONCE // max(len(vocabulary), 1), 1)):
-            logits = align(regions[anchors], vocabulary).float()
+            logits = similarity(regions[anchors]).float()
             survives = logits > torch.logit(floor / centerness[anchors])[:, None]
             row, name = survives.nonzero(as_tuple=True)
             found = (logits[row, name].sigmoid() * centerness[anchors[row]]).sqrt()

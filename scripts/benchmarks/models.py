@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from detectron2.config import LazyConfig, instantiate
 from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModel
 
 from benchmarks.timing import Setting
 from detclip2.data.names import read_builtin
@@ -46,6 +45,8 @@ def build(size: str, setting: Setting, text: bool = False) -> DetCLIPv2:
     torch.manual_seed(setting.seed)
     model = instantiate(node)
     if text:
+        from transformers import CLIPTextConfig, CLIPTextModel  # seconds, where they are not used
+
         model.text_tower = TextTower(
             CLIPTextModel(CLIPTextConfig()), load_tokenizer(TOKENIZER), model.embed_dim
         )
@@ -67,13 +68,14 @@ def let_survive(model: DetCLIPv2, image: Tensor, vocabulary: Tensor, pairs: int)
         how many there are.
     """
     predictions, _ = model.predict(model.preprocess_images([{"image": image}]))
-    scores = []  # what S has to be above, less S without its bias
+    scores = []  # S without its bias, less what S has to be above
     model.align.bias.fill_(0)
     bound = torch.logit(model.postprocess.score_threshold**2 / predictions.centerness[0].sigmoid())
     for regions, least in zip(predictions.regions[0].split(1000), bound.split(1000), strict=True):
         margin = (model.align(regions, vocabulary) - least[:, None]).flatten()
+        margin = margin.nan_to_num(-torch.inf)  # without centerness nothing survives
         scores.append(margin.topk(min(pairs + 1, len(margin))).values)
-    margins = torch.cat(scores).nan_to_num(-torch.inf)
+    margins = torch.cat(scores)
     least = margins.topk(min(pairs + 1, len(margins))).values[-1]
     model.align.bias.fill_(-least)
     return int((margins > least).sum())

@@ -110,10 +110,8 @@ DESCRIPTIONS = {
 
 
 def measure(peer: str, setting: Setting) -> dict[str, Any]:
-    """One row; the slow ones are measured three times at most."""
+    """One row."""
     setting.prepare()
-    if peer in SLOW:
-        setting.repeats = min(setting.repeats, 3)
     inner = PEERS[peer](setting)
 
     def run() -> object:

@@ -186,5 +186,5 @@ def block(name: str, results: dict[str, Any]) -> str:
     half = "" if entry["dtype"] == "float32" else f", {entry['dtype']}"
     return (
         f"{table}\n\n{picture}`{entry['command']}`, {entry['date']}, {entry['device']}, {threads}, "
-        f"torch {entry['torch']}{half}; {entry['repeats']} repeats, median [least, most]."
+        f"torch {entry['torch']}{half}; at most {entry['repeats']} repeats, median [least, most]."
     )

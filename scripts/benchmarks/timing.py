@@ -24,6 +24,7 @@ class Setting:
     dtype: str = "float32"
     compile: bool = False
     repeats: int = 5
+    row_seconds: float = 30
     keep_freed_memory: bool = False
     seed: int = 0
 
@@ -112,14 +113,18 @@ def in_yards(
     memory = peak_memory(setting.device)
     other = yard(setting) if other is None else other
     other()
-    pairs = []
+    pairs: list[list[float]] = []
+    start = time.perf_counter()
     for repeat in range(setting.repeats):
+        if pairs and time.perf_counter() - start > setting.row_seconds:
+            break
         # By turns first and second, so that neither always finds the other's cache.
         times = [0.0, 0.0]
         for which in ((0, 1), (1, 0))[repeat % 2]:
             times[which] = seconds((run, other)[which], setting.device)
         pairs.append(times)
     return {
+        "repeats": len(pairs),
         "ratio": spread([ours / theirs for ours, theirs in pairs]),
         "seconds": spread([ours for ours, _ in pairs]),
         "yard_seconds" if other_is_yard else "other_seconds": spread([t for _, t in pairs]),

@@ -8,7 +8,6 @@ from detectron2.structures import Boxes, Instances
 
 from benchmarks.models import build, image_of, names_of
 from benchmarks.timing import Setting, in_yards
-from detclip2.modeling.contrast import WordRegionContrast
 
 
 def detection_sample(size: tuple[int, int], boxes: int = 15, phrases: int = 150) -> dict[str, Any]:
@@ -49,7 +48,6 @@ def measure(
     """
     setting.prepare()
     model = build(size, setting, text=True).train()
-    model.contrast = WordRegionContrast()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
     boxes = [detection_sample((800, 1333)) for _ in range(detections)]
     pairs = [caption_sample(number, (320, 320)) for number in range(captions)]
