@@ -13,7 +13,8 @@ class Conv3x3(nn.Conv2d):
     Winograd's minimal filtering (Lavin and Gray, arXiv 1509.09308) computes a tile of 6x6 outputs
     with 64 multiplications a channel pair instead of 324. PyTorch has it in NNPACK, a part of its
     builds for CPUs, but does not choose it for a single image. Outputs differ by some 1e-5 of their
-    spread, which leaves scores within 1e-5. Training keeps the plain sums.
+    spread, which leaves scores within 1e-5. Training keeps the plain sums, without gradients too:
+    what is computed twice there (``detclip2.engine.accumulate``) must be the same twice.
     ``torch.backends.nnpack.flags(enabled=False)`` turns it off.
 
     Args:
@@ -35,7 +36,7 @@ class Conv3x3(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, O, H, W)."""
-        if winograd_pays(x, self.weight):
+        if not self.training and winograd_pays(x, self.weight):
             return torch._nnpack_spatial_convolution(x, self.weight, self.bias, padding=1)
         return super().forward(x)
 

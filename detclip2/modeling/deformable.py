@@ -9,26 +9,29 @@ from torchvision.ops import deform_conv2d
 CHUNK = 512
 
 
-def deformable_conv(x: Tensor, offsets: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
+def deformable_conv(
+    x: Tensor, offsets: Tensor, mask: Tensor, weight: Tensor, training: bool = False
+) -> Tensor:
     """A 3x3 convolution (stride 1, padding 1) that samples at shifted places.
 
     On a GPU this is torchvision's operator. On a CPU that operator samples one value at a time and
     its backward pass took two thirds of a training step; sampling with ``grid_sample`` and one
-    matrix product computes the same in a fraction of the time. Without gradients, whole rows of
-    channels are gathered instead.
+    matrix product computes the same in a fraction of the time. In inference, whole rows of channels
+    are gathered instead.
 
     Args:
         x: (B, C, H, W).
         offsets: (B, 18, H, W) px, (dy, dx) for each of the 9 taps, row by row.
         mask: (B, 9, H, W) factor of each tap.
         weight: (O, C, 3, 3).
+        training: whether the sums must be those that gradients are computed of, to the last bit.
 
     Returns:
         (B, O, H, W).
     """
     if x.device.type != "cpu":
         return deform_conv2d(x, offsets, weight, padding=1, mask=mask)
-    if not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+    if not (training or torch.is_grad_enabled() or torch.compiler.is_compiling()):
         return conv_of_rows(x, offsets, mask, weight)
     batch_size, _, height, width = x.shape
     taps = sample_taps(x, offsets) * mask.reshape(batch_size, 1, 9, height * width)

@@ -125,7 +125,11 @@ class DeformableLayer(nn.Module):
         # Offsets are in pixels: half precision would round them to a quarter of one.
         with torch.autocast(x.device.type, enabled=False):
             sampled = deformable_conv(
-                x.float(), offsets.float(), mask.float().sigmoid(), self.conv.weight.float()
+                x.float(),
+                offsets.float(),
+                mask.float().sigmoid(),
+                self.conv.weight.float(),
+                self.training,
             )
         return torch.relu(self.norm(sampled))
 

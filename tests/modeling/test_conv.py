@@ -27,7 +27,7 @@ def calls(monkeypatch):
 
 def conv(bias=True, channels=(64, 80)):
     torch.manual_seed(0)
-    return Conv3x3(*channels, bias=bias)
+    return Conv3x3(*channels, bias=bias).eval()
 
 
 def image(batch_size=1, size=(21, 30)):
@@ -61,8 +61,11 @@ def test_what_the_layout_in_memory_is_does_not_matter():
 
 def test_training_has_the_plain_sums(calls):
     layer, x = conv(), image()
-    assert torch.equal(layer(x), F.conv2d(x, layer.weight, layer.bias, padding=1))
+    plain = F.conv2d(x, layer.weight, layer.bias, padding=1)
+    assert torch.equal(layer(x), plain)
     layer(x).sum().backward()
+    with torch.no_grad():  # a first pass, whose values a second one with gradients has to meet
+        assert torch.equal(layer.train()(x), plain)
     assert not calls
 
 

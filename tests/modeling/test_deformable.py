@@ -69,6 +69,12 @@ def plain(*tensors):
         return deformable_conv(*tensors)
 
 
+def test_training_has_the_same_values_with_and_without_gradients():
+    tensors = [t.detach().float() for t in inputs((20, 30), 1)]
+    with torch.no_grad():
+        assert torch.equal(deformable_conv(*tensors, training=True), plain(*tensors))
+
+
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 def test_offsets_that_are_not_finite_read_nothing(value):
     x, offsets, mask, weight = (t.detach() for t in inputs((4, 5), 1))
