@@ -7,10 +7,10 @@ A row for each runnable config. What it is comes from its first line, parameters
 model, built without memory for weights; the paper's numbers and ours from ``model_zoo.json`` beside
 the table, whose entries are
 
-    "CONFIG": {"paper": "...", "ours": {"result", "command", "date", "machine"}, "speed": 1.5}
+    "CONFIG": {"paper": "...", "ours": {"result", "command", "date", "machine"}}
 
-``speed``: time of an image, in units of scripts/benchmark.py's yard. What is absent stays "-" or
-"not trained".
+and the relative time, of an image in units of scripts/benchmark.py's yard, from what that script
+has kept in ``docs/performance.json``. What is absent stays "-" or "not trained".
 """
 
 import argparse
@@ -34,12 +34,19 @@ from detclip2.modeling.detclip import DetCLIPv2
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = ROOT / "projects" / "DetCLIPv2"
+TIMES = ROOT / "docs" / "performance.json"
 BEGIN = "<!-- the table is written by scripts/model_zoo.py -->"
 END = "<!-- end of the table -->"
 COLUMNS = (
     "config", "what it is", "image + text (M)", "input", "GFLOPs", "relative time", "paper", "ours"
 )  # fmt: skip
-NAMES = 80  # in the vocabulary whose similarity is counted
+NAMES = 80  # in the vocabulary whose similarity is counted, and timed
+# As configs/models and scripts/benchmark.py call the models, by their backbone.
+MODELS = {
+    "resnet10t": "nano",
+    "swin_tiny_patch4_window7_224": "swin_t",
+    "swin_large_patch4_window12_384": "swin_l",
+}
 # The text tower that the configs name is CLIP's of ViT-B/32, whose sizes are the defaults.
 CLIP = "openai/clip-vit-base-patch32"
 
@@ -87,7 +94,9 @@ def gflops(model: DetCLIPv2, size: tuple[int, int]) -> float:
     padded = [-(-length // step) * step for length in size]
     # Tensors that say they are on the CPU but have no memory: the meta device knows no autocast.
     fake = FakeTensorMode(allow_non_fake_inputs=True)
-    with fake, torch.no_grad(), FlopCounterMode(display=False) as counter:
+    # Winograd's method is a faster way to the same convolution, whose plain sums are counted.
+    plain = torch.backends.nnpack.flags(enabled=False)
+    with fake, plain, torch.no_grad(), FlopCounterMode(display=False) as counter:
         model = model.to_empty(device="cpu")
         image = torch.empty(1, 3, *padded)
         Detector(model)(image, torch.empty(NAMES, model.embed_dim))
@@ -119,6 +128,26 @@ def sizes_of(cfg: DictConfig, known: dict[str, tuple[str, str, str]]) -> tuple[s
     return known[key]
 
 
+def relative_times() -> dict[tuple[str, tuple[int, int]], float]:
+    """Model and input size -> time of an image with `NAMES` cached names, in yards."""
+    if not TIMES.exists():
+        return {}
+    measured = json.loads(TIMES.read_text(encoding="utf-8")).get("inference", {"result": []})
+    alone = {"names": NAMES, "text": "cached", "batch": 1}
+    return {
+        (row["model"], tuple(row["size"])): row["ratio"]["median"]
+        for row in measured["result"]
+        if alone.items() <= row.items() and row["survivors"] < 10**6
+    }
+
+
+def relative_time(cfg: DictConfig, times: dict[tuple[str, tuple[int, int]], float]) -> str:
+    """Of a config's model at its input."""
+    model = MODELS.get(cfg.model.backbone.bottom_up.name, "")
+    time = times.get((model, input_size(cfg)))
+    return "-" if time is None else f"{time:.2f}"
+
+
 def ours(entry: dict[str, str] | None) -> str:
     """A result with all that is needed to have it again."""
     if not entry:
@@ -129,6 +158,7 @@ def ours(entry: dict[str, str] | None) -> str:
 def table(zoo: dict[str, dict[str, Any]]) -> str:
     """The table of all configs, in the order of their names."""
     known: dict[str, tuple[str, str, str]] = {}
+    times = relative_times()
     rows = [COLUMNS, ("---",) * len(COLUMNS)]
     paths = sorted((PROJECT / "configs").glob("*.py"))
     for stranger in zoo.keys() - {path.stem for path in paths}:
@@ -141,7 +171,7 @@ def table(zoo: dict[str, dict[str, Any]]) -> str:
                 f"[{path.stem}](configs/{path.name})",
                 summary(path),
                 *sizes_of(cfg, known),
-                f"{entry['speed']:.2f}" if "speed" in entry else "-",
+                relative_time(cfg, times),
                 entry.get("paper", "-"),
                 ours(entry.get("ours")),
             )

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Align: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""(K, D) regions and (M, D) phrases -> (K, C) logits; C is M but for :class:`BestOfLabel`."""
+ForRegions: TypeAlias = Callable[[Tensor], Tensor]
+"""(..., K, D) regions -> (..., K, C) logits."""
 
 
 class Alignment(nn.Module):
@@ -35,7 +35,12 @@ class Alignment(nn.Module):
 
     def forward(self, regions: Tensor, phrases: Tensor) -> Tensor:
         """(..., K, D) regions and (M, D) phrases -> (..., K, M) logits."""
-        return self.regions(regions) @ self.phrases(phrases).T + self.bias
+        return self.given(phrases)(regions)
+
+    def given(self, phrases: Tensor) -> ForRegions:
+        """S of whatever regions with these phrases, whose own share of the work is done once."""
+        columns = self.phrases(phrases).T
+        return lambda regions: self.regions(regions) @ columns + self.bias
 
     def regions(self, regions: Tensor) -> Tensor:
         """Region embeddings as they enter the product."""
@@ -54,12 +59,25 @@ class BestOfLabel:
         label_of_row: (M,) the label of each row, int64 in [0, C), ascending, none left out.
     """
 
-    def __init__(self, align: Align, label_of_row: Tensor) -> None:
+    def __init__(self, align: Alignment, label_of_row: Tensor) -> None:
         self.align = align
         self.label_of_row = label_of_row
 
     def __call__(self, regions: Tensor, phrases: Tensor) -> Tensor:
         """(K, D) regions and (M, D) phrases -> (K, C) logits."""
-        logits = self.align(regions, phrases)
-        best = logits.new_full((len(logits), int(self.label_of_row[-1]) + 1), -torch.inf)
-        return best.scatter_reduce_(1, self.label_of_row.expand_as(logits), logits, "amax")
+        return self.given(phrases)(regions)
+
+    def given(self, phrases: Tensor) -> ForRegions:
+        """See :meth:`Alignment.given`."""
+        of_rows = self.align.given(phrases)
+
+        def best(regions: Tensor) -> Tensor:
+            logits = of_rows(regions)
+            best = logits.new_full((len(logits), int(self.label_of_row[-1]) + 1), -torch.inf)
+            return best.scatter_reduce_(1, self.label_of_row.expand_as(logits), logits, "amax")
+
+        return best
+
+
+Align: TypeAlias = Alignment | BestOfLabel
+"""(K, D) regions and (M, D) phrases -> (K, C) logits; C is M but for :class:`BestOfLabel`."""

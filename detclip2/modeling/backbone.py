@@ -13,6 +13,7 @@ from omegaconf import ListConfig
 from torch import nn
 
 from detclip2.errors import UserError
+from detclip2.modeling.conv import Conv3x3
 from detclip2.modeling.weights import State, load_weights
 
 STRIDES = (8, 16, 32)
@@ -140,12 +141,16 @@ def _indices_of_strides(name: str, timm_args: dict[str, Any]) -> tuple[int, ...]
 
 def feature_pyramid(bottom_up: Backbone, channels: int = 256) -> FPN:
     """P3..P7 with ``channels`` channels each; P6 and P7 are made from P5, as in ATSS."""
-    return FPN(
+    pyramid = FPN(
         bottom_up=bottom_up,
         in_features=["c3", "c4", "c5"],
         out_channels=channels,
         top_block=LastLevelP6P7(channels, channels, in_feature="p5"),
     )
+    for i, conv in enumerate(pyramid.output_convs):  # coarsest first
+        pyramid.output_convs[i] = Conv3x3.like(conv)
+        setattr(pyramid, f"fpn_output{5 - i}", pyramid.output_convs[i])
+    return pyramid
 
 
 @BACKBONE_REGISTRY.register()

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from detclip2.errors import UserError
+from detclip2.modeling.conv import Conv3x3
 from detclip2.modeling.deformable import deformable_conv
 
 Objectness = Literal["class", "iou"]
@@ -124,7 +125,11 @@ class DeformableLayer(nn.Module):
         # Offsets are in pixels: half precision would round them to a quarter of one.
         with torch.autocast(x.device.type, enabled=False):
             sampled = deformable_conv(
-                x.float(), offsets.float(), mask.float().sigmoid(), self.conv.weight.float()
+                x.float(),
+                offsets.float(),
+                mask.float().sigmoid(),
+                self.conv.weight.float(),
+                self.training,
             )
         return torch.relu(self.norm(sampled))
 
@@ -146,7 +151,7 @@ def _objectness(kind: Objectness, channels: int) -> nn.Conv2d:
 def _tower(channels: int, num_convs: int, num_groups: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for _ in range(num_convs):
-        conv = nn.Conv2d(channels, channels, kernel_size=3, padding=1, bias=False)
+        conv = Conv3x3(channels, channels, bias=False)
         # Detectron2's FCOS uses std 0.01; with GroupNorm behind it the scale does not matter.
         nn.init.normal_(conv.weight, std=0.01)
         layers += [conv, nn.GroupNorm(num_groups, channels), nn.ReLU(inplace=True)]

@@ -9,6 +9,9 @@ from torchvision.ops import nms
 
 from detclip2.modeling.alignment import Align
 
+PAIRS_AT_ONCE = 2**23
+"""(anchor, name) pairs whose S is in memory at a time."""
+
 
 class PostProcess:
     """Scores, thresholds, non-maximum suppression, and the best detections of an image.
@@ -64,19 +67,7 @@ class PostProcess:
         Returns:
             Instances with ``pred_boxes``, ``scores`` (descending) and ``pred_classes`` in [0, C).
         """
-        centerness = centerness.float().sigmoid()
-        floor = self.score_threshold**2
-        # sqrt(p * c) > t needs c > t^2 and p > t^2 / c: most anchors and names drop out before
-        # any sigmoid, and the result is the same.
-        alive = (centerness > floor).nonzero().squeeze(1)
-        centerness = centerness[alive]
-        logits = align(regions[alive], vocabulary).float()
-        anchor, name = (logits > torch.logit(floor / centerness)[:, None]).nonzero(as_tuple=True)
-        scores = (logits[anchor, name].sigmoid() * centerness[anchor]).sqrt()
-        if len(scores) > self.max_candidates:
-            scores, best = scores.topk(self.max_candidates)
-            anchor, name = anchor[best], name[best]
-        anchor = alive[anchor]
+        scores, anchor, name = self.candidates(regions, centerness, vocabulary, align)
         boxes = Boxes(decode.apply_deltas(deltas[anchor].float(), anchors[anchor]))
         boxes.clip(image_size)
         groups = torch.zeros_like(name) if self.class_agnostic_nms else name
@@ -85,6 +76,37 @@ class PostProcess:
         return Instances(
             image_size, pred_boxes=boxes[keep], scores=scores[keep], pred_classes=name[keep]
         )
+
+    def candidates(
+        self, regions: Tensor, centerness: Tensor, vocabulary: Tensor, align: Align
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The best ``max_candidates`` pairs of an anchor and a name above the threshold.
+
+        S is made for some anchors at a time, so that memory does not grow with K times C.
+
+        Returns:
+            scores, anchors in [0, K) and names in [0, C), one each a pair.
+        """
+        centerness = centerness.float().sigmoid()
+        floor = self.score_threshold**2
+        # sqrt(p * c) > t needs c > t^2 and p > t^2 / c: most anchors and names drop out before
+        # any sigmoid, and the result is the same.
+        alive = (centerness > floor).nonzero().squeeze(1)
+        scores, of_anchor, of_name = centerness[:0], alive[:0], alive[:0]
+        similarity = align.given(vocabulary)
+        for anchors in alive.split(max(PAIRS_AT_ONCE // max(len(vocabulary), 1), 1)):
+            logits = similarity(regions[anchors]).float()
+            survives = logits > torch.logit(floor / centerness[anchors])[:, None]
+            row, name = survives.nonzero(as_tuple=True)
+            found = (logits[row, name].sigmoid() * centerness[anchors[row]]).sqrt()
+            scores = torch.cat([scores, found])
+            of_anchor, of_name = torch.cat([of_anchor, anchors[row]]), torch.cat([of_name, name])
+            if len(scores) > self.max_candidates:
+                scores, best = scores.topk(self.max_candidates)
+                of_anchor, of_name = of_anchor[best], of_name[best]
+                # Later pairs must be better than the last of these; the rest is for rounding.
+                floor = max(floor, float(scores[-1]) ** 2 * (1 - 1e-6))
+        return scores, of_anchor, of_name
 
 
 class BestOfEachName(PostProcess):

@@ -3,8 +3,11 @@
 import pytest
 import torch
 from detectron2.modeling.box_regression import Box2BoxTransform
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torchvision.ops import nms
 
+from detclip2.modeling import postprocess
 from detclip2.modeling.alignment import Alignment
 from detclip2.modeling.postprocess import BestOfEachName, PostProcess
 
@@ -76,6 +79,7 @@ def slow_detections(
     return [d for d in kept if d[2][2] > d[2][0] and d[2][3] > d[2][1]][:max_detections]
 
 
+@pytest.mark.parametrize("pairs_at_once", [1, 30, 2**23])
 @pytest.mark.parametrize("class_agnostic_nms", [False, True])
 @pytest.mark.parametrize(
     "options",
@@ -92,7 +96,8 @@ def slow_detections(
     ],
     ids=str,
 )
-def test_detections_equal_the_plain_ones(options, class_agnostic_nms):
+def test_detections_equal_the_plain_ones(monkeypatch, options, class_agnostic_nms, pairs_at_once):
+    monkeypatch.setattr(postprocess, "PAIRS_AT_ONCE", pairs_at_once)
     options = {**options, "class_agnostic_nms": class_agnostic_nms}
     outputs = Outputs()
     expected = slow_detections(outputs, **options)
@@ -190,3 +195,24 @@ def test_best_of_each_name_ignores_what_is_broken():
 
 def test_best_of_no_name():
     assert len(Outputs(classes=0).detect(BestOfEachName)) == 0
+
+
+def test_the_similarities_are_never_all_in_memory(monkeypatch):
+    outputs = Outputs(classes=500)
+    monkeypatch.setattr(postprocess, "PAIRS_AT_ONCE", 2000)
+    sizes = []
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            sizes.extend(t.numel() for t in tree_leaves(out) if isinstance(t, torch.Tensor))
+            return out
+
+    kind = PostProcess(max_candidates=100)
+    with torch.no_grad(), Sizes():
+        found = kind.candidates(
+            outputs.regions, outputs.centerness, outputs.vocabulary, outputs.align
+        )
+    assert len(found[0]) == 100
+    # a pair above the threshold has two indices; the vocabulary itself is 500 x 6
+    assert max(sizes) <= 2 * 2000 < K * 500

@@ -64,7 +64,7 @@ def test_a_changed_table_is_noticed(script, monkeypatch, tmp_path, capsys):
     text = (PROJECT / "README.md").read_text()
     row = next(line for line in text.splitlines() if line.startswith("| [emoji_nano_detection]"))
     (tmp_path / "README.md").write_text(text.replace(row, row.replace("not trained", "AP 99")))
-    entries = {"emoji_nano_detection": {"speed": 1.5}}
+    entries = {"emoji_nano_detection": {"paper": "AP 1.5"}}
     (tmp_path / "model_zoo.json").write_text(json.dumps(entries))
     (tmp_path / "configs").symlink_to(PROJECT / "configs")
     monkeypatch.setattr(script, "PROJECT", tmp_path)
@@ -77,6 +77,34 @@ def test_a_changed_table_is_noticed(script, monkeypatch, tmp_path, capsys):
     assert script.main(["--check"]) == 0
     outside = text[: text.index(script.BEGIN)], text[text.index(script.END) :]
     assert (written.startswith(outside[0]), written.endswith(outside[1])) == (True, True)
+
+
+def test_relative_times_are_those_of_the_benchmark(script, monkeypatch, tmp_path):
+    rows = [
+        {"model": "swin_t", "size": [800, 1333], "ratio": {"median": 1.5}},
+        {"model": "swin_t", "size": [800, 1333], "names": 1203, "ratio": {"median": 9}},
+        {"model": "swin_t", "size": [800, 1333], "text": "encoded", "ratio": {"median": 9}},
+        {"model": "swin_t", "size": [800, 1333], "batch": 8, "ratio": {"median": 9}},
+        {"model": "swin_t", "size": [800, 1333], "survivors": 10**8, "ratio": {"median": 9}},
+        {"model": "swin_l", "size": [320, 320], "ratio": {"median": 4}},
+    ]
+    alone = {"names": 80, "text": "cached", "batch": 1, "survivors": 3000}
+    result = {"inference": {"result": [{**alone, **row} for row in rows]}}
+    monkeypatch.setattr(script, "TIMES", tmp_path / "performance.json")
+    assert script.relative_times() == {}
+    script.TIMES.write_text(json.dumps(result))
+    times = script.relative_times()
+    assert times == {("swin_t", (800, 1333)): 1.5, ("swin_l", (320, 320)): 4}
+    configs = PROJECT / "configs"
+    cfg = LazyConfig.load(str(configs / "pretrain_o365_swin_t.py"))
+    assert script.relative_time(cfg, times) == "1.50"
+    assert script.relative_time(LazyConfig.load(str(configs / "emoji_nano_all.py")), times) == "-"
+
+
+def test_models_of_the_benchmark_are_those_of_the_configs(script):
+    models = LazyConfig.load(str(ROOT / "configs" / "models" / "detclipv2.py"))
+    for backbone, name in script.MODELS.items():
+        assert models[name].backbone.bottom_up.name == backbone
 
 
 def test_an_entry_of_no_config_is_refused(script):

@@ -1,7 +1,7 @@
 """Time and memory of one process's share of the word-region contrast in a large global batch.
 
-    python scripts/benchmark_contrast.py                # the paper's batch: 6144 pairs on 32 GPUs
-    python scripts/benchmark_contrast.py --images 384 --processes 4 --dtype bfloat16
+    python scripts/benchmark.py contrast                # the paper's batch: 6144 pairs on 32 GPUs
+    python scripts/benchmark.py contrast --images 384 --processes 4 --dtype bfloat16
 
 The other processes are simulated: their words are made here, as if they had been gathered, and
 their sums of the softmax, five numbers a text, are left out. The floor is the one matrix product
@@ -9,24 +9,21 @@ that forward cannot avoid, every distinct word with every region, alone and in t
 """
 
 import argparse
-import json
-import resource
 import statistics
-import sys
-import time
-from collections.abc import Callable
 from typing import get_args
 
 import torch
 
+from benchmarks.timing import peak_memory, seconds
 from detclip2.modeling.alignment import Alignment
 from detclip2.modeling.contrast import Direction, Matching, WordRegionContrast
 from detclip2.modeling.matching import Texts
 
+SIZES = ("images", "processes", "regions", "words", "width", "matching", "direction")
 
-def main() -> None:
-    """Measure, and print as json."""
-    parser = argparse.ArgumentParser(description="Time and memory of the word-region contrast.")
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What only this subject has."""
     parser.add_argument("--images", type=int, default=6144, help="pairs in the global batch")
     parser.add_argument("--processes", type=int, default=32, help="that share the global batch")
     parser.add_argument("--regions", type=int, default=100, help="R, proposals an image")
@@ -34,10 +31,6 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=256, help="D")
     parser.add_argument("--matching", default="one_to_one", choices=get_args(Matching))
     parser.add_argument("--direction", default="text_to_image", choices=get_args(Direction))
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--repeats", type=int, default=3)
-    print(json.dumps(measure(parser.parse_args()), indent=2))
 
 
 def measure(args: argparse.Namespace) -> dict[str, object]:
@@ -46,7 +39,7 @@ def measure(args: argparse.Namespace) -> dict[str, object]:
     contrast = WordRegionContrast(matching=args.matching, direction=args.direction)
     contrast.negatives = "local"  # the others' words are already here
     align = Alignment().to(device)
-    memory_before = peak_memory(device)
+    memory_before = peak_memory(args.device)
 
     torch.manual_seed(0)
     local = args.images // args.processes
@@ -71,39 +64,17 @@ def measure(args: argparse.Namespace) -> dict[str, object]:
             right @ left.T
 
     step()
-    memory = peak_memory(device) - memory_before
+    memory = peak_memory(args.device) - memory_before
     floor()
     # In turns, so that a busy machine slows both.
-    pairs = [(seconds(step, device), seconds(floor, device)) for _ in range(args.repeats)]
+    pairs = [(seconds(step, args.device), seconds(floor, args.device)) for _ in range(args.repeats)]
     step_seconds, floor_seconds = (statistics.median(column) for column in zip(*pairs, strict=True))
     operations = 2 * len(words) * local * args.regions * args.width
     return {
-        **vars(args),
-        "threads": torch.get_num_threads(),
+        **{name: getattr(args, name) for name in SIZES},
         "seconds": round(step_seconds, 3),
         "floor_seconds": round(floor_seconds, 3),
         "ratio": round(step_seconds / floor_seconds, 2),
         "floor_gflops": round(operations / floor_seconds / 1e9),
         "peak_MiB": round(memory / 2**20),
     }
-
-
-def seconds(function: Callable[[], None], device: torch.device) -> float:
-    """How long it takes."""
-    start = time.perf_counter()
-    function()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
-
-
-def peak_memory(device: torch.device) -> int:
-    """The most bytes held so far: by torch on the GPU, or by the whole process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,193 @@
+"""Samples a second of one core for each kind of source, and what tar shards cost besides decoding.
+
+Times are of the processor, so that other programs disturb little. Real photographs come from the
+folder DETCLIP2_TEST_DATA; without it only what is drawn is measured.
+"""
+
+import io
+import json
+import os
+import statistics
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from detectron2.data import transforms as T
+
+from benchmarks.timing import spread
+from detclip2.data.image_io import read_image
+from detclip2.data.mappers import CaptionMapper, DetectionMapper, GroundingMapper
+from detclip2.data.skips import SkipCounter
+from detclip2.data.sources.detection import load_detection_json, names_of_json
+from detclip2.data.sources.emoji import EmojiGrounding, EmojiPairs, EmojiScenes
+from detclip2.data.sources.grounding import mdetr_records
+from detclip2.data.sources.image_text import ImageTextShards
+
+SCENES: dict[str, Callable[..., Sequence]] = {
+    "EmojiScenes, detection": EmojiScenes,
+    "EmojiScenes, pairs": EmojiPairs,
+    "EmojiScenes, grounding": EmojiGrounding,
+}
+
+
+def measure(count: int, repeats: int, size: int) -> dict[str, Any]:
+    """A row for each source, and the shards against a bare decode loop."""
+    rows = scenes(count, repeats, size)["samples_a_second_a_core"]
+    folder = os.environ.get("DETCLIP2_TEST_DATA")
+    if not folder:
+        return {"samples_a_second_a_core": rows, "shards": None}
+    photos = Path(folder) / "coco_open"
+    with tempfile.TemporaryDirectory() as scratch:
+        rows += [photographs(photos, Path(scratch), kind, repeats) for kind in PHOTOGRAPHS]
+        shards = shards_against_decoding(photos, Path(scratch), repeats)
+    return {"samples_a_second_a_core": rows, "shards": shards}
+
+
+def scenes(count: int, repeats: int, size: int) -> dict[str, Any]:
+    """A row for each source of EmojiScenes, all categories."""
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    rows = [
+        {
+            "source": name,
+            "input": f"{size} x {size}",
+            **scenes_a_second(source, count, repeats, size),
+        }
+        for name, source in SCENES.items()
+    ]
+    return {"samples_a_second_a_core": rows, "shards": None}
+
+
+def scenes_a_second(
+    source: Callable[..., Sequence], count: int, repeats: int, size: int
+) -> dict[str, float]:
+    """Scenes drawn."""
+    scenes = source(count=(repeats + 1) * count, size=size)
+    for index in range(count):
+        scenes[index]  # the emoji are drawn once, and kept
+    speeds = []
+    for repeat in range(1, repeats + 1):
+        indices = range(repeat * count, (repeat + 1) * count)
+        speeds.append(a_second(scenes[index] for index in indices))
+    return spread(speeds)
+
+
+def a_second(items: Iterable[object]) -> float:
+    """How many of them a second of processor time yields."""
+    start = time.process_time()
+    number = sum(1 for _ in items)
+    return number / (time.process_time() - start)
+
+
+def photographs(photos: Path, scratch: Path, kind: str, repeats: int) -> dict[str, Any]:
+    """Samples of real photographs, read, decoded, resized and packed as for training."""
+    records, mapper, size = PHOTOGRAPHS[kind](photos, scratch)
+    rng = np.random.default_rng(0)
+    speeds = [a_second(mapper(record, rng) for record in records) for _ in range(repeats + 1)][1:]
+    return {"source": kind, "input": size, **spread(speeds)}
+
+
+def multi_scale() -> list[T.Augmentation]:
+    """As configs/data/coco.py has it."""
+    edges = [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800]
+    return [T.ResizeShortestEdge(edges, 1333, "choice"), T.RandomFlip(horizontal=True)]
+
+
+def detection(photos: Path, scratch: Path) -> tuple[list[dict[str, Any]], Any, str]:
+    """COCO json."""
+    annotations = str(photos / "annotations" / "instances_train2017.json")
+    counter = SkipCounter("benchmark")
+    _, records, _ = load_detection_json(annotations, str(photos / "train2017"), counter)
+    mapper = DetectionMapper(names_of_json(annotations), multi_scale(), max_phrases=150)
+    return records, mapper, "480-800 x 1333"
+
+
+def grounding(photos: Path, scratch: Path) -> tuple[list[dict[str, Any]], Any, str]:
+    """An MDETR json with a caption that lists the objects of a photograph."""
+    content = json.loads((photos / "annotations" / "instances_train2017.json").read_text())
+    names = {category["id"]: category["name"] for category in content["categories"]}
+    images, annotations = [], []
+    for image in content["images"]:
+        boxes = [a for a in content["annotations"] if a["image_id"] == image["id"]]
+        labels = sorted({names[box["category_id"]] for box in boxes})
+        caption = " and ".join(f"a {label}" for label in labels)
+        images.append({**image, "caption": caption})
+        for box in boxes:
+            begin = caption.index(f"a {names[box['category_id']]}") + 2
+            end = begin + len(names[box["category_id"]])
+            annotations.append({**box, "tokens_positive": [[begin, end]]})
+    file = scratch / "grounding.json"
+    file.write_text(json.dumps({"images": images, "annotations": annotations}))
+    records = mdetr_records(str(file), str(photos / "train2017"))
+    usable = [record for record in records if record["annotations"]]
+    mapper = GroundingMapper(multi_scale(), max_phrases=100, negatives=sorted(names.values()))
+    return usable, mapper, "480-800 x 1333"
+
+
+def pairs(photos: Path, scratch: Path) -> tuple[list[dict[str, Any]], Any, str]:
+    """Tar shards, resized to the paper's 320 x 320."""
+    shards = ImageTextShards(make_shard(photos, scratch), resampled=False, shuffle_buffer=0)
+    mapper = CaptionMapper([T.Resize((320, 320))])
+    return list(shards), mapper, "320 x 320"
+
+
+PHOTOGRAPHS: dict[str, Callable[[Path, Path], tuple[list[dict[str, Any]], Any, str]]] = {
+    "detection json, photographs": detection,
+    "grounding json, photographs": grounding,
+    "tar shards, photographs": pairs,
+}
+
+
+def make_shard(photos: Path, scratch: Path, count: int = 100) -> str:
+    """A tar of photographs with captions, each photograph several times; written once."""
+    path = scratch / "shard.tar"
+    if not path.exists():
+        files = sorted((photos / "train2017").glob("*.jpg"))
+        with tarfile.open(path, "w") as tar:
+            for number, file in enumerate(islice(cycle(files), count)):
+                for ending, data in (("jpg", file.read_bytes()), ("txt", b"a dog and a red kite")):
+                    member = tarfile.TarInfo(f"{number:06}.{ending}")
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))
+    return str(path)
+
+
+def shards_against_decoding(photos: Path, scratch: Path, repeats: int) -> dict[str, Any]:
+    """Reading and decoding shards, as a share of the speed of decoding alone, by turns."""
+    shard = make_shard(photos, scratch)
+    with tarfile.open(shard) as tar:
+        members = [tar.extractfile(member) for member in tar if member.name.endswith("jpg")]
+        data = [member.read() for member in members if member is not None]
+
+    def ours() -> Iterator[np.ndarray]:
+        for record in ImageTextShards(shard, resampled=False):
+            yield read_image(record["image_bytes"])
+
+    def bare() -> Iterator[np.ndarray]:
+        for jpeg in data:
+            decoded = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+            yield cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
+
+    def bare_pillow() -> Iterator[np.ndarray]:
+        from PIL import Image
+
+        for jpeg in data:
+            yield np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
+
+    rows: dict[str, list[float]] = {"ours": [], "cv2": [], "pillow": []}
+    for _ in range(repeats + 1):
+        for name, loop in (("ours", ours), ("cv2", bare), ("pillow", bare_pillow)):
+            rows[name].append(a_second(loop()))
+    medians = {name: statistics.median(speeds[1:]) for name, speeds in rows.items()}
+    shares = {
+        f"of_{name}": spread([a / b for a, b in zip(rows["ours"][1:], rows[name][1:], strict=True)])
+        for name in ("cv2", "pillow")
+    }
+    return {"images_a_second": {k: round(v) for k, v in medians.items()}, **shares}

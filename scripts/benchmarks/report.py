@@ -1,0 +1,190 @@
+"""Tables of what was measured: on the terminal, and in docs/performance.md between markers."""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import growth
+from detclip2.files import write_whole
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+FIGURE = DOCS / "images" / "growth.png"
+MARKER = re.compile(r"(<!-- table of (?P<name>[^>]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+Rows = list[Sequence[str]]
+
+
+def spread(values: dict[str, float], digits: int = 2) -> str:
+    """Median [least, most]."""
+    return "{} [{}, {}]".format(*(f"{values[k]:.{digits}f}" for k in ("median", "least", "most")))
+
+
+def size_of(size: Sequence[int]) -> str:
+    """Height x width."""
+    return " x ".join(map(str, size))
+
+
+def inference_rows(result: list[dict[str, Any]]) -> Rows:
+    """Our own model."""
+    head = ("model", "input", "names", "text", "batch", "pairs above the threshold")
+    rows: Rows = [(*head, "time of an image / yard", "seconds a batch", "peak MiB")]
+    for row in result:
+        survivors = "all" if row["survivors"] >= 10**6 else f"{row['survivors']:,}"
+        rows.append(
+            (
+                row["model"],
+                size_of(row["size"]),
+                f"{row['names']:,}",
+                row["text"],
+                str(row["batch"]),
+                survivors,
+                spread(row["ratio"]),
+                spread(row["seconds"]),
+                f"{row['peak_MiB']:,}",
+            )
+        )
+    return rows
+
+
+def stages_rows(result: list[dict[str, Any]]) -> Rows:
+    """A column for each stage."""
+    rows: Rows = [("input", "names", *result[0]["shares"])]
+    for row in result:
+        shares = (
+            f"{share:.0%} ({row['seconds'][stage]:.3f} s)" for stage, share in row["shares"].items()
+        )
+        rows.append((size_of(row["size"]), f"{row['names']:,}", *shares))
+    return rows
+
+
+def peers_rows(result: dict[str, Any]) -> Rows:
+    """The peers, and ours beside one of them."""
+    rows: Rows = [("model", "input", "names", "time / yard", "seconds", "peak MiB")]
+    rows += [
+        (
+            row["model"],
+            row["size"],
+            f"{row['names']:,}",
+            spread(row["ratio"]),
+            spread(row["seconds"]),
+            f"{row['peak_MiB']:,}",
+        )
+        for row in result["peers"]
+    ]
+    for row in result.get("ours_against", []):
+        what = f"DetCLIPv2 Swin-T / {row['peer']}, in turns"
+        rows.append((what, row["size"], str(row["names"]), f"{spread(row['ratio'])} of it", "", ""))
+    return rows
+
+
+def growth_rows(result: dict[str, Any]) -> Rows:
+    """Names, then pixels."""
+    rows: Rows = [("what grows", "value", "seconds")]
+    for what in ("names", "pixels"):
+        for row in result[what]:
+            rows.append((what, f"{row['case']}", spread(row["seconds"])))
+    return rows
+
+
+def training_rows(result: dict[str, Any]) -> Rows:
+    """One row."""
+    return [
+        ("captions a batch", "detections a batch", "caption sample / detection sample", "peak MiB"),
+        (
+            str(result["captions"]),
+            str(result["detections"]),
+            spread(result["share"], 3),
+            f"{result['peak_MiB']:,}",
+        ),
+    ]
+
+
+def contrast_rows(result: dict[str, Any]) -> Rows:
+    """One row."""
+    keys = ("images", "processes", "regions", "words", "width")
+    return [
+        (*keys, "seconds", "floor, seconds", "time / floor", "peak MiB"),
+        (
+            *(str(result[key]) for key in keys),
+            str(result["seconds"]),
+            str(result["floor_seconds"]),
+            str(result["ratio"]),
+            str(result["peak_MiB"]),
+        ),
+    ]
+
+
+def loading_rows(result: dict[str, Any]) -> Rows:
+    """Sources, then shards against decoding."""
+    rows: Rows = [("source", "input", "samples a second a core")]
+    for row in result["samples_a_second_a_core"]:
+        rows.append((row["source"], row["input"], spread(row, 0)))
+    if result["shards"]:
+        for decoder in ("cv2", "pillow"):
+            share = f"{spread(result['shards'][f'of_{decoder}'])} of a bare loop of {decoder}"
+            rows.append(("tar shards, read and decoded", "as stored", share))
+    return rows
+
+
+def startup_rows(result: dict[str, Any]) -> Rows:
+    """Commands."""
+    rows: Rows = [("command", "first, seconds", "then, seconds")]
+    rows += [(f"`{name}`", f"{row['first']:.2f}", spread(row)) for name, row in result.items()]
+    return rows
+
+
+ROWS: dict[str, Callable[[Any], Rows]] = {
+    "inference": inference_rows,
+    "stages": stages_rows,
+    "peers": peers_rows,
+    "growth": growth_rows,
+    "training": training_rows,
+    "contrast": contrast_rows,
+    "loading": loading_rows,
+    "scenes": loading_rows,
+    "startup": startup_rows,
+}
+
+
+def show(subject: str, result: Any) -> None:
+    """Print a table."""
+    head, *rows = ROWS[subject](result)
+    table = Table(*head)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def write(results_file: Path, page: Path = DOCS / "performance.md", figure: Path = FIGURE) -> None:
+    """Fill the tables of the page, and draw the figure.
+
+    A table stands between ``<!-- table of NAME -->`` and ``<!-- end -->``, where NAME is one of
+    the json's. What the json does not have is said to be not measured.
+    """
+    results = json.loads(results_file.read_text(encoding="utf-8"))
+    text = page.read_text(encoding="utf-8")
+    text = MARKER.sub(lambda m: f"{m[1]}{block(m['name'], results)}\n{m[3]}", text)
+    write_whole(page, lambda file: file.write(text.encode()))
+    if "growth" in results:
+        growth.draw(results["growth"]["result"], figure)
+
+
+def block(name: str, results: dict[str, Any]) -> str:
+    """A table in Markdown, and under what it was measured."""
+    if name not in results:
+        return "Not measured yet."
+    entry = results[name]
+    head, *rows = ROWS[name.split()[0]](entry["result"])
+    lines = [head, ("---",) * len(head), *rows]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in lines)
+    threads = f"{entry['threads']} thread{'s' if entry['threads'] > 1 else ''}"
+    picture = "![time against names and pixels](images/growth.png)\n\n" if name == "growth" else ""
+    half = "" if entry["dtype"] == "float32" else f", {entry['dtype']}"
+    return (
+        f"{table}\n\n{picture}`{entry['command']}`, {entry['date']}, {entry['device']}, {threads}, "
+        f"torch {entry['torch']}{half}; at most {entry['repeats']} repeats, median [least, most]."
+    )

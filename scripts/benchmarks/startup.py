@@ -1,0 +1,67 @@
+"""From the start of a process to what it prints or writes."""
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import LazyConfig, instantiate
+from omegaconf import OmegaConf
+from PIL import Image
+from safetensors.torch import save_file
+
+from benchmarks.models import MODELS, image_of
+from benchmarks.timing import spread
+from detclip2.predictor import OpenVocabularyPredictor
+
+
+def measure(repeats: int) -> dict[str, Any]:
+    """Seconds of ``detclip2 --help`` and of ``detclip2 predict`` on one picture, by the clock."""
+    with tempfile.TemporaryDirectory() as scratch:
+        prepare(Path(scratch))
+        cli = [sys.executable, "-m", "detclip2.cli"]
+        commands = {
+            "python -c pass": [sys.executable, "-c", "pass"],
+            "python -c 'import torch'": [sys.executable, "-c", "import torch"],
+            "detclip2 --help": [*cli, "--help"],
+            "detclip2 predict": [*cli, *predict(scratch, "whole")],
+            "detclip2 predict, model without text tower": [*cli, *predict(scratch, "without")],
+        }
+        times: dict[str, list[float]] = {name: [] for name in commands}
+        for _ in range(repeats + 1):
+            for name, command in commands.items():
+                start = time.perf_counter()
+                subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+                times[name].append(time.perf_counter() - start)
+    # The first of each reads files that the others find in memory.
+    return {name: {"first": round(t[0], 2), **spread(t[1:])} for name, t in times.items()}
+
+
+def prepare(folder: Path) -> None:
+    """Two folders of a nano model, one without its text tower, a saved vocabulary, a picture."""
+    inference = {"min_size": 256, "max_size": 480, "score_threshold": 0.0, "batch_size": 1}
+    cfg = OmegaConf.create({"inference": inference}, flags={"allow_objects": True})
+    cfg.model = LazyConfig.load(str(MODELS)).nano
+    torch.manual_seed(0)
+    state = instantiate(cfg.model).state_dict()
+    for kind in ("whole", "without"):
+        if kind == "without":
+            cfg.model.text_tower = None
+        (folder / kind).mkdir()
+        LazyConfig.save(cfg, str(folder / kind / "config.yaml"))
+        save_file(state, folder / kind / "model.safetensors")
+    files = (folder / "whole" / name for name in ("config.yaml", "model.safetensors"))
+    names = ["cat", "dog", "red apple"]
+    OpenVocabularyPredictor(*files, device="cpu").encode(names).save(folder / "names.safetensors")
+    picture = image_of((480, 640)).permute(1, 2, 0).numpy()
+    Image.fromarray(picture).save(folder / "picture.jpg")
+
+
+def predict(folder: str, kind: str) -> list[str]:
+    """The command's arguments."""
+    vocabulary, output = f"{folder}/names.safetensors", f"{folder}/output"
+    chosen = ["--vocabulary", vocabulary, "--model", f"{folder}/{kind}", "--device", "cpu"]
+    return ["predict", f"{folder}/picture.jpg", *chosen, "--output", output]

@@ -1,0 +1,195 @@
+"""What makes inference fast changes nothing but the time, and stays: counted, not timed."""
+
+import contextlib
+
+import pytest
+import torch
+from detectron2.config import LazyConfig, instantiate
+from detectron2.structures import Boxes, Instances
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.ops import deform_conv2d
+
+from detclip2.modeling import deformable
+from detclip2.modeling.detclip import DetCLIPv2
+
+NAMES = [f"thing {i}" for i in range(20)]
+
+
+@pytest.fixture(scope="module")
+def models(request):
+    return LazyConfig.load(str(request.config.rootpath / "configs/models/detclipv2.py"))
+
+
+@contextlib.contextmanager
+def plain_paths(monkeypatch):
+    """Plain sums in convolutions, and torchvision's operator for the deformable layer."""
+
+    def reference(x, offsets, mask, weight):
+        return deform_conv2d(x, offsets, weight, padding=1, mask=mask)
+
+    with monkeypatch.context() as patch, torch.backends.nnpack.flags(enabled=False):
+        patch.setattr(deformable, "conv_of_rows", reference)
+        yield
+
+
+def image(height=200, width=260):
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(1, 3, 6, 6, generator=generator)
+    return 255 * torch.nn.functional.interpolate(coarse, (height, width), mode="nearest")[0]
+
+
+def random_offsets(model):
+    """A trained deformable layer samples elsewhere than a new one."""
+    layer = model.head.deformable.offsets_and_mask
+    torch.nn.init.normal_(layer.weight, std=0.01)
+    torch.nn.init.normal_(layer.bias)
+
+
+def scores_and_boxes(model, picture, vocabulary):
+    """Of all K anchors: (K, C) scores and (K, 4) boxes."""
+    images = model.preprocess_images([{"image": picture}])
+    predictions, anchors = model.predict(images)
+    similarity = model.align(predictions.regions[0], vocabulary)
+    scores = (similarity.sigmoid() * predictions.centerness[0].sigmoid()[:, None]).sqrt()
+    return scores, model.decode(predictions, anchors, images)[0]
+
+
+@torch.no_grad()
+def check(model, monkeypatch, picture, vocabulary):
+    model.eval()
+    scores, boxes = scores_and_boxes(model, picture, vocabulary)
+    with plain_paths(monkeypatch):
+        plain_scores, plain_boxes = scores_and_boxes(model, picture, vocabulary)
+    torch.testing.assert_close(scores, plain_scores, atol=1e-5, rtol=0)
+    torch.testing.assert_close(boxes, plain_boxes, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("size", ["nano", "swin_t"])
+def test_scores_at_random_weights(models, monkeypatch, size):
+    torch.manual_seed(0)
+    config = models[size].copy()
+    config.text_tower = None
+    model: DetCLIPv2 = instantiate(config)
+    random_offsets(model)
+    # Similarities as far from each other as a trained model has them.
+    model.align.log_scale.data.fill_(1.5)
+    model.align.bias.data.fill_(-1)
+    check(model, monkeypatch, image(), torch.randn(20, model.embed_dim))
+
+
+@pytest.fixture(scope="module")
+def trained(models):
+    """A nano model after some steps on one picture, and the picture."""
+    torch.manual_seed(0)
+    model = instantiate(models.nano).train()
+    random_offsets(model)
+    picture = image(192, 256)
+    instances = Instances((192, 256))
+    instances.gt_boxes = Boxes(torch.tensor([[0.0, 0, 43, 32], [86, 64, 171, 160]]))
+    instances.gt_classes = torch.tensor([0, 1])
+    sample = {
+        "image": picture,
+        "source": "detection",
+        "phrases": NAMES,
+        "num_positives": 2,
+        "instances": instances,
+    }
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    for _ in range(12):
+        loss = torch.stack(list(model([sample]).values())).sum()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model.eval(), picture
+
+
+def test_scores_after_training(trained, monkeypatch):
+    model, picture = trained
+    check(model, monkeypatch, picture, model.encode_phrases(NAMES).detach())
+
+
+def test_detections_after_training(trained, monkeypatch):
+    model, picture = trained
+    model.set_vocabulary(NAMES)
+    found = model([{"image": picture}])[0]["instances"]
+    with plain_paths(monkeypatch):
+        plain = model([{"image": picture}])[0]["instances"]
+    assert len(found) == len(plain) > 0
+    torch.testing.assert_close(found.scores, plain.scores, atol=1e-5, rtol=0)
+    # Two that score the same may stand in either order.
+    for score, name, box in zip(
+        found.scores, found.pred_classes, found.pred_boxes.tensor, strict=True
+    ):
+        same = (plain.pred_classes == name) & ((plain.scores - score).abs() < 1e-5)
+        near = (plain.pred_boxes.tensor - box).abs().amax(1) < 0.05
+        assert (same & near).any()
+
+
+def macs(model, names, picture=(64, 64)):
+    """Multiply-adds from an image to its detections."""
+    model.set_vocabulary(torch.ones(names, model.embed_dim))
+    with torch.backends.nnpack.flags(enabled=False), FlopCounterMode(display=False) as counter:
+        model([{"image": torch.zeros(3, *picture)}])
+    return counter.get_total_flops() // 2
+
+
+def test_a_name_costs_one_product_with_each_anchor(tiny_model):
+    """And with no text tower, however many names there are."""
+    model = tiny_model.eval()
+    anchors = 8 * 8 + 4 * 4 + 2 * 2 + 1 + 1
+    few, many = macs(model, 10), macs(model, 250)
+    assert many - few == 240 * anchors * model.embed_dim
+
+
+def test_anchors_without_centerness_are_not_compared(tiny_model):
+    """Below the square of the score threshold no name can save them."""
+    model = tiny_model.eval()
+    before = macs(model, 100)
+    torch.nn.init.zeros_(model.head.centerness.weight)
+    torch.nn.init.constant_(model.head.centerness.bias, -10)
+    anchors = 8 * 8 + 4 * 4 + 2 * 2 + 1 + 1
+    assert before - macs(model, 100) == 100 * anchors * model.embed_dim
+
+
+def test_the_deformable_layer_multiplies_each_place_once(tiny_model):
+    layer = tiny_model.head.deformable.eval()
+    channels = tiny_model.head.region.in_channels
+    x = torch.randn(1, channels, 40, 30)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        layer(x, x)
+    # the convolution, and the one that makes offsets and masks
+    assert counter.get_total_flops() // 2 == 40 * 30 * 9 * channels * (channels + 27)
+
+
+def test_an_image_pays_for_no_text(tiny_model, monkeypatch):
+    model = tiny_model.eval()
+    calls = []
+    encode = model.text_tower.forward
+    monkeypatch.setattr(
+        model.text_tower, "forward", lambda phrases: calls.append(len(phrases)) or encode(phrases)
+    )
+    model.set_vocabulary(NAMES)
+    for _ in range(3):
+        model([{"image": torch.zeros(3, 64, 64)}, {"image": torch.zeros(3, 64, 96)}])
+    assert calls == [len(NAMES)]
+
+
+def test_a_batch_encodes_each_phrase_once(tiny_model, monkeypatch):
+    """In training too: phrases that samples share are there once."""
+    calls = []
+    encode = tiny_model.text_tower.forward
+    monkeypatch.setattr(
+        tiny_model.text_tower, "forward", lambda phrases: calls.append(phrases) or encode(phrases)
+    )
+    samples = [
+        {
+            "image": torch.zeros(3, 64, 64),
+            "source": "caption",
+            "phrases": ["a cat", "a dog", f"thing {i % 2}"],
+            "num_positives": 3,
+        }
+        for i in range(4)
+    ]
+    tiny_model(samples)
+    assert len(calls) == 1
+    assert sorted(calls[0]) == ["a cat", "a dog", "thing 0", "thing 1"]

@@ -1,0 +1,179 @@
+"""The benchmark's parts on small models; no time is checked."""
+
+import json
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def importable(request, monkeypatch):
+    monkeypatch.syspath_prepend(request.config.rootpath / "scripts")
+
+
+@pytest.fixture
+def setting():
+    from benchmarks.timing import Setting
+
+    return Setting(repeats=2)
+
+
+def small_yard(setting):
+    return lambda: torch.ones(100, 100) @ torch.ones(100, 100)
+
+
+@pytest.mark.parametrize("pairs", [0, 10, 700])
+def test_as_many_pairs_survive_as_are_asked_for(setting, pairs):
+    from benchmarks.models import build, image_of, let_survive, vocabulary_of
+
+    model, picture = build("nano", setting), image_of((64, 96))
+    vocabulary = vocabulary_of(30, model)
+    assert let_survive(model, picture, vocabulary, pairs) == pairs
+    with torch.no_grad():
+        predictions, _ = model.predict(model.preprocess_images([{"image": picture}]))
+        scores = model.align(predictions.regions[0], vocabulary).sigmoid()
+        scores = (scores * predictions.centerness[0].sigmoid()[:, None]).sqrt()
+    assert abs(int((scores > model.postprocess.score_threshold).sum()) - pairs) <= 1
+
+
+def test_names_are_distinct_and_as_many_as_asked_for():
+    from benchmarks.models import names_of
+
+    for count in (1, 80, 1203, 13204):
+        names = names_of(count)
+        assert len(names) == len(set(names)) == count
+
+
+@pytest.mark.parametrize("text", ["cached", "encoded"])
+def test_a_row(setting, monkeypatch, text):
+    from benchmarks import inference, timing
+
+    monkeypatch.setattr(timing, "yard", small_yard)
+    case = inference.Case(5, (64, 96), text=text, batch=2, survivors=20, model="nano")
+    row = inference.measure(case, setting)
+    assert (row["names"], row["text"], row["survivors"]) == (5, text, 20)
+    one = row["seconds"]["median"] / row["yard_seconds"]["median"] / 2
+    assert row["ratio"]["median"] == pytest.approx(one, rel=1)
+    assert 0 < row["ratio"]["least"] <= row["ratio"]["median"] <= row["ratio"]["most"]
+    assert row["peak_MiB"] >= row["peak_MiB_before"] > 0
+
+
+def test_shares_of_stages_are_a_whole(setting):
+    from benchmarks.inference import Case, stages
+
+    row = stages(Case(5, (64, 96), survivors=20, model="nano"), setting)
+    assert sum(row["shares"].values()) == pytest.approx(1, abs=0.01)
+    assert min(row["shares"].values()) >= 0
+    assert {"backbone", "pyramid", "deformable layer", "similarity"} <= row["shares"].keys()
+
+
+def test_clocks_leave_the_model_as_it_was(setting):
+    from benchmarks.inference import clocks
+    from benchmarks.models import build
+
+    model = build("nano", setting)
+    postprocess, forward = model.postprocess, model.head.forward
+    with clocks(model, "cpu"):
+        assert model.head.forward != forward
+    assert model.postprocess is postprocess
+    assert model.head.forward == forward
+    assert "preprocess_images" not in vars(model)
+
+
+def test_peers_are_described():
+    from benchmarks import peers
+
+    assert peers.PEERS.keys() == peers.DESCRIPTIONS.keys() >= peers.SLOW
+
+
+def result(name):
+    """What the json has of a subject."""
+    spread = {"median": 1.25, "least": 1.0, "most": 1.5}
+    row = {"names": 80, "size": [800, 1333], "ratio": spread, "seconds": spread, "peak_MiB": 1234}
+    results = {
+        "inference": [
+            {**row, "model": "swin_t", "text": "cached", "batch": 1, "survivors": 3000},
+            {**row, "model": "swin_t", "text": "cached", "batch": 1, "survivors": 10**8},
+        ],
+        "stages": [{**row, "shares": {"backbone": 0.6}, "seconds": {"backbone": 1.4}}],
+        "peers": {
+            "peers": [{**row, "model": "FCOS", "size": "800 x 1333"}],
+            "ours_against": [{**row, "peer": "omdet-turbo", "size": "640 x 640"}],
+        },
+        "growth": {
+            "names": [{"case": 1, "seconds": spread}, {"case": 80, "seconds": spread}],
+            "pixels": [{"case": "320 x 320", "pixels": 102400, "seconds": spread}],
+        },
+        "training": {"captions": 16, "detections": 1, "share": spread, "peak_MiB": 5000},
+        "contrast": dict.fromkeys(
+            ("images", "processes", "regions", "words", "width", "seconds", "floor_seconds"), 7
+        )
+        | {"ratio": 3.5, "peak_MiB": 1500},
+        "loading": {
+            "samples_a_second_a_core": [{"source": "scenes", "input": "320 x 320", **spread}],
+            "shards": {"of_cv2": spread, "of_pillow": spread},
+        },
+        "startup": {"detclip2 --help": {"first": 1.0, **spread}},
+    }
+    results["scenes"] = results["loading"]
+    return results[name]
+
+
+def test_the_page_is_filled_from_the_json(tmp_path):
+    from benchmarks import report
+
+    about = {"command": "python x", "date": "2026-11-26", "device": "a CPU", "threads": 2}
+    about |= {"torch": "2", "dtype": "float32", "repeats": 5}
+    results = {name: {**about, "result": result(name)} for name in report.ROWS}
+    del results["peers"]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    page = tmp_path / "page.md"
+    tables = (f"## {name}\n\n<!-- table of {name} -->\n<!-- end -->\n" for name in report.ROWS)
+    page.write_text("before\n" + "\n".join(tables) + "after\n")
+    report.write(tmp_path / "results.json", page, tmp_path / "growth.png")
+    once = page.read_text()
+    assert once.startswith("before\n")
+    assert once.endswith("after\n")
+    assert once.count("Not measured yet.") == 1
+    assert "1.25 [1.00, 1.50]" in once
+    assert "`python x`, 2026-11-26, a CPU, 2 threads" in once
+    assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
+    report.write(tmp_path / "results.json", page, tmp_path / "growth.png")
+    assert page.read_text() == once
+
+
+@pytest.mark.parametrize(
+    "subject", ["inference", "stages", "peers", "growth", "training", "contrast", "loading"]
+)
+def test_every_table_is_as_wide_as_its_head(subject):
+    from benchmarks import report
+
+    head, *rows = report.ROWS[subject](result(subject))
+    assert rows
+    assert {len(row) for row in rows} == {len(head)}
+    report.show(subject, result(subject))
+
+
+def test_the_page_of_the_docs_has_every_table(request):
+    from benchmarks import report
+
+    text = (request.config.rootpath / "docs" / "performance.md").read_text()
+    names = {match["name"].split()[0] for match in report.MARKER.finditer(text)}
+    assert names == report.ROWS.keys() - {"scenes"}
+
+
+def test_what_is_measured_is_kept_beside_the_rest(tmp_path, monkeypatch):
+    import benchmark
+
+    results = tmp_path / "results.json"
+    results.write_text(json.dumps({"startup": 1}))
+    monkeypatch.setitem(benchmark.MEASURE, "training", lambda args, setting: result("training"))
+    assert benchmark.main(["training", "--json", str(results), "--device", "cpu"]) == 0
+    kept = json.loads(results.read_text())
+    assert kept["startup"] == 1
+    assert kept["training"]["result"] == result("training")
+    assert kept["training"]["command"].startswith("python scripts/benchmark.py training")
+    monkeypatch.setitem(benchmark.MEASURE, "growth", lambda args, setting: result("growth"))
+    half = ["growth", "--dtype", "bfloat16", "--compile"]
+    assert benchmark.main([*half, "--json", str(results), "--device", "cpu"]) == 0
+    assert "growth bfloat16 compile" in json.loads(results.read_text())
