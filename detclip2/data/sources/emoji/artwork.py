@@ -71,7 +71,9 @@ class Artwork:
         try:
             drawn = self._draw(_key(emoji)).convert("RGBA")
         except (OSError, ValueError) as error:
-            raise UserError(f"{self.folder}: the picture of {emoji!r} is broken: {error}") from error
+            raise UserError(
+                f"{self.folder}: the picture of {emoji!r} is broken: {error}"
+            ) from error
         box = drawn.getchannel("A").point(lambda alpha: 255 * (alpha >= VISIBLE)).getbbox()
         if box is None:
             raise UserError(f"{self.folder}: the picture of {emoji!r} is empty")
