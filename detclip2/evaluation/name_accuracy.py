@@ -1,4 +1,4 @@
-"""Are things called by their right names? Accuracy over boxes, apart from how scores are ordered."""
+"""Are things called by their right names? Accuracy over boxes, whatever the order of scores."""
 
 import logging
 from collections import defaultdict

@@ -2,8 +2,15 @@
 
 from detclip2.engine.budget import schedule_of_budget
 
-from .....configs.benchmark import benchmark, dataloader, inference, lr_multiplier
-from .....configs.benchmark import optimizer, train, world
+from .....configs.benchmark import (
+    benchmark,
+    dataloader,
+    inference,
+    lr_multiplier,
+    optimizer,
+    train,
+    world,
+)
 from .....configs.models.detclipv2 import swin_t as model
 
 world.update(categories=None, size=320, pairs_size=192)
