@@ -1,4 +1,4 @@
-r"""The evidence for the paper's claims on EmojiScenes: runs, tables and figures (docs/benchmark.md).
+r"""The evidence for the paper's claims: runs, tables and figures (docs/benchmark.md).
 
     python scripts/evidence.py list
     python scripts/evidence.py run ROW... [--size quick] [--seed 0 1 2] [--artwork DIR]

@@ -13,16 +13,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+from detclip2.config import load_config
+from detclip2.data.image_io import read_image
 from detclip2.data.sources.emoji import EmojiPairs
 from detclip2.errors import UserError
 from detclip2.evaluation.protocol import file_hash
 from detclip2.evaluation.worst_errors import draw_errors, errors_of
 from detclip2.explain import explain
 from detclip2.explain_figure import draw_explanation
-from detclip2.data.image_io import read_image
 from detclip2.files import write_whole
 from detclip2.model_folder import CONFIG_NAME, read_model_folder
-from detclip2.config import load_config
 from detclip2.predictor import OpenVocabularyPredictor
 
 SOURCES = ("detection", "grounding", "pairs", "all")
@@ -79,17 +79,15 @@ def bars(
 
 def by_pairs(figure: Figure, size: Path) -> bool:
     """AP of base and novel categories over the number of pairs that were seen."""
-    points = sorted(
-        (record["images"].get("pairs", 0), record)
-        for row in TABLES["amount"].rows
-        for record in records_of(size, row)
-    , key=lambda point: point[0])
-    if len({number for number, _ in points}) < 2:
+    records = [record for row in TABLES["amount"].rows for record in records_of(size, row)]
+    records.sort(key=lambda record: record["images"].get("pairs", 0))
+    numbers = [record["images"].get("pairs", 0) for record in records]
+    if len(set(numbers)) < 2:
         return False
     axis = figure.subplots()
     for key, label in (("AP-base", "base"), ("AP-novel", "novel")):
-        values = [metric(record, key) for _, record in points]
-        axis.plot([number for number, _ in points], values, marker="o", label=label)
+        values = [metric(record, key) for record in records]
+        axis.plot(numbers, values, marker="o", linestyle="", label=label)
     axis.set_xlabel("image-text pairs seen")
     axis.set_ylabel("Fixed AP")
     axis.set_ylim(bottom=0)
@@ -186,8 +184,7 @@ def annotations_with(data: Path, digest: str) -> Path:
 def sheet(pictures: Sequence[np.ndarray], columns: int = 3) -> np.ndarray:
     """Pictures of one size in rows."""
     rows = [
-        np.hstack(pictures[i : i + columns])
-        for i in range(0, len(pictures) - columns + 1, columns)
+        np.hstack(pictures[i : i + columns]) for i in range(0, len(pictures) - columns + 1, columns)
     ]
     return np.vstack(rows) if rows else np.hstack(pictures)
 

@@ -15,11 +15,11 @@ from detclip2.files import write_whole
 
 Record = Mapping[str, Any]
 MARK = re.compile(
-    r"(<!-- table (\w+)/(\w+), written by scripts/evidence\.py -->\n)(.*?)(<!-- end of the table -->)",
+    r"(<!-- table (\w+)/(\w+), written by scripts/evidence\.py -->\n)"
+    r"(.*?)(<!-- end of the table -->)",
     re.DOTALL,
 )
 MISSING = "-"
-# Minutes of processor time and iterations come with every number.
 SEEN = {
     "AP": "AP", "APr (novel)": "APr", "APc": "APc", "APf": "APf", "AP50 base": "AP50-base",
     "AP50 novel": "AP50-novel",
@@ -80,7 +80,7 @@ def columns_of(styles: Sequence[str]) -> dict[str, Callable[[Record], float | No
         return lambda record: record["results"].get(test, {}).get(part, {}).get(key)
 
     columns = {title: value("seen", "bbox_fixed", key) for title, key in SEEN.items()}
-    columns["APr / APf"] = novel_ratio
+    columns["APr / APf (%)"] = novel_ratio
     columns |= {title: value("seen", "box_recall", key) for title, key in RECALL.items()}
     columns["names, novel"] = value("seen", "names", "accuracy-novel")
     columns["names, unseen"] = value("unseen", "names", "accuracy")
