@@ -37,6 +37,16 @@ ROWS = {
     "pairs_quarter": Row("a quarter of the pairs", factors={"pairs": 0.25}),
     "pairs_half": Row("half of the pairs", factors={"pairs": 0.5}),
     "pairs_double": Row("twice the pairs", factors={"pairs": 2}),
+    # A text tower that knows some English (scripts/make_text_tower.py).
+    "wordnet": Row(
+        "all three, and a text tower from WordNet",
+        ALL,
+        overrides=(
+            "model.text_tower.model._target_=detclip2.modeling.text_tower.load_text_model",
+            "model.text_tower.model.path=${oc.env:DETCLIP2_TEXT_TOWER}",
+            "model.text_tower.identity=wordnet",
+        ),
+    ),
     # What people do instead.
     "detic": Row(
         "caption to the largest box (Detic)", overrides=("model.contrast.matching=largest_box",)
@@ -99,6 +109,11 @@ class Table:
 
 
 TABLES = {
+    "language": Table(
+        "A text tower that knows English",
+        "it starts from FILIP's, trained on 300 million pairs",
+        {"all": "as every row: random vectors of tokens", "wordnet": "vectors from WordNet"},
+    ),
     "sources": Table(
         "What each source adds",
         "Tab. 4 (APr, on LVIS minival): O365 24.2, + CC3M 29.4, + GoldG + CC3M 36.7",
