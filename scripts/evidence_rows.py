@@ -111,7 +111,7 @@ class Table:
 TABLES = {
     "language": Table(
         "A text tower that knows English",
-        "it starts from FILIP's, trained on 300 million pairs",
+        "its text tower starts from that of FILIP (sec. 4.1)",
         {"all": "as every row: random vectors of tokens", "wordnet": "vectors from WordNet"},
     ),
     "sources": Table(
