@@ -90,10 +90,10 @@ ROWS = {
     "weight_01": Row("0.1", overrides=("model.contrast.weight=0.1",)),
     "weight_03": Row("0.3", overrides=("model.contrast.weight=0.3",)),
     "weight_3": Row("3", overrides=("model.contrast.weight=3.0",)),
-    # Tab. 12: the resolution of pairs; of the quick size, 128 is the default.
+    # Tab. 12: the resolution of pairs; of the quick size, 96 is the default.
     "resolution_64": Row("64", overrides=("world.pairs_size=64",)),
-    "resolution_96": Row("96", overrides=("world.pairs_size=96",)),
-    "resolution_160": Row("160", overrides=("world.pairs_size=160",)),
+    "resolution_80": Row("80", overrides=("world.pairs_size=80",)),
+    "resolution_128": Row("128", overrides=("world.pairs_size=128",)),
 }
 
 
@@ -194,9 +194,9 @@ TABLES = {
         "Tab. 12: 224 30.5, 256 30.5, 320 31.3, 384 31.5 AP",
         {
             "resolution_64": "",
-            "resolution_96": "",
-            "pairs": "128 (default)",
-            "resolution_160": "",
+            "resolution_80": "",
+            "pairs": "96 (default)",
+            "resolution_128": "",
         },
     ),
 }

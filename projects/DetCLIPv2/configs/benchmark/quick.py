@@ -13,9 +13,9 @@ from .....configs.benchmark import (
     world,
 )
 
-world.update(categories=50, size=128, pairs_size=128)
+world.update(categories=50, size=128, pairs_size=96)
 dataloader.test.dataset.count = 300
-benchmark.update(shared=500, iterations=dict(detection=1000, grounding=500, pairs=800))
+benchmark.update(shared=300, iterations=dict(detection=700, grounding=300, pairs=400))
 optimizer.lr = 2e-3
 lr_multiplier.warmup_iterations = 50
 # The paper has 0.1 (Tab. 2f), with 6144 captions a batch; see emoji_nano_pairs.
