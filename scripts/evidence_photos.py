@@ -79,7 +79,12 @@ def overfit(args: argparse.Namespace) -> Path:
         results = train(ready, model, resume=True)
     label = "COCO, learnt by heart: AP on the training images"
     record = {"label": label, "training_images": number, "cost": Cost.of(folder)}
-    write_json(file, facts(cfg, "overfit", args.seed, args.set) | record | {"results": results})
+    write_json(
+        file,
+        facts(cfg, "overfit", args.seed, "photos overfit", args.set)
+        | record
+        | {"results": results},
+    )
     return file
 
 
@@ -137,6 +142,7 @@ def blood_cells(args: argparse.Namespace, number: int) -> Path:
     tuned: Any = build_model(cfg).to(cfg.train.device).eval()
     load_weights(tuned, folder / WEIGHTS_NAME)
     results = evaluate(cfg, tuned)
+    used = f"photos bccd --images {number} --iterations {args.iterations}"
     label = "blood cells, from " + ("scratch" if args.model is None else args.label)
     record = {
         "label": label,
@@ -144,7 +150,7 @@ def blood_cells(args: argparse.Namespace, number: int) -> Path:
         "cost": Cost.of(args.output / "photos" / f"{name}.cost"),
         "results": results,
     }
-    write_json(file, facts(cfg, name, args.seed, command) | record)
+    write_json(file, facts(cfg, name, args.seed, used) | record)
     return file
 
 

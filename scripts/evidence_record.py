@@ -7,7 +7,6 @@ import os
 import platform
 import resource
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -60,14 +59,15 @@ def _processor_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
-def facts(cfg: DictConfig, name: str, seed: int, overrides: Sequence[str]) -> dict[str, Any]:
-    """By which all of it can be had again."""
-    command = " ".join(["python", "scripts/evidence.py", *sys.argv[1:]])
+def facts(
+    cfg: DictConfig, name: str, seed: int, command: str, overrides: Sequence[str] = ()
+) -> dict[str, Any]:
+    """By which all of it can be had again; no path of the machine that it was had on."""
     return {
         "row": name,
         "seed": seed,
         "overrides": list(overrides),
-        "command": command.replace(str(Path.home()), "~"),
+        "command": f"python scripts/evidence.py {command} --seed {seed}",
         "commit": _git("rev-parse", "HEAD"),
         "changed_files": len(_git("status", "--porcelain", "--untracked-files=no").splitlines()),
         "date": datetime.date.today().isoformat(),

@@ -77,7 +77,8 @@ def run_row(place: Place, name: str, seed: int) -> Path:
     if not (folder / WEIGHTS_NAME).is_file():
         with Cost(folder):
             model, record["results"] = trained(place, row, seed, cfg, folder)
-    record |= facts(cfg, name, seed, (*place.settings, *row.overrides))
+    command = f"run {name} --size {place.size}"
+    record |= facts(cfg, name, seed, command, (*place.settings, *row.overrides))
     record |= {
         "label": row.label,
         "images": images_seen(folder / LAST),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evidence_rows import TABLES
+from evidence_rows import ROWS, TABLES
 
 from detclip2.errors import UserError
 from detclip2.files import write_whole
@@ -50,12 +50,14 @@ def table_of(results: Path, size: str, name: str) -> str:
         raise UserError(f"there is no table {name!r}; there are {', '.join(TABLES)}")
     table = TABLES[name]
     rows = {row: records_of(results / size, row) for row in table.rows}
+    if not any(rows.values()):
+        return f"\nNot run yet. The paper: {table.paper}.\n"
     styles = sorted({style for records in rows.values() for style in shifted_sets(records)})
     columns = columns_of(styles)
     lines = [["", *columns], ["---"] + ["---:"] * len(columns)]
     for row, label in table.rows.items():
         records = rows[row]
-        label = label or (records[0]["label"] if records else row)
+        label = label or ROWS[row].label
         cells = [cell(records, value) for value in columns.values()]
         lines.append([label if records else f"{label} (not run)", *cells])
     body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -121,8 +123,6 @@ def cell(records: Sequence[Record], value: Callable[[Record], float | None]) -> 
 def notes(rows: Mapping[str, Sequence[Record]], paper: str) -> str:
     """What the numbers are of: seeds, images, machine, commits, and the paper's comparison."""
     records = [record for of_row in rows.values() for record in of_row]
-    if not records:
-        return f"Not run yet. The paper: {paper}."
     seeds = sorted({record["seed"] for record in records})
     images = "; ".join(
         f"{row}: "

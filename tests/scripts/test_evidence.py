@@ -83,6 +83,7 @@ def test_a_result_says_how_it_came_about(tiny):
     assert record["shared_start"]["processor_seconds"] > 0
     assert len(record["commit"]) in (0, 40)
     assert record["overrides"] == list(TINY)
+    assert record["command"] == "python scripts/evidence.py run pairs --size quick --seed 0"
 
 
 def test_what_is_done_is_not_done_again_but_further_tests_are(tiny, monkeypatch):

@@ -1,4 +1,4 @@
-"""Boxes that a model has drawn on image-text pairs: their file, their records, and the pseudo_label."""
+"""Boxes that a model has drawn on image-text pairs: their file, their records, the tool."""
 
 import numpy as np
 import pseudo_label
