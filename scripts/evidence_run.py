@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -75,8 +76,14 @@ def run_row(place: Place, name: str, seed: int) -> Path:
     if row.teacher:
         run_row(place, row.teacher, seed)
     if not (folder / WEIGHTS_NAME).is_file():
+        begin(place, cfg, folder)
         with Cost(folder):
-            model, record["results"] = trained(place, row, seed, cfg, folder)
+            if row.teacher:
+                make_labels(place, row, seed, cfg, folder)
+            model, results = train_here(cfg)
+        record["results"] = {next(iter(tests)): results}
+        for older in folder.glob("model_0*.pth"):  # no one goes on from these any more
+            older.unlink()
     command = f"run {name} --size {place.size}"
     record |= facts(cfg, name, seed, command, (*place.settings, *row.overrides))
     record |= {
@@ -147,21 +154,15 @@ def test_sets(place: Place, cfg: DictConfig) -> dict[str, dict[str, Any]]:
     return tests
 
 
-def trained(
-    place: Place, row: Row, seed: int, cfg: DictConfig, folder: Path
-) -> tuple[nn.Module, dict[str, Any]]:
-    """Train a row to its end, from the shared start or from its own last checkpoint."""
-    if row.teacher:
-        make_labels(place, row, seed, cfg, folder)
-    if not (folder / "last_checkpoint").is_file():
-        start = shared_start(place, cfg)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / START).write_text(str(start), encoding="utf-8")
-        # What --resume takes: a path, to which the checkpointer's folder adds nothing.
-        (folder / "last_checkpoint").write_text(str((start / LAST).resolve()), encoding="utf-8")
-    model, results = train_here(cfg)
-    first = next(iter(cfg.benchmark.tests))
-    return model, {first: results}
+def begin(place: Place, cfg: DictConfig, folder: Path) -> None:
+    """Make a new run one that goes on from the shared start."""
+    if (folder / "last_checkpoint").is_file():
+        return
+    start = shared_start(place, cfg)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / START).write_text(str(start), encoding="utf-8")
+    # What --resume takes: a whole path, before which the checkpointer puts no folder.
+    (folder / "last_checkpoint").write_text(str((start / LAST).resolve()), encoding="utf-8")
 
 
 def train_here(cfg: DictConfig) -> tuple[nn.Module, dict[str, Any]]:
@@ -172,10 +173,20 @@ def train_here(cfg: DictConfig) -> tuple[nn.Module, dict[str, Any]]:
         saved = cfg.copy()
         saved.pop("pairs_to_label", None)
     LazyConfig.save(saved, str(folder / CONFIG_NAME))
+    close_logs()
     arguments = ["--config-file", str(folder / CONFIG_NAME)]
     ready = set_up(default_argument_parser().parse_args(arguments))
     model: Any = build_model(ready).to(ready.train.device)
     return model, train(ready, model, resume=True)
+
+
+def close_logs() -> None:
+    """Else what is logged from now on would go to the files of the runs before it, too."""
+    for name in ("detectron2", "fvcore", "detclip2"):
+        logger = logging.getLogger(name)
+        for handler in list(logger.handlers):
+            logger.removeHandler(handler)
+            handler.close()
 
 
 def shared_start(place: Place, cfg: DictConfig) -> Path:

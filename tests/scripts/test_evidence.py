@@ -92,7 +92,7 @@ def test_what_is_done_is_not_done_again_but_further_tests_are(tiny, monkeypatch)
     def fail(*args):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(evidence_run, "trained", fail)
+    monkeypatch.setattr(evidence_run, "train_here", fail)
     file = place.result_file("pairs", 0)
     before = file.read_bytes()
     evidence_run.run_row(place, "pairs", 0)
