@@ -25,8 +25,8 @@ dataloader.evaluator = L(open_vocabulary_evaluator)(
     dataset_name="${..test.dataset.name}",
     output_dir="${train.output_dir}/inference",
 )
-# Average precision wants every detection, people those that are sure.
-model.postprocess.score_threshold = 0.001
+# Average precision wants every detection (1,000 for the Fixed one), people those that are sure.
+model.postprocess.update(score_threshold=0.001, max_detections=1000)
 inference.score_threshold = 0.3
 
 lr_multiplier = L(SharedStartCosine)(

@@ -20,7 +20,7 @@ dataloader.train.grounding.update(total_batch_size=64, num_workers=8)
 dataloader.train.pairs.update(total_batch_size=1024, num_workers=16)
 benchmark.update(shared=6000, iterations=dict(detection=24000, grounding=9000, pairs=12000))
 lr_multiplier.warmup_iterations = 1000
-model.postprocess.score_threshold = 0.001
+model.postprocess.update(score_threshold=0.001, max_detections=1000)
 
 train.update(schedule_of_budget(benchmark["iterations"], benchmark["shared"]))
 train.update(
