@@ -165,3 +165,19 @@ def test_all_measures_of_one_pass_and_ap_of_splits(tmp_path, dataset):
     assert results["names"]["accuracy-novel"] == pytest.approx(50)
     with pytest.raises(UserError, match="boxes"):
         open_vocabulary_evaluator(dataset, tasks=["segm"])
+
+
+def test_a_box_under_many_names_does_not_fill_what_recall_counts(tmp_path, dataset):
+    write_truth(
+        tmp_path, [(1, 0, [0, 0, 40, 40]), (1, 1, [50, 50, 40, 40])],
+        neg_category_ids=[13], not_exhaustive_category_ids=[],
+    )  # fmt: skip
+    MetadataCatalog.get(dataset).set(
+        thing_dataset_id_to_contiguous_id={11: 0, 12: 1, 13: 2}, thing_classes=["a", "b", "c"]
+    )
+    evaluator = open_vocabulary_evaluator(dataset, max_detections=[2])
+    found = [(c, 0.9, [0, 0, 40, 40]) for c in range(3)] + [(1, 0.5, [50, 50, 90, 90])]
+    for image in (1, 2, 3):
+        of_image = found if image == 1 else []
+        evaluator.process([{"image_id": image}], [{"instances": instances(of_image)}])
+    assert evaluator.evaluate()["box_recall"]["AR@2"] == pytest.approx(100)
