@@ -21,7 +21,7 @@ from detclip2.model_folder import CONFIG_NAME, WEIGHTS_NAME, save_weights
 from detclip2.modeling.weights import load_weights
 
 ROOT = Path(__file__).resolve().parents[1]
-OVERFIT = ROOT / "projects" / "DetCLIPv2" / "configs" / "coco_open_overfit.py"
+OVERFIT = ROOT / "projects" / "DetCLIPv2" / "configs" / "benchmark" / "photographs.py"
 SCRATCH = ROOT / "projects" / "DetCLIPv2" / "configs" / "emoji_nano_detection.py"
 BCCD_IMAGES = (10, 50, 205)
 

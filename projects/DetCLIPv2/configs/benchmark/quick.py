@@ -15,7 +15,7 @@ from .....configs.benchmark import (
 
 world.update(categories=50, size=128, pairs_size=96)
 dataloader.test.dataset.count = 300
-benchmark.update(shared=300, iterations=dict(detection=700, grounding=300, pairs=400))
+benchmark.update(shared=300, iterations=dict(detection=600, grounding=200, pairs=400))
 optimizer.lr = 2e-3
 lr_multiplier.warmup_iterations = 50
 # The paper has 0.1 (Tab. 2f), with 6144 captions a batch; see emoji_nano_pairs.

@@ -12,11 +12,11 @@ from detclip2.data.mappers import CaptionMapper, GroundingMapper
 from detclip2.data.sources.captions import coco_caption_records
 from detclip2.data.sources.grounding import mdetr_records
 
-from ....configs.data.coco import coco, dataloader, inference
-from ....configs.models.detclipv2 import nano as model
-from ....configs.optim import AdamW as optimizer
-from ....configs.schedules import cosine as lr_multiplier
-from ....configs.train import train
+from .....configs.data.coco import coco, dataloader, inference
+from .....configs.models.detclipv2 import nano as model
+from .....configs.optim import AdamW as optimizer
+from .....configs.schedules import cosine as lr_multiplier
+from .....configs.train import train
 
 coco.update(folder="${oc.env:DETCLIP2_TEST_DATA}/coco_open", json="./output/coco_open")
 inference.update(min_size=384, max_size=640)
