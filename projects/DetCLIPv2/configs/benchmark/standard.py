@@ -15,7 +15,7 @@ from .....configs.benchmark import (
 
 world.update(categories=None, size=160, pairs_size=128)  # None: as many as there are
 dataloader.test.dataset.count = 1000
-benchmark.update(shared=4000, iterations=dict(detection=8000, grounding=3000, pairs=8000))
+benchmark.update(shared=3000, iterations=dict(detection=6000, grounding=2000, pairs=6000))
 optimizer.lr = 1e-3
 lr_multiplier.warmup_iterations = 200
 # The paper has 0.1 (Tab. 2f), with 6144 captions a batch; see emoji_nano_pairs.
