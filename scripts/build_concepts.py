@@ -193,6 +193,10 @@ class WordNet:
         for synset in root.closure(lambda s: s.hyponyms()):
             yield self._concept(synset)
 
+    def nouns(self) -> Iterator[Any]:
+        """All synsets of nouns, as nltk has them."""
+        return self._reader.all_synsets("n")
+
     @staticmethod
     def _concept(synset: Any) -> Concept:
         name, *synonyms = [lemma.replace("_", " ") for lemma in synset.lemma_names()]

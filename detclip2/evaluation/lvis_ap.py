@@ -94,7 +94,8 @@ class Annotations:
             precision: (10 IoU thresholds, 101 recalls, C, 4 ranges of area), -1 where undefined.
 
         Returns:
-            Percent by the names of `METRICS`; NaN where there is nothing to find.
+            Percent by the names of `METRICS`; NaN where there is nothing to find. Where categories
+            have a ``split``, as those of EmojiScenes, also "AP-SPLIT" and "AP50-SPLIT" for each.
         """
         nothing = _InMemory([], [], self.categories)
         total = LVISEval(nothing, nothing, "bbox")
@@ -103,7 +104,18 @@ class Annotations:
         total.eval = {"precision": precision, "recall": recall}
         total.summarize()
         results = {name: float(total.get_results()[name]) for name in METRICS}
+        for split in dict.fromkeys(c["split"] for c in self.categories if c.get("split")):
+            members = [i for i, c in enumerate(self.categories) if c.get("split") == split]
+            of_split = precision[:, :, members, 0]
+            results[f"AP-{split}"] = _mean_of_defined(of_split)
+            results[f"AP50-{split}"] = _mean_of_defined(of_split[0])
         return {name: 100 * ap if ap > -1 else float("nan") for name, ap in results.items()}
+
+
+def _mean_of_defined(precision: NDArray[np.float64]) -> float:
+    """The mean of what is not -1, as LVIS takes it; -1 where there is nothing."""
+    defined = precision[precision > -1]
+    return float(defined.mean()) if defined.size else -1.0
 
 
 class _InMemory(LVISResults):

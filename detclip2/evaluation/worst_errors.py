@@ -88,7 +88,7 @@ def write_worst_errors(
     for number, errors in enumerate(errors_of(content, results, score_threshold)[:count], 1):
         if not errors.weight:
             break
-        picture = _draw(read_image(image_root / errors.image["file_name"]), errors, names)
+        picture = draw_errors(read_image(image_root / errors.image["file_name"]), errors, names)
         picture.save(folder / f"{number:02d}.jpg", quality=88)
         caption = (
             f"{errors.image['file_name']}: {len(errors.found)} found, {len(errors.missed)} missed, "
@@ -141,7 +141,14 @@ def _overlaps(detection: Entry, truths: list[Entry], crowds: list[bool]) -> list
     return masks.iou(own, boxes, [int(crowd) for crowd in crowds])[0].tolist()
 
 
-def _draw(image: np.ndarray, errors: ImageErrors, names: dict[int, str]) -> Image.Image:
+def draw_errors(image: np.ndarray, errors: ImageErrors, names: dict[int, str]) -> Image.Image:
+    """The image with what was found, missed and seen wrongly, at least 640 px wide.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        errors: in it.
+        names: of the category ids.
+    """
     picture = Image.fromarray(image)
     factor = max(1.0, 640 / picture.width)  # small images are enlarged, so that text can be read
     picture = picture.resize((round(picture.width * factor), round(picture.height * factor)))

@@ -17,6 +17,7 @@ from detclip2.modeling.matching import (
     Texts,
     best_regions,
     captions_meet_largest_box,
+    captions_meet_whole_image,
     regions_seek_words,
     words_seek_regions,
 )
@@ -28,7 +29,7 @@ from detclip2.modeling.proposals import (
     stack_proposals,
 )
 
-Matching = Literal["one_to_one", "one_to_many", "largest_box"]
+Matching = Literal["one_to_one", "one_to_many", "largest_box", "whole_image"]
 Direction = Literal["text_to_image", "image_to_text", "both"]
 Negatives = Literal["global", "local"]
 
@@ -73,7 +74,8 @@ class WordRegionContrast(nn.Module):
             :func:`~detclip2.modeling.proposals.proposal_scores`. ``class`` and ``iou`` need a
             head whose ``objectness`` is the same.
         matching: ``one_to_one``: a word has its best region; ``one_to_many``: all, weighted by
-            softmax; ``largest_box``: the whole caption has the largest proposal (Tab. 2b).
+            softmax; ``largest_box``: the whole caption has the largest proposal (Tab. 2b);
+            ``whole_image``: the whole caption has the mean of all proposals, for comparison.
         matching_temperature: tau_t, of ``one_to_many``; the paper gives no value.
         direction: ``text_to_image``, ``image_to_text``, or ``both``: their mean (Tab. 2c).
         temperature: tau (Tab. 2e).
@@ -291,6 +293,8 @@ class WordRegionContrast(nn.Module):
         def scores(seek: Callable[..., Tensor]) -> Tensor:
             if self.matching == "largest_box":
                 return captions_meet_largest_box(phrases, regions, valid, texts, areas)
+            if self.matching == "whole_image":
+                return captions_meet_whole_image(phrases, regions, valid, texts)
             temperature = self.matching_temperature if self.matching == "one_to_many" else None
             return seek(phrases, regions, valid, texts, temperature, self.max_elements)
 

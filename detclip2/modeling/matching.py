@@ -169,6 +169,27 @@ def captions_meet_largest_box(
     return _widen(phrases[texts.caption] @ regions[images, largest].T)
 
 
+def captions_meet_whole_image(
+    phrases: Tensor, regions: Tensor, valid: Tensor, texts: Texts
+) -> Tensor:
+    """The similarity of the whole caption with the mean of all proposals (CLIP's way).
+
+    Not in the paper: one vector an image and one a text, so that no word learns where it belongs.
+
+    Args:
+        phrases: (M, D) embeddings.
+        regions: (B, R, D) embeddings of the images' proposals.
+        valid: (B, R) bool, False for padding.
+        texts: T texts.
+
+    Returns:
+        (T, B) in float32, or float64 where that is given.
+    """
+    count = valid.sum(dim=1).clamp(min=1)
+    mean = regions.masked_fill(~valid[..., None], 0).sum(dim=1) / count[:, None]
+    return _widen(phrases[texts.caption] @ mean.to(phrases.dtype).T)
+
+
 def _widen(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 

@@ -28,7 +28,7 @@ NUM_PROPOSALS = [3, 2, 3, 1, 3, 0, 3]
 SWITCHES = [
     {"matching": matching, "direction": direction, "negatives": negatives, "cosine": cosine}
     for matching, direction, negatives, cosine in itertools.product(
-        ("one_to_one", "one_to_many", "largest_box"),
+        ("one_to_one", "one_to_many", "largest_box", "whole_image"),
         ("text_to_image", "image_to_text", "both"),
         ("global", "local"),
         (False, True),
@@ -105,6 +105,9 @@ def reference(step, shares, matching, direction, negatives, cosine, tau=0.5, smo
         if matching == "largest_box":
             largest = max(regions_of(i), key=lambda k: step.areas[i, k].item())
             return similarity(words[0], i, largest)
+        if matching == "whole_image":
+            of_caption = [similarity(words[0], i, k) for k in regions_of(i)]
+            return sum(of_caption) / len(of_caption)
         if way == "text_to_image":
             best = [soft_best([similarity(w, i, k) for k in regions_of(i)]) for w in words]
         else:
@@ -172,7 +175,12 @@ def run_contrast(captions, num_regions=R, valid=None, dtype=torch.float32, **swi
     return loss.detach(), regions.grad, phrases.grad
 
 
-WAYS = [{}, {"direction": "both", "matching": "one_to_many"}, {"matching": "largest_box"}]
+WAYS = [
+    {},
+    {"direction": "both", "matching": "one_to_many"},
+    {"matching": "largest_box"},
+    {"matching": "whole_image"},
+]
 
 
 @pytest.mark.parametrize("switches", WAYS)

@@ -1,6 +1,7 @@
 """EmojiScenes: endless pictures of emoji with boxes, drawn when asked for."""
 
 import functools
+import logging
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,6 +16,8 @@ from .backgrounds import draw_background
 from .categories import Category, World, make_world
 from .layout import Layout, arrange, paint
 from .sprites import SpriteSheet
+
+logger = logging.getLogger(__name__)
 
 # What separates the random streams of the parts of a world. Never change: scenes would differ.
 STREAMS = {"train": 1, "val": 2, "pairs": 3, "grounding": 4}
@@ -36,6 +39,8 @@ class SceneSampler:
       (k + 5) ** -long_tail, those of frequency f before those of c. 0 deals categories like
       cards, so that each occurs equally often.
     - repeat: probability that a further object is of a category the scene has already.
+    - font, artwork: see :class:`~detclip2.data.sources.emoji.sprites.SpriteSheet`. Categories that
+      the artwork lacks do not occur, and a warning names them.
     """
 
     def __init__(
@@ -48,8 +53,11 @@ class SceneSampler:
         long_tail: float = 0.0,
         repeat: float = 0.15,
         font: str | None = None,
+        artwork: str | None = None,
     ):
-        if not categories:
+        self.sprites = SpriteSheet(font, artwork)
+        self._drawn = self._with_pictures(categories)
+        if not self._drawn:
             raise UserError("EmojiScenes needs at least one category")
         objects = (objects[0], objects[1])  # a config gives a list
         if not 1 <= objects[0] <= objects[1] <= 100:
@@ -59,12 +67,22 @@ class SceneSampler:
         self.categories = tuple(categories)
         self.stream, self.seed, self.size = stream, seed, size
         self.objects, self.long_tail, self.repeat = objects, long_tail, repeat
-        self.sprites = SpriteSheet(font)
         order = sorted(range(len(categories)), key=lambda i: categories[i].frequency != "f")
         weights = np.empty(len(categories))
         weights[order] = (np.arange(len(categories)) + 5.0) ** -long_tail
         self._cumulative = np.cumsum(weights / weights.sum())
         self._plan = functools.lru_cache(maxsize=8)(self._plan_block)
+
+    def _with_pictures(self, categories: Sequence[Category]) -> list[Category]:
+        """The categories that there are pictures of."""
+        artwork = self.sprites.artwork
+        if artwork is None:
+            return list(categories)
+        missing = [category.name for category in categories if category.emoji not in artwork]
+        if missing:
+            text = f"{artwork.folder}: has no picture of {len(missing)} of {len(categories)} names"
+            logger.warning("%s, which are left out: %s", text, ", ".join(missing))
+        return [category for category in categories if category.emoji in artwork]
 
     def rng(self, index: int) -> np.random.Generator:
         """The random numbers of scene `index`."""
@@ -101,7 +119,12 @@ class SceneSampler:
         end = starts[place + 1] if place + 1 < BLOCK else len(dealt)
         fresh = dealt[starts[place] : end]
         again = rng.choice(fresh, numbers[place] - len(fresh))
-        return [self.categories[i] for i in rng.permutation(np.concatenate([fresh, again]))]
+        chosen = [self.categories[i] for i in rng.permutation(np.concatenate([fresh, again]))]
+        if len(self._drawn) == len(self.categories):
+            return chosen
+        # Other scenes stay as they are in the font's style, and none is empty.
+        drawn = [category for category in chosen if category in self._drawn]
+        return drawn or [self._drawn[index % len(self._drawn)]]
 
     def layout(self, index: int) -> Layout:
         """What is where in scene `index`; at least one object."""
@@ -175,7 +198,7 @@ class EmojiScenes(LazyScenes):
     - count: number of scenes; the first n of a longer sequence are the same.
     - contents: overrides what `split` shows: any of "base", "novel", "unseen". Unseen categories
       have a vocabulary of their own and do not mix with the others.
-    - seed, size, objects, long_tail, repeat, font: see :class:`SceneSampler`.
+    - seed, size, objects, long_tail, repeat, font, artwork: see :class:`SceneSampler`.
     """
 
     def __init__(
@@ -190,6 +213,7 @@ class EmojiScenes(LazyScenes):
         long_tail: float | None = None,
         repeat: float = 0.15,
         font: str | None = None,
+        artwork: str | None = None,
     ):
         if split not in ("train", "val"):
             raise UserError(f"split of EmojiScenes: {split!r}, expected 'train' or 'val'")
@@ -204,7 +228,8 @@ class EmojiScenes(LazyScenes):
             long_tail = 0.5 if split == "train" else 0.0
         shown = self.world.of(parts)
         super().__init__(
-            SceneSampler(shown, split, seed, size, objects, long_tail, repeat, font), count
+            SceneSampler(shown, split, seed, size, objects, long_tail, repeat, font, artwork),
+            count,
         )
 
     @property

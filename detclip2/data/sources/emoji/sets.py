@@ -1,5 +1,6 @@
 """EmojiScenes as a config names it: the names of a world, and its validation set."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ def validation_set(
     size: int = 320,
     seed: int = 0,
     objects: tuple[int, int] = (1, 8),
+    contents: Sequence[str] | None = None,
+    artwork: str | None = None,
 ) -> list[dict[str, Any]]:
     """Render the validation scenes into ``folder``, register them as ``name``, and load them.
 
@@ -34,7 +37,19 @@ def validation_set(
         size: pixels of an edge.
         seed: of the world.
         objects: least and most objects of a scene.
+        contents: any of "base", "novel", "unseen", the last alone; base and novel by default.
+        artwork: a folder with the emoji in another style
+            (:class:`~detclip2.data.sources.emoji.artwork.Artwork`).
     """
-    scenes = EmojiScenes(world, "val", count=count, size=size, seed=seed, objects=objects)
+    scenes = EmojiScenes(
+        world,
+        "val",
+        count=count,
+        size=size,
+        seed=seed,
+        contents=contents,
+        objects=objects,
+        artwork=artwork,
+    )
     register_emoji_validation(name, scenes, folder)
     return DatasetCatalog.get(name)

@@ -13,6 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from detclip2.errors import UserError
 
+from .artwork import Artwork
+
 FONT_NAME = "NotoColorEmoji.ttf"
 FONT_FOLDERS = (
     "/usr/share/fonts",
@@ -108,10 +110,13 @@ class Sprite:
         return int(np.clip(np.floor(-np.log2(max(scale, 1e-6))), 0, len(self.levels) - 1))
 
 
-def make_sprite(text: str, font: Path, levels: int = 4) -> Sprite:
-    """Draw `text` once and shrink it by halves."""
-    glyph = draw_glyph(text, font).astype(np.float32)
-    height, width = glyph.shape[:2]
+def make_sprite(text: str, font: Path, levels: int = 4, artwork: Artwork | None = None) -> Sprite:
+    """Draw `text` once and shrink it by halves; the artwork's is as large as the font's."""
+    drawn = draw_glyph(text, font)
+    height, width = drawn.shape[:2]
+    if artwork is not None:
+        drawn = artwork.picture(text, height, width)
+    glyph = drawn.astype(np.float32)
     glyph[..., :3] *= glyph[..., 3:] / 255.0
     sizes = [glyph]
     while len(sizes) < levels:
@@ -125,23 +130,25 @@ def make_sprite(text: str, font: Path, levels: int = 4) -> Sprite:
 
 
 class SpriteSheet:
-    """The sprites of a font, drawn when first asked for and kept.
+    """The sprites of a font, or of other artwork, drawn when first asked for and kept.
 
-    Holds no open file and pickles as the font's path alone, so it travels to loader workers.
+    Artwork takes the place that the font's glyph would have, so that scenes are laid out alike.
+    Holds no open file and pickles as paths alone, so it travels to loader workers.
     """
 
-    def __init__(self, font: str | Path | None = None):
+    def __init__(self, font: str | Path | None = None, artwork: str | Path | None = None):
         self.font = find_emoji_font(font)
+        self.artwork = Artwork(artwork) if artwork else None
         self._sprites: dict[str, Sprite] = {}
 
     def __getitem__(self, text: str) -> Sprite:
         sprite = self._sprites.get(text)
         if sprite is None:
-            sprite = self._sprites[text] = make_sprite(text, self.font)
+            sprite = self._sprites[text] = make_sprite(text, self.font, artwork=self.artwork)
         return sprite
 
     def __getstate__(self) -> dict:
-        return {"font": self.font, "_sprites": {}}
+        return {"font": self.font, "artwork": self.artwork, "_sprites": {}}
 
 
 def warp_sprite(

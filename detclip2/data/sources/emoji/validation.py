@@ -68,7 +68,8 @@ def _forget(name: str) -> None:
 
 
 def fingerprint(scenes: EmojiScenes) -> str:
-    """What the pictures and boxes depend on, as 16 hex digits: settings, categories, font, code.
+    """What the pictures and boxes depend on, as 16 hex digits: settings, categories, font or
+    artwork, code.
 
     The code is known by what it does: the first scenes are part of the print, so that no rendering
     of another version of it, or of OpenCV, is taken for this one's.
@@ -86,6 +87,8 @@ def fingerprint(scenes: EmojiScenes) -> str:
         "samples": [hashlib.sha256(sample["image"].tobytes()).hexdigest() for sample in samples],
         "boxes": [[item["bbox"] for item in sample["annotations"]] for sample in samples],
     }
+    if sampler.sprites.artwork is not None:
+        facts["artwork"] = sampler.sprites.artwork.fingerprint()
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 

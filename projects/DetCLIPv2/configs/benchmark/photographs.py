@@ -1,0 +1,50 @@
+"""The nano model on 51 photographs with boxes, grounding and captions, to know them by heart.
+
+Overfitting on purpose: it is evaluated on what it has learnt. `scripts/evidence.py photos overfit`
+prepares the files and runs it.
+"""
+
+from detectron2.config import LazyCall as L
+from detectron2.data import transforms as T
+
+from detclip2.data.hybrid_loader import Source
+from detclip2.data.mappers import CaptionMapper, GroundingMapper
+from detclip2.data.sources.captions import coco_caption_records
+from detclip2.data.sources.grounding import mdetr_records
+
+from .....configs.data.coco import coco, dataloader, inference
+from .....configs.models.detclipv2 import nano as model
+from .....configs.optim import AdamW as optimizer
+from .....configs.schedules import cosine as lr_multiplier
+from .....configs.train import train
+
+coco.update(folder="${oc.env:DETCLIP2_TEST_DATA}/coco_open", json="./output/coco_open")
+inference.update(min_size=384, max_size=640)
+resize = L(T.ResizeShortestEdge)(short_edge_length="${inference.min_size}", max_size=640)
+
+detection = dataloader.train.detection
+detection.records.update(json_file="${coco.json}/instances.json", image_root="${coco.folder}")
+detection.mapper.augmentations = [resize, L(T.RandomFlip)(horizontal=True)]
+detection.update(total_batch_size=4, num_workers=1)
+dataloader.train.grounding = L(Source)(
+    records=L(mdetr_records)(json_file="${coco.json}/grounding.json", image_root="${coco.folder}"),
+    mapper=L(GroundingMapper)(augmentations=[resize], max_phrases=100),
+    total_batch_size=4,
+    num_workers=1,
+)
+dataloader.train.pairs = L(Source)(
+    records=L(coco_caption_records)(
+        json_file="${coco.json}/captions.json", image_root="${coco.folder}"
+    ),
+    mapper=L(CaptionMapper)(augmentations=[L(T.Resize)(shape=[224, 224])]),
+    total_batch_size=16,
+    num_workers=1,
+)
+dataloader.test.update(dataset=detection.records.copy(), num_workers=0)
+model.postprocess.score_threshold = 0.01
+optimizer.lr = 2e-3
+lr_multiplier.warmup_iterations = 50
+train.update(
+    max_iter=1400, source_ratios=dict(detection=10, grounding=2, pairs=2), device="cpu",
+    source_starts=dict(grounding=200, pairs=200), checkpointer=dict(period=200, max_to_keep=1),
+)  # fmt: skip

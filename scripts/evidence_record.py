@@ -1,0 +1,134 @@
+"""What the json of a run says beside its metrics: how it came about, and what it cost."""
+
+import datetime
+import json
+import math
+import os
+import platform
+import resource
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from detclip2.engine.curves import read_metrics
+from detclip2.files import write_whole
+from detclip2.modeling.weights import read_checkpoint
+
+ROOT = Path(__file__).resolve().parents[1]
+POINTS = 50  # of a curve
+
+
+class Cost:
+    """Adds what happens within it to what a folder has cost so far.
+
+    Processor seconds are of this process and of its workers that have ended.
+    """
+
+    FILE = "cost.json"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __enter__(self) -> "Cost":
+        self.start = _processor_seconds(), time.monotonic()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        spent = _processor_seconds() - self.start[0], time.monotonic() - self.start[1]
+        before = self.of(self.folder)
+        names = ("processor_seconds", "wall_seconds")
+        total = {
+            name: round(before.get(name, 0) + s, 1) for name, s in zip(names, spent, strict=True)
+        }
+        write_json(self.folder / self.FILE, total)
+
+    @classmethod
+    def of(cls, folder: Path) -> dict[str, float]:
+        """What a folder has cost so far."""
+        file = folder / cls.FILE
+        return json.loads(file.read_text("utf-8")) if file.is_file() else {}
+
+
+def _processor_seconds() -> float:
+    usages = [resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def facts(
+    cfg: DictConfig, name: str, seed: int, command: str, overrides: Sequence[str] = ()
+) -> dict[str, Any]:
+    """By which all of it can be had again; no path of the machine that it was had on."""
+    return {
+        "row": name,
+        "seed": seed,
+        "overrides": list(overrides),
+        "command": f"python scripts/evidence.py {command} --seed {seed}",
+        "commit": _git("rev-parse", "HEAD"),
+        "changed_files": len(_git("status", "--porcelain", "--untracked-files=no").splitlines()),
+        "date": datetime.date.today().isoformat(),
+        "machine": {
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "device": torch.cuda.get_device_name() if cfg.train.device == "cuda" else "cpu",
+            "torch": torch.__version__,
+        },
+    }
+
+
+def _git(*arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
+    except OSError:
+        return ""
+    return done.stdout.strip()
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def images_seen(checkpoint: Path) -> dict[str, int]:
+    """Source -> samples that it gave, as the checkpoint at a run's end has counted them."""
+    hooks = read_checkpoint(checkpoint)["trainer"]["hooks"]
+    return dict(hooks["AlternateSources"]["loader"]["drawn"])
+
+
+def curves_of(metrics: Path) -> dict[str, list[list[float]]]:
+    """Losses by source and metrics over iterations, in few points."""
+    found: dict[str, list[list[float]]] = {}
+    for name, points in read_metrics(metrics).items():
+        last = name.rpartition("/")[2]
+        if last in ("total_loss", "AP", "AP50", "APr", "text_to_image_accuracy"):
+            step = math.ceil(len(points) / POINTS)
+            found[name] = [[i, round(float(v), 4)] for i, v in points[::step] if math.isfinite(v)]
+    return found
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write whole, a line for each key; what is not a number becomes null."""
+    lines = [
+        f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}"
+        for key, value in _plain(content).items()
+    ]
+    text = "{\n" + ",\n".join(lines) + "\n}\n"
+    write_whole(path, lambda file: file.write(text.encode()))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return round(value, 4) if math.isfinite(value) else None
+    return value

@@ -1,0 +1,129 @@
+r"""Let a detector draw boxes on image-text pairs, as GLIP and DetCLIP did, to train on them.
+
+    python scripts/pseudo_label.py --model FOLDER --pairs CONFIG/SOURCE --count 20000 \
+        --output pairs.jsonl [--score 0.3]
+
+FOLDER is a training's output; CONFIG/SOURCE a source of pairs, such as
+projects/DetCLIPv2/configs/emoji_nano_pairs.py/pairs. The vocabulary of a picture is its caption's
+own noun phrases. Boxes of at least --score are kept, and written as ODVG jsonl, one line a pair:
+OdvgFile reads it where the pictures are files, PseudoLabelled where they are drawn on the fly.
+Pairs without such a box stay, without regions; training leaves them out and counts them.
+
+This is a baseline for the word-region contrast of the paper, which needs no such step and is not
+bound by what the detector knows already.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import instantiate
+from omegaconf import DictConfig
+
+from detclip2.commands.model_arguments import add_model_arguments, config_and_weights
+from detclip2.config import build_model, load_config
+from detclip2.data.hybrid_loader import Source
+from detclip2.data.mappers.base import draw_sample
+from detclip2.data.records import decode_caption
+from detclip2.data.sources.image_text import ImageTextShards
+from detclip2.data.sources.pseudo_labels import odvg_line, write_odvg
+from detclip2.engine.measure import source_nodes
+from detclip2.errors import UserError
+from detclip2.modeling.detclip import DetCLIPv2
+from detclip2.modeling.weights import load_weights
+
+BATCH = 32
+
+
+def label_pairs(
+    model: DetCLIPv2, pairs: Source, count: int, score: float
+) -> Iterator[dict[str, Any]]:
+    """ODVG lines of the first `count` records of a source.
+
+    Args:
+        model: detects in evaluation mode.
+        pairs: its mapper is a CaptionMapper without the whole caption.
+        count: how many.
+        score: boxes below are left out.
+    """
+    known: dict[str, torch.Tensor] = {}  # phrase -> embedding
+    for start in range(0, count, BATCH):
+        indices = range(start, min(start + BATCH, count))
+        records = [pairs.records[i] for i in indices]
+        drawn = [
+            draw_sample([record], 0, pairs.mapper, np.random.default_rng(i))
+            for i, record in zip(indices, records, strict=True)
+        ]
+        samples = [sample for sample in drawn if sample is not None]
+        fresh = {p for sample in samples for p in sample["phrases"]} - known.keys()
+        if fresh:
+            names = sorted(fresh)
+            known.update(zip(names, model.encode_phrases(names), strict=True))
+        for sample in samples:
+            sample["vocabulary"] = torch.stack([known[phrase] for phrase in sample["phrases"]])
+        found = iter(model(samples) if samples else [])
+        for record, sample in zip(records, drawn, strict=True):
+            regions = [] if sample is None else regions_of(next(found), sample["phrases"], score)
+            captions = record.get("captions") or [record.get("caption", "")]
+            size = int(record["height"]), int(record["width"])
+            yield odvg_line(record["file_name"], size, decode_caption(captions[0], record), regions)
+
+
+def regions_of(
+    output: dict[str, Any], phrases: list[str], score: float
+) -> list[tuple[str, list[float]]]:
+    """The detections that are sure enough, as phrases with boxes (XYXY px, to a tenth)."""
+    instances = output["instances"]
+    instances = instances[instances.scores >= score]
+    boxes = instances.pred_boxes.tensor.cpu().double().numpy().round(1).tolist()
+    names = [phrases[i] for i in instances.pred_classes.tolist()]
+    return list(zip(names, boxes, strict=True))
+
+
+def build_pairs(node: DictConfig) -> Source:
+    """The source of pairs that a config's node describes, for labelling."""
+    node = node.copy()
+    node.mapper.include_caption = False
+    return instantiate(node)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Label and write; 2 for a mistake that the user can mend."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--pairs", required=True, metavar="CONFIG/SOURCE")
+    parser.add_argument("--count", type=int, required=True, metavar="N", help="the first N pairs")
+    parser.add_argument("--output", type=Path, required=True, metavar="JSONL")
+    parser.add_argument("--score", type=float, default=0.3, help="least score (default 0.3)")
+    add_model_arguments(parser)
+    args = parser.parse_args(argv)
+    try:
+        config, weights = config_and_weights(args)
+        cfg, name = load_config(config)
+        model: Any = build_model(cfg, name).to(args.device or "cpu").eval()
+        load_weights(model, weights)
+        file, _, source = args.pairs.rpartition("/")
+        pairs_cfg, pairs_name = load_config(file)
+        nodes = source_nodes(pairs_cfg)
+        if source not in nodes:
+            raise UserError(f"{pairs_name} has the sources {sorted(nodes)}, not {source!r}")
+        pairs = build_pairs(nodes[source])
+        if isinstance(pairs.records, ImageTextShards):
+            raise UserError(f"--pairs {args.pairs}: shards cannot be labelled, records can")
+        if not 0 < args.count <= len(pairs.records):
+            raise UserError(f"--count {args.count}: there are {len(pairs.records)} pairs")
+        boxes = write_odvg(label_pairs(model, pairs, args.count, args.score), args.output)
+    except UserError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 2
+    print(f"{args.output}: {args.count} pairs, {boxes} boxes; {pairs.mapper.counter.report()}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
