@@ -91,7 +91,7 @@ def simulated_detections(
 ) -> Instances:
     """The true boxes, moved, and others: as many as a model gives."""
     guesses = rng.uniform(10, SIZE / 2, (args.detections, 4))
-    # A long tail: some 75 classes of LVIS's size have more than the 10,000 that are kept of a class.
+    # A long tail: at the default size some 75 classes have more than the 10,000 that are kept.
     names = (args.categories * rng.random(args.detections) ** 2).astype(np.int64)
     found = min(len(boxes), args.detections)
     guesses[:found] = np.abs(boxes[:found] + rng.normal(0, 5, (found, 4)))

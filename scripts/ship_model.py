@@ -1,6 +1,6 @@
-"""Put the model of a training run into the package: weights, config, vocabulary and card.
+r"""Put the model of a training run into the package: weights, config, vocabulary and card.
 
-    python scripts/ship_model.py output/pairs --commit COMMIT --machine "2 CPU cores, 42 minutes" \\
+    python scripts/ship_model.py output/pairs --commit COMMIT --machine "2 CPU cores, 42 minutes" \
         --command "python projects/DetCLIPv2/train_net.py --config-file CONFIG"
 
 Weights are kept in half precision, which changes no more of a score than its fourth digit. The card
@@ -37,29 +37,29 @@ It finds emoji in drawn scenes by their names. **It has never seen a photograph*
 what it says means nothing. It is for the demo, for trying the commands, and as a start for
 fine-tuning on small machines.
 
-| | |
-|---|---|
-| model | DetCLIPv2 at the nano size: resnet10t backbone, 3-layer text tower, 3.8 M parameters |
-| data | EmojiScenes, world of {categories} categories: {base} base ones with boxes, {novel} novel ones that only captions name; {size} px |
-| seen in training | {seen} |
-| command | `{command}` |
-| commit | {commit} |
-| date, machine | {date}, {machine} |
-| licence | Apache-2.0, as the code; scenes are drawn from the font Noto Color Emoji (SIL OFL 1.1), no picture of which is in the weights' files |
+- Model: DetCLIPv2 at the nano size: resnet10t backbone, 3-layer text tower, 3.8 M parameters.
+- Data: EmojiScenes, a world of {categories} categories at {size} px: {base} base ones, which have
+  boxes, and {novel} novel ones, which only captions name.
+- Seen in training: {seen}.
+- Command: `{command}`
+- Code: commit {commit}. Trained until {date} on {machine}.
+- Licence: Apache-2.0, as the code. Scenes are drawn from the font Noto Color Emoji (SIL OFL 1.1),
+  of which the files here hold no picture.
 
-| AP | base, frequent (APf) | base, common (APc) | novel (APr) | AP50 |
+| AP | AP50 | base, frequent (APf) | base, common (APc) | novel (APr) |
 |---|---|---|---|---|
-| {AP:.1f} | {APf:.1f} | {APc:.1f} | {APr:.1f} | {AP50:.1f} |
+| {AP:.1f} | {AP50:.1f} | {APf:.1f} | {APc:.1f} | {APr:.1f} |
 
-Protocol: {protocol}
+{protocol}
 
 Files: `model.safetensors` (half precision), `config.yaml` (runs again with `train_net.py`),
-`vocabulary.safetensors` (the {categories} names, encoded), `results.json` (the numbers above, and those of these
-files on the first {checked} validation scenes). The tokenizer is `detclip2/resources/text_tower_nano`.
+`vocabulary.safetensors` (the {categories} names, encoded) and `results.json` (the numbers above, and
+those of these files on the first {checked} validation scenes). The tokenizer is in
+`detclip2/resources/text_tower_nano`.
 
-What it is bad at: names that no training showed (its text tower knows no English, only the words of
-this world), small and hidden things, other art styles than the font's. Scores of novel names are
-lower than those of base names.
+What it is bad at: names that no training showed (its text tower knows the words of this world, not
+English), small and hidden things, other art styles than the font's. Scores of novel names are lower
+than those of base names.
 """
 
 
