@@ -53,7 +53,7 @@ fine-tuning on small machines.
 {protocol}
 
 Files: `model.safetensors` (half precision), `config.yaml` (runs again with `train_net.py`),
-`vocabulary.safetensors` (the {categories} names, encoded) and `results.json` (the numbers above, and
+`vocabulary.safetensors` (the {categories} names, encoded) and `results.json` (these numbers, and
 those of these files on the first {checked} validation scenes). The tokenizer is in
 `detclip2/resources/text_tower_nano`.
 
