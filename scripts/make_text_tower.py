@@ -64,7 +64,7 @@ def latent_vectors(
     lengths = torch.zeros(len(documents), dtype=torch.float64).index_add(0, columns, values**2)
     values = values / lengths.sqrt().clamp(min=1e-12)[columns]
     matrix = torch.sparse_coo_tensor(
-        torch.stack([tokens, columns]), values, (size, len(documents))
+        torch.stack([tokens, columns]), values, (size, len(documents)), check_invariants=True
     ).coalesce()
     torch.manual_seed(seed)
     rank = min(width, size, len(documents))

@@ -17,8 +17,8 @@ from detclip2.errors import UserError
 
 TINY = (
     "world.categories=30", "world.size=64", "world.pairs_size=64",
-    "benchmark.shared=3", "benchmark.iterations.detection=5",
-    "benchmark.iterations.grounding=1", "benchmark.iterations.pairs=2",
+    "benchmark.shared=3", "benchmark.iterations.detection=4",
+    "benchmark.iterations.grounding=1", "benchmark.iterations.pairs=5",
     "lr_multiplier.warmup_iterations=2", "dataloader.test.dataset.count=4",
     *(f"dataloader.train.{source}.{key}" for source in ("detection", "grounding", "pairs")
       for key in ("total_batch_size=4", "num_workers=0")),
@@ -58,7 +58,8 @@ def test_a_row_from_the_shared_start_is_one_from_the_beginning(tiny, tmp_path):
     drawn = [
         part["trainer"]["hooks"]["AlternateSources"]["loader"]["drawn"] for part in (one, other)
     ]
-    assert drawn[0] == drawn[1] == {"detection": 20, "pairs": 8}
+    assert drawn[0] == drawn[1]
+    assert drawn[0]["pairs"] > 0
 
 
 def test_rows_share_a_start_unless_they_differ_in_it(tiny):
@@ -71,9 +72,11 @@ def test_rows_share_a_start_unless_they_differ_in_it(tiny):
 def test_a_result_says_how_it_came_about(tiny):
     _, records = tiny
     record = records["pairs"]
-    assert record["images"] == {"detection": 20, "pairs": 8}
-    assert record["iterations"] == 7
-    assert records["detection"]["images"] == {"detection": 20}
+    # Shares are exact over blocks of 100 iterations, and this run has 9.
+    assert sum(record["images"].values()) == 9 * 4
+    assert record["iterations"] == 9
+    assert min(record["images"].values()) > 0
+    assert records["detection"]["images"] == {"detection": 4 * 4}
     assert set(record["results"]) == {"seen", "unseen"}
     assert {"AP", "APr", "AP50-base", "AP50-novel"} <= record["results"]["seen"][
         "bbox_fixed"
@@ -109,8 +112,8 @@ def test_pseudo_labels_are_drawn_by_the_row_of_boxes_and_trained_on(tiny):
     place, _ = tiny
     record = json.loads(evidence_run.run_row(place, "pseudo_labels", 0).read_text())
     lines = (place.run_folder("pseudo_labels", 0) / "pseudo_labels.jsonl").read_text().splitlines()
-    assert len(lines) == 8
-    assert record["images"] == {"detection": 20, "pairs": 8}
+    assert len(lines) == 5 * 4  # as many as the row has pairs
+    assert record["images"]["pairs"] > 0
 
 
 def test_every_row_is_a_config_that_says_its_budget(tmp_path):
