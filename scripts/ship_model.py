@@ -25,6 +25,7 @@ from detclip2.config import load_config
 from detclip2.data.sources.emoji.categories import make_world, names_of
 from detclip2.engine.alternate_sources import Schedule
 from detclip2.engine.training import evaluate
+from detclip2.evaluation.protocol import Protocol
 from detclip2.files import write_whole
 from detclip2.model_folder import CONFIG_NAME, SHIPPED, WEIGHTS_NAME, read_model_folder
 from detclip2.modeling.weights import read_weights
@@ -90,7 +91,7 @@ def main() -> None:
         seen=images_seen(cfg),
         checked=CHECKED_SCENES,
         date=datetime.date.today(),
-        protocol=results["protocol"],
+        protocol=Protocol(**results["protocol"]),
         **results["bbox"],
         **{key: getattr(args, key) for key in ("commit", "command", "machine")},
     )
