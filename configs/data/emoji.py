@@ -3,10 +3,11 @@
 from detectron2.config import LazyCall as L
 from detectron2.data import build_detection_test_loader
 
+from detclip2.data.concepts import ConceptDictionary
 from detclip2.data.hybrid_loader import HybridLoader, Source
 from detclip2.data.mappers import CaptionMapper, DetectionMapper, GroundingMapper
 from detclip2.data.sources.emoji import EmojiGrounding, EmojiPairs, EmojiScenes
-from detclip2.data.sources.emoji.sets import base_names, validation_set
+from detclip2.data.sources.emoji.sets import base_names, seen_names, validation_set
 from detclip2.evaluation.lvis_evaluator import LVISEvaluator
 
 from .test_mapper import inference, test_mapper
@@ -14,6 +15,9 @@ from .test_mapper import inference, test_mapper
 # The world that all parts of a config share: how many categories, and pixels of an edge, of scenes
 # and of those that come with a caption.
 world = dict(categories=200, size=320, pairs_size="${world.size}", seed=0)
+
+# Names of negatives that a data set's own do not have (the paper's concept dictionary, sec. 3.1).
+concepts = L(ConceptDictionary.from_names)(names=L(seen_names)(world="${world.categories}"))
 
 detection = L(Source)(
     records=L(EmojiScenes)(
@@ -53,7 +57,7 @@ grounding = L(Source)(
     mapper=L(GroundingMapper)(
         augmentations=[],  # none that flips: captions say "left of"
         max_phrases=100,
-        negatives=L(base_names)(world="${world.categories}"),
+        negatives=concepts,
     ),
     total_batch_size=16,
     num_workers=2,

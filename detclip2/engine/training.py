@@ -74,8 +74,8 @@ def train(
     """
     keys, main = cfg.train, comm.is_main_process()
     cfg.optimizer.params.model = model
-    compile_with = OmegaConf.to_container(keys, resolve=True)["compile"]  # plain lists and dicts
-    make_faster(model, keys.channels_last, compile_with)
+    plain: Any = OmegaConf.to_container(keys, resolve=True)  # of lists and dicts
+    make_faster(model, keys.channels_last, plain["compile"])
     optimizer = build(cfg, "optimizer")
     optimizer = share_out(optimizer) if keys.zero else optimizer
     loader = build(cfg, "dataloader.train")

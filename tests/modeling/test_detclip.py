@@ -418,13 +418,16 @@ def test_names_of_one_label_find_what_the_best_of_them_finds(detector, own):
         samples = [{"image": image()}]
     [found] = detect(detector, samples)
 
-    def best_in_a_loop(regions, phrases):
-        similarity = detector.align(regions, phrases)
-        groups = [[0], [1, 2, 3]]
-        return torch.stack([similarity[:, group].max(dim=1).values for group in groups], dim=1)
+    class BestInALoop:
+        def given(self, phrases):
+            return lambda regions: self.best(detector.align(regions, phrases))
+
+        def best(self, similarity):
+            groups = [[0], [1, 2, 3]]
+            return torch.stack([similarity[:, group].max(dim=1).values for group in groups], dim=1)
 
     postprocess = detector.postprocess
-    detector.postprocess = lambda *args: postprocess(*args[:5], best_in_a_loop, *args[6:])
+    detector.postprocess = lambda *args: postprocess(*args[:5], BestInALoop(), *args[6:])
     [expected] = detect(detector, [{"image": image(), "vocabulary": names}])
     assert set(expected.pred_classes.tolist()) == {0, 1}
     assert_same(found, expected)

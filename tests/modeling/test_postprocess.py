@@ -189,7 +189,8 @@ def test_best_of_each_name_ignores_what_is_broken():
     for field in ("anchors", "deltas", "regions", "centerness"):
         setattr(sound, field, getattr(sound, field)[30:])
     expected = sound.detect(BestOfEachName, max_detections=100)
-    assert torch.equal(found.scores, expected.scores)
+    # Not to the bit: how a product of matrices rounds depends on their sizes.
+    torch.testing.assert_close(found.scores, expected.scores, atol=0, rtol=1e-6)
     assert torch.equal(found.pred_boxes.tensor, expected.pred_boxes.tensor)
 
 

@@ -16,6 +16,11 @@ def base_names(world: int | None = None) -> list[str]:
     return names_of(make_world(world).base)
 
 
+def seen_names(world: int | None = None) -> list[str]:
+    """All that the training data of a world names: base categories, then novel ones."""
+    return names_of(make_world(world).seen)
+
+
 def validation_set(
     name: str,
     folder: str | Path,
