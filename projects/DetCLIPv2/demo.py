@@ -59,7 +59,7 @@ def main() -> int:
         print(f"In these pictures, but never boxed in training: {', '.join(new)}")
     names = args.names or ", ".join(names_of(world.seen))
     # The model is small: show what it is sure of, and one name for each box.
-    options = ["--score-threshold", "0.6", "--class-agnostic-nms"]
+    options = ["--score-threshold", "0.5", "--class-agnostic-nms"]
     return detclip2(["predict", *images, "--names", names, "--output", str(OUTPUT), *options])
 
 

@@ -29,6 +29,8 @@ def model_and_batch(source, drop_path=0.0):
         nn.init.normal_(parameter, parameter.mean().item(), 0.05)
     world = LazyConfig.load(str(PROJECT / "configs" / "emoji_nano_all.py"))
     world.world.update(cfg.world)
+    for name in SOURCES:  # what any number of processes here can share
+        world.dataloader.train[name].total_batch_size = BATCH
     data = instantiate(world.dataloader.train).sources[source]
     samples = []
     for index in range(40):

@@ -12,12 +12,12 @@ from .emoji_nano_detection import (
 )
 
 dataloader.train.pairs = pairs
-# The contrast lifts a name where it is, but says nowhere that it is not: names without boxes come to
-# score high on everything. As negatives where boxes are known, they do not. The paper draws such
+# The contrast lifts a name where it is, but says nowhere that it is not: names without boxes come
+# to score high on everything. As negatives where boxes are known, they do not. The paper draws such
 # negatives for grounding data alone (sec. 3.1).
 dataloader.train.detection.mapper.negatives = concepts
-# The paper has 0.1 (Tab. 2f), with 6144 captions a batch. With 32, a weight of 1 from iteration 800 on
-# undoes in 100 iterations what boxes have taught, and takes 1500 to win it back.
+# The paper has 0.1 (Tab. 2f), with 6144 captions a batch. With 32, a weight of 1 undid within 100
+# iterations what boxes had taught, and it took 1700 to win that back.
 model.contrast.weight = 0.3
 # From random weights, pairs teach nothing before boxes have taught regions to differ: they begin
 # after 800 iterations. In all, 2000 are of boxes, as in emoji_nano_detection, and 1500 of pairs.
