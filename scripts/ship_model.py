@@ -71,6 +71,7 @@ def main() -> None:
     parser.add_argument("--commit", required=True, help="of the code that trained it")
     parser.add_argument("--command", required=True, help="that trained it")
     parser.add_argument("--machine", required=True, help="what it ran on, and how long")
+    parser.add_argument("--before", default="", help="what its first weights had seen")
     args = parser.parse_args()
     config, weights = read_model_folder(args.run)
     write_whole(SHIPPED / WEIGHTS_NAME, lambda file: file.write(save(halved(weights))))
@@ -88,7 +89,7 @@ def main() -> None:
         base=len(world.base),
         novel=len(world.novel),
         size=cfg.world.size,
-        seen=images_seen(cfg),
+        seen=images_seen(cfg) + (f"; before that, {args.before}" if args.before else ""),
         checked=CHECKED_SCENES,
         date=datetime.date.today(),
         protocol=Protocol(**results["protocol"]),

@@ -34,7 +34,8 @@ def names_of(count: int) -> list[str]:
     words = [entry[0] for entry in read_builtin("lvis")[0]]
     adjectives = ("", "red ", "small ", "old ", "wooden ", "striped ", "broken ", "shiny ")
     adjectives += ("paper ", "blue ", "open ", "dirty ")
-    names = (adjective + word for adjective, word in product(adjectives, words))
+    # "paper towel" is a name of LVIS, too.
+    names = dict.fromkeys(adjective + word for adjective, word in product(adjectives, words))
     return list(islice(names, count))
 
 
