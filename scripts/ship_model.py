@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from detectron2.config import LazyConfig
 from omegaconf import DictConfig
 from safetensors.torch import save
 
@@ -59,8 +60,7 @@ those of these files on the first {checked} validation scenes). The tokenizer is
 `detclip2/resources/text_tower_nano`.
 
 What it is bad at: names that no training showed (its text tower knows the words of this world, not
-English), small and hidden things, other art styles than the font's. Scores of novel names are lower
-than those of base names.
+English), small and hidden things, other art styles than the font's.
 """
 
 
@@ -75,8 +75,9 @@ def main() -> None:
     args = parser.parse_args()
     config, weights = read_model_folder(args.run)
     write_whole(SHIPPED / WEIGHTS_NAME, lambda file: file.write(save(halved(weights))))
-    write_whole(SHIPPED / CONFIG_NAME, lambda file: file.write(config.read_bytes()))
-    cfg, _ = load_config(SHIPPED / CONFIG_NAME)
+    cfg, _ = load_config(config)
+    cfg.train.init_checkpoint = ""  # a path of the machine that trained it
+    LazyConfig.save(cfg, str(SHIPPED / CONFIG_NAME))
     world = make_world(cfg.world.categories)
     predictor = OpenVocabularyPredictor(*read_model_folder(SHIPPED), device="cpu")
     predictor.encode(names_of(world.seen)).save(SHIPPED / "vocabulary.safetensors")
