@@ -103,7 +103,7 @@ def test_every_import_is_declared():
 def test_every_import_of_tests_and_scripts_is_declared():
     known = {*all_declared(), "detectron2", "detclip2"}
     own = {path.stem for path in own_files("tests/**.py", "scripts/*.py", "projects/**.py")}
-    own |= {path.parent.name for path in own_files("tests/**.py")}
+    own |= {path.parent.name for path in own_files("tests/**.py", "scripts/**.py")}
     imported = imported_modules("tests", "scripts", "projects", "configs")
     assert not {m: p for m, p in imported.items() if distribution(m) not in known and m not in own}
 
