@@ -9,12 +9,16 @@ from typing import Any
 import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
-from detectron2.utils import comm
 from pycocotools.cocoeval import Params
 
 from detclip2.data.coco_json import read_coco_json
 from detclip2.errors import UserError
-from detclip2.evaluation.checks import check_finite, check_known, write_results
+from detclip2.evaluation.checks import (
+    check_finite,
+    check_known,
+    sum_over_processes,
+    write_results,
+)
 from detclip2.evaluation.coco_api import coco_of, evaluated
 from detclip2.evaluation.protocol import Protocol, annotations_of, prompts_of
 from detclip2.results import to_coco
@@ -123,17 +127,11 @@ class AverageRecallEvaluator(DatasetEvaluator):
         Raises:
             UserError: no image was evaluated, or one twice.
         """
-        found, seen = self._found, self._seen
-        if self._distributed and comm.get_world_size() > 1:
-            gathered = comm.gather((found, seen), dst=0)
-            if not comm.is_main_process():
-                return None
-            found = np.sum([part for part, _ in gathered], axis=0)
-            seen = [image_id for _, part in gathered for image_id in part]
-        if not seen:
-            raise UserError(f"{self.protocol.dataset}: no image was evaluated")
-        if len(seen) > len(set(seen)):
-            raise UserError(f"{self.protocol.dataset}: an image was evaluated twice")
+        found = sum_over_processes(
+            self._found, self._seen, self.protocol.dataset, self._distributed
+        )
+        if found is None:
+            return None
         with np.errstate(invalid="ignore"):
             recall = 100 * (found / self._total[:, None]).mean(axis=0)  # (area, limit)
         results = {

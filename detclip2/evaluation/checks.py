@@ -2,17 +2,41 @@
 
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.structures import Instances
+from detectron2.utils import comm
+from numpy.typing import NDArray
 
 from detclip2.errors import UserError
 from detclip2.evaluation.protocol import Protocol
 from detclip2.files import write_whole
+
+
+def sum_over_processes(
+    counts: NDArray[np.int64], image_ids: Sequence[Any], dataset: str, distributed: bool
+) -> NDArray[np.int64] | None:
+    """The sum of what all processes counted in their images; None on others than the main one.
+
+    Raises:
+        UserError: no image was evaluated, or one twice.
+    """
+    if distributed and comm.get_world_size() > 1:
+        gathered = comm.gather((counts, image_ids), dst=0)
+        if not comm.is_main_process():
+            return None
+        counts = np.sum([part for part, _ in gathered], axis=0)
+        image_ids = [image_id for _, part in gathered for image_id in part]
+    if not image_ids:
+        raise UserError(f"{dataset}: no image was evaluated")
+    if len(image_ids) > len(set(image_ids)):
+        raise UserError(f"{dataset}: an image was evaluated twice")
+    return counts
 
 
 def check_known(image_id: Any, image_ids: Collection[Any], json_file: str) -> None:

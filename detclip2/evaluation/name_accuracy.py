@@ -11,11 +11,14 @@ import torch
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Boxes, BoxMode, pairwise_iou
-from detectron2.utils import comm
 
 from detclip2.data.coco_json import read_coco_json
-from detclip2.errors import UserError
-from detclip2.evaluation.checks import check_finite, check_known, write_results
+from detclip2.evaluation.checks import (
+    check_finite,
+    check_known,
+    sum_over_processes,
+    write_results,
+)
 from detclip2.evaluation.protocol import Protocol, annotations_of, prompts_of
 
 logger = logging.getLogger(__name__)
@@ -110,17 +113,11 @@ class NameAccuracyEvaluator(DatasetEvaluator):
         Raises:
             UserError: no image was evaluated, or one twice.
         """
-        counts, seen = self._counts, self._seen
-        if self._distributed and comm.get_world_size() > 1:
-            gathered = comm.gather((counts, seen), dst=0)
-            if not comm.is_main_process():
-                return None
-            counts = np.sum([part for part, _ in gathered], axis=0)
-            seen = [image_id for _, part in gathered for image_id in part]
-        if not seen:
-            raise UserError(f"{self.protocol.dataset}: no image was evaluated")
-        if len(seen) > len(set(seen)):
-            raise UserError(f"{self.protocol.dataset}: an image was evaluated twice")
+        counts = sum_over_processes(
+            self._counts, self._seen, self.protocol.dataset, self._distributed
+        )
+        if counts is None:
+            return None
         total, found, right = counts.sum(axis=0).tolist()
         results = {
             "accuracy": _percent(right, total),
