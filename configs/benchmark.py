@@ -5,7 +5,7 @@ from detectron2.config import LazyCall as L
 from detclip2.engine.budget import SharedStartCosine
 from detclip2.evaluation.open_vocabulary import open_vocabulary_evaluator
 
-from .data.emoji import dataloader, grounding, inference, pairs, world
+from .data.emoji import concepts, dataloader, grounding, inference, pairs, world
 from .models.detclipv2 import nano as model
 from .optim import AdamW as optimizer
 from .train import train
@@ -21,6 +21,8 @@ benchmark = dict(
 )
 
 dataloader.train.update(grounding=grounding, pairs=pairs)
+# Names that never have a box are negatives where they are not, in every row: see emoji_nano_pairs.
+dataloader.train.detection.mapper.negatives = concepts
 dataloader.evaluator = L(open_vocabulary_evaluator)(
     dataset_name="${..test.dataset.name}",
     output_dir="${train.output_dir}/inference",

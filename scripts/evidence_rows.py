@@ -88,7 +88,7 @@ ROWS = {
     # Tab. 2f: the weight; the paper's best is 0.1.
     "weight_003": Row("0.03", overrides=("model.contrast.weight=0.03",)),
     "weight_01": Row("0.1", overrides=("model.contrast.weight=0.1",)),
-    "weight_03": Row("0.3", overrides=("model.contrast.weight=0.3",)),
+    "weight_1": Row("1", overrides=("model.contrast.weight=1.0",)),
     "weight_3": Row("3", overrides=("model.contrast.weight=3.0",)),
     # Tab. 12: the resolution of pairs; of the quick size, 96 is the default.
     "resolution_64": Row("64", overrides=("world.pairs_size=64",)),
@@ -184,8 +184,8 @@ TABLES = {
         {
             "weight_003": "",
             "weight_01": "",
-            "weight_03": "",
-            "pairs": "1 (default)",
+            "pairs": "0.3 (default)",
+            "weight_1": "",
             "weight_3": "",
         },
     ),

@@ -43,13 +43,23 @@ def run_processes(main: Callable[[Namespace], Any], arguments: Namespace) -> Non
         with signals_for_children():
             launch(main, arguments.num_gpus, **how)
     except ProcessExitedException as error:  # it has said why
-        sys.exit(error.exit_code)
+        # Below zero is a signal, which shells add to 128.
+        sys.exit(error.exit_code if error.exit_code >= 0 else 128 - error.exit_code)
 
 
 def _join_torchrun() -> None:
     has_gpu = torch.cuda.is_available()
     if has_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if has_gpu else "gloo")
+    # torchrun keeps its store when it starts processes anew (torch 2.14): they must not find there
+    # the addresses of those that have ended.
+    store, rank, world_size = next(dist.rendezvous("env://"))
+    attempt = f"{os.environ['TORCHELASTIC_RESTART_COUNT']} of {world_size}"
+    dist.init_process_group(
+        "nccl" if has_gpu else "gloo",
+        store=dist.PrefixStore(attempt, store),
+        rank=rank,
+        world_size=world_size,
+    )
     comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
     comm.synchronize()

@@ -59,8 +59,9 @@ class StopOnSignal(HookBase):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-        if self.requested is not None:
-            raise SystemExit(128 + self.requested)
+        number = self.agreed or self.requested
+        if number is not None:
+            raise SystemExit(128 + number)
 
     def after_step(self) -> None:
         """Stop, if any process was asked to."""
@@ -77,7 +78,7 @@ class StopOnSignal(HookBase):
             device = next(self.trainer.model.parameters()).device
             asked = torch.tensor(self.requested or 0, device=device)
             torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX)
-            self.requested = int(asked) or None
+            return int(asked) or None
         return self.requested
 
     def _save(self) -> None:
@@ -94,6 +95,8 @@ class StopOnSignal(HookBase):
         self.requested = number
         # Not the logger: it might be in the middle of a line.
         os.write(2, f"{signal.Signals(number).name}: stopping after this iteration\n".encode())
+        if self.agreed is not None:
+            return  # stopping already: one signal for all, which has reached another process before
         iteration = self.trainer.iter
         if comm.is_main_process() and iteration in (self._done, self.trainer.max_iter):
             # Between two iterations, perhaps in an evaluation.

@@ -66,6 +66,10 @@ class TimmBackbone(Backbone):
             **timm_args,
         )
         extractor.set_grad_checkpointing(gradient_checkpointing)
+        for module in extractor.modules():
+            # timm leaves Swin's attention to plain products; fused, it is the same, and faster.
+            if hasattr(module, "fused_attn"):
+                module.fused_attn = True
         channels = extractor.feature_info.channels()
         self.extractor: nn.Module = extractor
         self._out_features = ["c3", "c4", "c5"]

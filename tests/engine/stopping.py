@@ -9,6 +9,7 @@ itself, unless it was started anew.
 import os
 import signal
 
+import torch
 from detectron2.engine import HookBase, default_argument_parser, hooks
 from detectron2.utils import comm
 from toy import toy_loader, toy_trainer
@@ -74,7 +75,8 @@ def main(arguments):
 
 
 def train_shared(folder, *extra, **settings):
-    """Every process has a sample of each batch."""
+    """Every process has a sample of each batch, and the same random numbers."""
+    torch.manual_seed(0)
     size = comm.get_world_size()
     return train(folder, *extra, loader=toy_loader(batch_sizes=(size, size)), **settings)
 

@@ -71,7 +71,6 @@ def test_a_second_signal_ends_the_process_at_once(tmp_path):
 
 
 def one_is_asked(rank, world_size, folder):
-    torch.manual_seed(0)
     extra = [Send(signal.SIGTERM, 3, "after_backward")] if rank == 1 else []
     try:
         train_shared(folder, *extra)
@@ -85,6 +84,49 @@ def test_all_processes_stop_after_the_same_iteration(tmp_path, world_size):
     ended = run_processes(one_is_asked, world_size, str(tmp_path))
     assert [process["code"] for process in ended] == [128 + signal.SIGTERM] * world_size
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000003.pth"
+
+
+def one_signal_reaches_all(rank, world_size, folder):
+    """The first process gets it when all have agreed to stop already."""
+    save = Checkpointer.save
+
+    def save_late(self, *args, **kwargs):
+        if rank == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        save(self, *args, **kwargs)
+
+    Checkpointer.save = save_late  # in a process of its own
+    return one_is_asked(rank, world_size, folder)
+
+
+def test_a_signal_that_reaches_one_process_later_is_no_second_one(tmp_path):
+    ended = run_processes(one_signal_reaches_all, 2, str(tmp_path))
+    assert [process["code"] for process in ended] == [128 + signal.SIGTERM] * 2
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000003.pth"
+
+
+def asked_while_agreeing(rank, world_size, folder):
+    """Process 1 gets its signal when all processes have just said that they have none."""
+    reduce = torch.distributed.all_reduce
+
+    def reduce_late(tensor, op=torch.distributed.ReduceOp.SUM):
+        reduce(tensor, op)
+        if rank == 1 and op == torch.distributed.ReduceOp.MAX:
+            torch.distributed.all_reduce = reduce
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    torch.distributed.all_reduce = reduce_late
+    try:
+        train_shared(folder)
+    except SystemExit as error:
+        return {"code": error.code}
+    return {"code": 0}
+
+
+def test_a_signal_while_processes_agree_is_not_lost(tmp_path):
+    ended = run_processes(asked_while_agreeing, 2, str(tmp_path))
+    assert [process["code"] for process in ended] == [128 + signal.SIGTERM] * 2
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000001.pth"
 
 
 def test_data_workers_end_by_sigterm_and_leave_sigint_to_their_parent(tmp_path):

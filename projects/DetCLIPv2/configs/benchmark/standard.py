@@ -19,6 +19,6 @@ benchmark.update(shared=3000, iterations=dict(detection=6000, grounding=2000, pa
 optimizer.lr = 1e-3
 lr_multiplier.warmup_iterations = 200
 # The paper has 0.1 (Tab. 2f), with 6144 captions a batch; see emoji_nano_pairs.
-model.contrast.weight = 1.0
+model.contrast.weight = 0.3
 
 train.update(schedule_of_budget(benchmark["iterations"], benchmark["shared"]))
