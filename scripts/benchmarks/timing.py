@@ -142,7 +142,7 @@ def machine(setting: Setting) -> dict[str, Any]:
     if torch.device(setting.device).type == "cuda":
         name = torch.cuda.get_device_name(setting.device)
     return {
-        "device": name,
+        "machine": name,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "timm": timm.__version__,

@@ -1,5 +1,7 @@
 """The features of a TimmBackbone against timm's own model, and the pyramid above them."""
 
+from copy import deepcopy
+
 import pytest
 import timm
 import torch
@@ -128,6 +130,24 @@ def test_outputs_are_normalised_over_channels():
         torch.testing.assert_close(
             features.var(1, unbiased=False), torch.ones_like(features[:, 0]), atol=1e-2, rtol=0
         )
+
+
+def test_fused_attention_has_the_gradients_of_the_plain_one(few):
+    _, path = few
+    fused = TimmBackbone(SWIN, drop_path_rate=0.0, weights=path, **FEW)
+    plain = deepcopy(fused)
+    attentions = [module for module in plain.modules() if hasattr(module, "fused_attn")]
+    assert len(attentions) == sum(FEW["depths"])
+    for attention in attentions:
+        assert attention.fused_attn
+        attention.fused_attn = False
+    x = image(128, 160, batch_size=2)
+    for backbone in (fused, plain):
+        sum(c.pow(2).mean() for c in backbone(x).values()).backward()
+    expected = {name: parameter.grad for name, parameter in plain.named_parameters()}
+    assert any("relative_position_bias" in name for name in expected)
+    for name, parameter in fused.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name], msg=name)
 
 
 def test_gradient_checkpointing_changes_nothing(few):

@@ -36,6 +36,14 @@ def test_as_many_pairs_survive_as_are_asked_for(setting, pairs):
     assert abs(int((scores > model.postprocess.score_threshold).sum()) - pairs) <= 1
 
 
+def test_a_result_says_which_machine_and_which_of_its_devices(setting):
+    from benchmarks.timing import machine
+
+    about = machine(setting)
+    assert about["device"] == "cpu"
+    assert about["machine"] not in ("", "cpu")
+
+
 def test_names_are_distinct_and_as_many_as_asked_for():
     from benchmarks.models import names_of
 
@@ -122,7 +130,7 @@ def result(name):
 def test_the_page_is_filled_from_the_json(tmp_path):
     from benchmarks import report
 
-    about = {"command": "python x", "date": "2026-11-26", "device": "a CPU", "threads": 2}
+    about = {"command": "python x", "date": "2026-11-26", "machine": "a CPU", "threads": 2}
     about |= {"torch": "2", "dtype": "float32", "repeats": 5}
     results = {name: {**about, "result": result(name)} for name in report.ROWS}
     del results["peers"]
