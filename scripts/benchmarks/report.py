@@ -185,6 +185,7 @@ def block(name: str, results: dict[str, Any]) -> str:
     picture = "![time against names and pixels](images/growth.png)\n\n" if name == "growth" else ""
     half = "" if entry["dtype"] == "float32" else f", {entry['dtype']}"
     return (
-        f"{table}\n\n{picture}`{entry['command']}`, {entry['date']}, {entry['machine']}, {threads}, "
-        f"torch {entry['torch']}{half}; at most {entry['repeats']} repeats, median [least, most]."
+        f"{table}\n\n{picture}`{entry['command']}`, {entry['date']}, {entry['machine']}, "
+        f"{threads}, torch {entry['torch']}{half}; "
+        f"at most {entry['repeats']} repeats, median [least, most]."
     )
