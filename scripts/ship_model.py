@@ -76,7 +76,9 @@ def main() -> None:
     config, weights = read_model_folder(args.run)
     write_whole(SHIPPED / WEIGHTS_NAME, lambda file: file.write(save(halved(weights))))
     cfg, _ = load_config(config)
-    cfg.train.init_checkpoint = ""  # a path of the machine that trained it
+    # Paths of the machine that trained it.
+    cfg.train.init_checkpoint = ""
+    cfg.train.output_dir = "./output"
     LazyConfig.save(cfg, str(SHIPPED / CONFIG_NAME))
     world = make_world(cfg.world.categories)
     predictor = OpenVocabularyPredictor(*read_model_folder(SHIPPED), device="cpu")
