@@ -25,6 +25,7 @@ from detclip2 import OpenVocabularyPredictor
 from detclip2.config import load_config
 from detclip2.data.sources.emoji.categories import make_world, names_of
 from detclip2.engine.alternate_sources import Schedule
+from detclip2.engine.train_keys import TRAIN
 from detclip2.engine.training import evaluate
 from detclip2.evaluation.protocol import Protocol
 from detclip2.files import write_whole
@@ -77,8 +78,7 @@ def main() -> None:
     write_whole(SHIPPED / WEIGHTS_NAME, lambda file: file.write(save(halved(weights))))
     cfg, _ = load_config(config)
     # Paths of the machine that trained it.
-    cfg.train.init_checkpoint = ""
-    cfg.train.output_dir = "./output"
+    cfg.train.update({key: TRAIN[key] for key in ("init_checkpoint", "output_dir")})
     LazyConfig.save(cfg, str(SHIPPED / CONFIG_NAME))
     world = make_world(cfg.world.categories)
     predictor = OpenVocabularyPredictor(*read_model_folder(SHIPPED), device="cpu")

@@ -59,9 +59,9 @@ class StopOnSignal(HookBase):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-        number = self.agreed or self.requested
-        if number is not None:
-            raise SystemExit(128 + number)
+        stopped_by = self.agreed or self.requested
+        if stopped_by is not None:
+            raise SystemExit(128 + stopped_by)
 
     def after_step(self) -> None:
         """Stop, if any process was asked to."""

@@ -70,13 +70,17 @@ def test_a_second_signal_ends_the_process_at_once(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def one_is_asked(rank, world_size, folder):
-    extra = [Send(signal.SIGTERM, 3, "after_backward")] if rank == 1 else []
+def exit_code(folder, *extra):
     try:
         train_shared(folder, *extra)
     except SystemExit as error:
         return {"code": error.code}
     return {"code": 0}
+
+
+def one_is_asked(rank, world_size, folder):
+    extra = [Send(signal.SIGTERM, 3, "after_backward")] if rank == 1 else []
+    return exit_code(folder, *extra)
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
@@ -116,11 +120,7 @@ def asked_while_agreeing(rank, world_size, folder):
             os.kill(os.getpid(), signal.SIGTERM)
 
     torch.distributed.all_reduce = reduce_late
-    try:
-        train_shared(folder)
-    except SystemExit as error:
-        return {"code": error.code}
-    return {"code": 0}
+    return exit_code(folder)
 
 
 def test_a_signal_while_processes_agree_is_not_lost(tmp_path):
