@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -210,10 +211,10 @@ def shared_start(place: Place, cfg: DictConfig) -> Path:
     print_of.world.pairs_size = 0
     print_of.dataloader.test = print_of.dataloader.evaluator = None
     print_of.benchmark = {"shared": start.benchmark.shared, "iterations": None, "tests": None}
-    place.output.mkdir(parents=True, exist_ok=True)
-    text = place.output / f"{place.size}.start.yaml"
-    LazyConfig.save(print_of, str(text))
-    mark = hashlib.sha256(text.read_bytes()).hexdigest()[:10]
+    with tempfile.TemporaryDirectory() as scratch:  # rows may run at the same time
+        text = Path(scratch) / CONFIG_NAME
+        LazyConfig.save(print_of, str(text))
+        mark = hashlib.sha256(text.read_bytes()).hexdigest()[:10]
     folder = place.output / place.size / f"start-{mark}-seed{start.train.seed}"
     start.train.output_dir = str(folder)
     if not (folder / LAST).is_file():

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from benchmarks import peak
 from benchmarks.models import build, image_of, let_survive, names_of, vocabulary_of
 from benchmarks.timing import Setting, in_yards, seconds, synchronize
 from detclip2.modeling.detclip import DetCLIPv2
@@ -50,6 +51,7 @@ def measure(case: Case, setting: Setting) -> dict[str, Any]:
     setting.prepare()
     run, survivors = prepared(case, setting)
     row = in_yards(run, setting)
+    row |= peak.share(run, row["seconds"]["median"], setting)
     for key, value in row["ratio"].items():
         row["ratio"][key] = value / case.batch
     return {**vars(case), "survivors": survivors, **row}

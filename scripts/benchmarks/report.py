@@ -31,7 +31,9 @@ def size_of(size: Sequence[int]) -> str:
 def inference_rows(result: list[dict[str, Any]]) -> Rows:
     """Our own model."""
     head = ("model", "input", "names", "text", "batch", "pairs above the threshold")
-    rows: Rows = [(*head, "time of an image / yard", "seconds a batch", "peak MiB")]
+    rows: Rows = [
+        (*head, "time of an image / yard", "seconds a batch", "peak MiB", "of the device's peak")
+    ]
     for row in result:
         survivors = "all" if row["survivors"] >= 10**6 else f"{row['survivors']:,}"
         rows.append(
@@ -43,8 +45,9 @@ def inference_rows(result: list[dict[str, Any]]) -> Rows:
                 str(row["batch"]),
                 survivors,
                 spread(row["ratio"]),
-                spread(row["seconds"]),
+                spread(row["seconds"], 3),
                 f"{row['peak_MiB']:,}",
+                f"{row['share_of_peak']:.0%}" if "share_of_peak" in row else "",
             )
         )
     return rows

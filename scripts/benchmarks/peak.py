@@ -1,0 +1,36 @@
+"""How much of what the device can do at best a run makes use of."""
+
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.timing import Setting, seconds
+
+EDGE = {"cpu": 2048, "cuda": 8192}  # of a matrix that fills the device
+
+
+def rate(setting: Setting) -> float:
+    """Floating-point operations a second of a large matrix product in the setting's precision."""
+    edge = EDGE[torch.device(setting.device).type]
+    a = torch.randn(edge, edge, device=setting.device, dtype=getattr(torch, setting.dtype))
+    b = torch.randn_like(a)
+    times = [seconds(lambda: a @ b, setting.device) for _ in range(6)][1:]
+    return 2 * edge**3 / statistics.median(times)
+
+
+def share(run: Callable[[], object], duration: float, setting: Setting) -> dict[str, Any]:
+    """Operations of convolutions, matrix products and attention in `duration` seconds.
+
+    Not those of the deformable layer's sampling or of anything that goes element by element.
+    """
+    with FlopCounterMode(display=False) as counter:
+        run()
+    flops, at_best = counter.get_total_flops(), rate(setting)
+    return {
+        "gflops": round(flops / 1e9, 1),
+        "matrix_product_tflops": float(f"{at_best / 1e12:.3g}"),
+        "share_of_peak": float(f"{flops / duration / at_best:.3g}"),
+    }
