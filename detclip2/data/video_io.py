@@ -1,4 +1,7 @@
-"""Video files, read and written one frame at a time, by PyAV (FFmpeg)."""
+"""Video files, read and written one frame at a time, by PyAV (FFmpeg).
+
+PyAV is loaded with the first video: pictures and training do without it.
+"""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -7,9 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-import av
 import numpy as np
-from av.error import FFmpegError, InvalidDataError
 
 from detclip2.errors import UserError
 
@@ -87,6 +88,9 @@ class Video:
     @contextmanager
     def _opened(self) -> Iterator[Any]:
         """The file's first stream of pictures."""
+        import av
+        from av.error import FFmpegError
+
         try:
             # Absolute, so that no name is taken for the address of a server.
             container = av.open(str(self.path.absolute()))
@@ -125,6 +129,8 @@ def write_video(file: IO[bytes], frames: Iterable[Frame], rate: Fraction) -> Non
             column, because H.264 has none.
         rate: frames a second, on average.
     """
+    import av
+
     shown = -1
     with av.open(file, "w", format="mp4") as container:
         stream: Any = container.add_stream("libx264", rate=rate)
@@ -144,6 +150,8 @@ def write_video(file: IO[bytes], frames: Iterable[Frame], rate: Fraction) -> Non
 
 def _decoded(packet: Any) -> tuple[list[Any], bool]:
     """The frames of a packet, and whether they are undamaged."""
+    from av.error import InvalidDataError
+
     try:
         frames = packet.decode()
     except InvalidDataError:  # a decoder with one thread refuses what others pass on with a mark
