@@ -10,4 +10,4 @@ from ....configs.train import train
 world.update(size=160, pairs_size=128)
 optimizer.lr = 1e-3
 lr_multiplier.warmup_iterations = 200
-train.update(max_iter=2000, device="cpu")
+train.update(max_iter=1600, device="cpu")

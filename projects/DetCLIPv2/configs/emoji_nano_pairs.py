@@ -20,5 +20,5 @@ dataloader.train.detection.mapper.negatives = concepts
 # iterations what boxes had taught, and it took 1700 to win that back.
 model.contrast.weight = 0.3
 # From random weights, pairs teach nothing before boxes have taught regions to differ: they begin
-# after 800 iterations. In all, 2000 are of boxes, as in emoji_nano_detection, and 1000 of pairs.
-train.update(source_ratios=dict(detection=6, pairs=5), source_starts=dict(pairs=800), max_iter=3000)
+# after 640 iterations. In all, 1600 are of boxes, as in emoji_nano_detection, and 800 of pairs.
+train.update(source_ratios=dict(detection=6, pairs=5), source_starts=dict(pairs=640), max_iter=2400)
