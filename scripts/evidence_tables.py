@@ -53,12 +53,15 @@ def table_of(results: Path, size: str, name: str) -> str:
     if not any(rows.values()):
         return f"\nNot run yet. The paper: {table.paper}.\n"
     styles = sorted({style for records in rows.values() for style in shifted_sets(records)})
-    columns = columns_of(styles)
-    lines = [["", *columns], ["---"] + ["---:"] * len(columns)]
+    every = [record for records in rows.values() for record in records]
+    # A column that no run has a value for, as AR of large boxes in small scenes, is left out.
+    columns = {k: value for k, value in columns_of(styles).items() if cell(every, value) != MISSING}
+    lines = [["", "seeds", *columns], ["---"] + ["---:"] * (1 + len(columns))]
     for row, label in table.rows.items():
         records = rows[row]
         label = label or ROWS[row].label
-        cells = [cell(records, value) for value in columns.values()]
+        seeds = " ".join(str(record["seed"]) for record in records)
+        cells = [seeds or MISSING, *(cell(records, value) for value in columns.values())]
         lines.append([label if records else f"{label} (not run)", *cells])
     body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return f"\n{body}\n\n{notes(rows, table.paper)}\n"
@@ -123,21 +126,27 @@ def cell(records: Sequence[Record], value: Callable[[Record], float | None]) -> 
 def notes(rows: Mapping[str, Sequence[Record]], paper: str) -> str:
     """What the numbers are of: seeds, images, machine, commits, and the paper's comparison."""
     records = [record for of_row in rows.values() for record in of_row]
-    seeds = sorted({record["seed"] for record in records})
     images = "; ".join(
         f"{row}: "
         + ", ".join(f"{number:,} {source}" for source, number in of_row[0]["images"].items())
         for row, of_row in rows.items()
         if of_row
     )
-    machines = sorted({f"{r['machine']['cores']} x {r['machine']['processor']}" for r in records})
+    machines = sorted({machine_of(record) for record in records})
     commits = sorted({record["commit"][:8] for record in records})
     dates = sorted({record["date"] for record in records})
     return (
-        f"Seeds {', '.join(map(str, seeds))}; mean ± standard deviation. Images seen: {images}. "
+        f"Mean ± standard deviation over seeds. Images seen: {images}. "
         f"{'; '.join(machines)}; {dates[0]} to {dates[-1]}; commits {', '.join(commits)}. "
         f"The paper, on other data: {paper}."
     )
+
+
+def machine_of(record: Record) -> str:
+    """What a run was made on."""
+    machine = record["machine"]
+    gpu = "" if machine["device"] == "cpu" else f"{machine['device']} beside "
+    return f"{gpu}{machine['cores']} x {machine['processor']}"
 
 
 def photo_table(folder: Path) -> str:
