@@ -93,11 +93,17 @@ class PostProcess:
         # any sigmoid, and the result is the same.
         alive = (centerness > floor).nonzero().squeeze(1)
         scores, of_anchor, of_name = centerness[:0], alive[:0], alive[:0]
+        if len(vocabulary) == 0:
+            return scores, of_anchor, of_name
         similarity = align.given(vocabulary)
         for anchors in alive.split(max(PAIRS_AT_ONCE // max(len(vocabulary), 1), 1)):
             logits = similarity(regions[anchors]).float()
-            survives = logits > torch.logit(floor / centerness[anchors])[:, None]
-            row, name = survives.nonzero(as_tuple=True)
+            lowest = torch.logit(floor / centerness[anchors])
+            # Most anchors have no name above it, which their best one tells in a single pass. "Not
+            # below", because a name without a number for S hides the others of its anchor.
+            some = (~(logits.amax(dim=1) <= lowest)).nonzero().squeeze(1)
+            anchors, logits, lowest = anchors[some], logits[some], lowest[some]
+            row, name = (logits > lowest[:, None]).nonzero(as_tuple=True)
             found = (logits[row, name].sigmoid() * centerness[anchors[row]]).sqrt()
             scores = torch.cat([scores, found])
             of_anchor, of_name = torch.cat([of_anchor, anchors[row]]), torch.cat([of_name, name])

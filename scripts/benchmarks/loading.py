@@ -69,12 +69,14 @@ def scenes_a_second(
     source: Callable[..., Sequence], count: int, repeats: int, size: int
 ) -> dict[str, float]:
     """Scenes drawn."""
-    scenes = source(count=(repeats + 1) * count, size=size)
-    for index in range(count):
-        scenes[index]  # the emoji are drawn once, and kept
+    # Emoji are drawn once, and kept: by then nearly every one has been.
+    first = 10 * count
+    scenes = source(count=first + repeats * count, size=size)
+    for index in range(first):
+        scenes[index]
     speeds = []
-    for repeat in range(1, repeats + 1):
-        indices = range(repeat * count, (repeat + 1) * count)
+    for repeat in range(repeats):
+        indices = range(first + repeat * count, first + (repeat + 1) * count)
         speeds.append(a_second(scenes[index] for index in indices))
     return spread(speeds)
 

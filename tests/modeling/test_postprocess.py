@@ -139,6 +139,16 @@ def test_what_is_not_a_number_is_not_detected():
     assert found.scores.isfinite().all()
 
 
+def test_a_name_that_is_not_a_number_hides_no_other():
+    outputs = Outputs()
+    expected = [pair for pair in slow_detections(outputs) if pair[1] != 2]
+    outputs.vocabulary[2] = float("nan")
+    found = outputs.detect()
+    assert len(expected) > 10
+    assert found.pred_classes.tolist() == [name for _, name, _ in expected]
+    torch.testing.assert_close(found.scores, torch.tensor([score for score, *_ in expected]))
+
+
 def test_half_precision_is_scored_in_single():
     outputs = Outputs()
     outputs.regions, outputs.centerness = outputs.regions.bfloat16(), outputs.centerness.bfloat16()
