@@ -107,11 +107,12 @@ def curves(figure: Figure, size: Path) -> bool:
         "captions that find their image": ("contrast/text_to_image_accuracy",),
     }
     for axis, (title, names) in zip(panels, titles.items(), strict=True):
-        for row, record in rows.items():
+        for number, (row, record) in enumerate(rows.items()):
             name = next((name for name in names if name in record["curves"]), None)
             if name:
                 iterations, values = zip(*record["curves"][name], strict=True)
-                axis.plot(iterations, values, label=ROWS[row].label)
+                # A row has one colour in both panels, also where it has no curve in one.
+                axis.plot(iterations, values, color=f"C{number}", label=ROWS[row].label)
         axis.set_title(title, fontsize="medium")
         axis.set_xlabel("iteration")
         axis.grid(alpha=0.3)
