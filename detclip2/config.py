@@ -74,10 +74,13 @@ def apply_overrides(
     """Change keys of a config, in place, by strings such as "train.max_iter=100" (hydra's grammar).
 
     Raises:
-        UserError: a string that is not of this form, or a key that the config does not have. What
-            stands beside a ``_target_`` is an argument of it, which :func:`check_keys` knows.
+        UserError: a string that is not of this form, an option of the command line among them, or
+            a key that the config does not have. What stands beside a ``_target_`` is an argument
+            of it, which :func:`check_keys` knows.
     """
     for override in overrides:
+        if override.startswith("-"):  # Detectron2's parser takes all that follows a key for keys
+            raise UserError(f"{override}: options come before the first KEY=VALUE")
         try:
             _check_overridden(cfg, override.partition("=")[0].lstrip("+~"), name)
             LazyConfig.apply_overrides(cfg, [override])

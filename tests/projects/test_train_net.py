@@ -86,6 +86,7 @@ def test_trains_evaluates_and_leaves_a_model_that_predicts(
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
+        (["train.max_iter=5", "--resume"], "--resume: options come before the first KEY=VALUE"),
         (["train.max_itr=5"], "train has no key 'max_itr'; did you mean 'max_iter'"),
         (["trian.max_iter=5"], "has no key 'trian'; did you mean 'train'?"),
         (["model.head.num_conv=1"], "model.head has no key 'num_conv'; did you mean 'num_convs'?"),
