@@ -1,5 +1,6 @@
 """How much a region and a phrase belong together: S in R^{K x M} (paper, eq. 1)."""
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import TypeAlias
@@ -49,6 +50,13 @@ class Alignment(nn.Module):
 
         return similarity
 
+    def blocks(self, phrases: Tensor, size: int) -> list[tuple[int, ForRegions]]:
+        """As :meth:`given` for at most ``size`` labels at a time: the first of them, and S."""
+        return [
+            (first, self.given(phrases[first : first + size]))
+            for first in range(0, len(phrases), size)
+        ]
+
     def regions(self, regions: Tensor) -> Tensor:
         """Region embeddings as they enter the product."""
         return F.normalize(regions, dim=-1) if self.normalize_regions else regions
@@ -84,6 +92,15 @@ class BestOfLabel:
             return best.scatter_reduce_(1, self.label_of_row.expand_as(logits), logits, "amax")
 
         return best
+
+    def blocks(self, phrases: Tensor, size: int) -> list[tuple[int, ForRegions]]:
+        """See :meth:`Alignment.blocks`; the rows of a label are never apart."""
+        firsts = torch.arange(0, int(self.label_of_row[-1]) + 1, size, device=phrases.device)
+        rows = [*torch.searchsorted(self.label_of_row, firsts).tolist(), len(phrases)]
+        return [
+            (first, BestOfLabel(self.align, self.label_of_row[a:b] - first).given(phrases[a:b]))
+            for first, (a, b) in zip(firsts.tolist(), itertools.pairwise(rows), strict=True)
+        ]
 
 
 Align: TypeAlias = Alignment | BestOfLabel

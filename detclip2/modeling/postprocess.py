@@ -9,8 +9,11 @@ from torchvision.ops import nms
 
 from detclip2.modeling.alignment import Align
 
-PAIRS_AT_ONCE = 2**23
-"""(anchor, name) pairs whose S is in memory at a time."""
+PAIRS_AT_ONCE = {"cpu": 2**21, "cuda": 2**23}
+"""(anchor, name) pairs whose S is in memory at a time, by the device."""
+NAMES_AT_ONCE = {"cpu": 2**10, "cuda": 2**15}
+"""Of them, names. On a CPU such a block stays in the cache, which all that is done with S reads it
+from; on a GPU it would only be more kernels to start."""
 
 
 class PostProcess:
@@ -82,7 +85,7 @@ class PostProcess:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The best ``max_candidates`` pairs of an anchor and a name above the threshold.
 
-        S is made for some anchors at a time, so that memory does not grow with K times C.
+        S is made for some anchors and names at a time: memory does not grow with K times C.
 
         Returns:
             scores, anchors in [0, K) and names in [0, C), one each a pair.
@@ -95,24 +98,36 @@ class PostProcess:
         scores, of_anchor, of_name = centerness[:0], alive[:0], alive[:0]
         if len(vocabulary) == 0:
             return scores, of_anchor, of_name
-        similarity = align.given(vocabulary)
-        for anchors in alive.split(max(PAIRS_AT_ONCE // max(len(vocabulary), 1), 1)):
-            logits = similarity(regions[anchors]).float()
-            lowest = torch.logit(floor / centerness[anchors])
-            # Most anchors have no name above it, which their best one tells in a single pass. "Not
-            # below", because a name without a number for S hides the others of its anchor.
-            some = (~(logits.amax(dim=1) <= lowest)).nonzero().squeeze(1)
-            anchors, logits, lowest = anchors[some], logits[some], lowest[some]
-            row, name = (logits > lowest[:, None]).nonzero(as_tuple=True)
-            found = (logits[row, name].sigmoid() * centerness[anchors[row]]).sqrt()
-            scores = torch.cat([scores, found])
-            of_anchor, of_name = torch.cat([of_anchor, anchors[row]]), torch.cat([of_name, name])
-            if len(scores) > self.max_candidates:
-                scores, best = scores.topk(self.max_candidates)
-                of_anchor, of_name = of_anchor[best], of_name[best]
-                # Later pairs must be better than the last of these; the rest is for rounding.
-                floor = max(floor, float(scores[-1]) ** 2 * (1 - 1e-6))
+        kind = regions.device.type
+        pairs, names = PAIRS_AT_ONCE.get(kind, 2**23), NAMES_AT_ONCE.get(kind, 2**15)
+        blocks = align.blocks(vocabulary, names)
+        for part in alive.split(max(pairs // min(len(vocabulary), names), 1)):
+            of_part = regions[part]
+            for first, similarity in blocks:
+                logits = similarity(of_part).float()
+                row, name = _above(logits, torch.logit(floor / centerness[part]))
+                anchors = part[row]
+                found = (logits[row, name].sigmoid() * centerness[anchors]).sqrt()
+                scores = torch.cat([scores, found])
+                of_anchor = torch.cat([of_anchor, anchors])
+                of_name = torch.cat([of_name, name + first])
+                if len(scores) > self.max_candidates:
+                    scores, best = scores.topk(self.max_candidates)
+                    of_anchor, of_name = of_anchor[best], of_name[best]
+                    # Later pairs must be better than the last of these; the rest is for rounding.
+                    floor = max(floor, float(scores[-1]) ** 2 * (1 - 1e-6))
         return scores, of_anchor, of_name
+
+
+def _above(logits: Tensor, lowest: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and columns of the (K, C) logits that are above the ``lowest`` (K,) of their rows.
+
+    Most rows have none, which their best one tells in a single pass. "Not below", because a name
+    whose S is no number hides the others of its anchor.
+    """
+    some = (~(logits.amax(dim=1) <= lowest)).nonzero().squeeze(1)
+    row, column = (logits[some] > lowest[some, None]).nonzero(as_tuple=True)
+    return some[row], column
 
 
 class BestOfEachName(PostProcess):

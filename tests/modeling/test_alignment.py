@@ -81,3 +81,15 @@ def test_one_name_a_label_is_the_plain_similarity():
 def test_best_name_where_there_is_no_region():
     best = BestOfLabel(Alignment(), torch.tensor([0, 0]))(normal(0, D), normal(2, D))
     assert best.shape == (0, 1)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+def test_blocks_of_labels_are_parts_of_the_whole(size):
+    regions, names = normal(5, D), normal(7, D, seed=1)
+    labels = BestOfLabel(Alignment(), torch.tensor([0, 1, 1, 1, 2, 3, 3]))
+    for align in (Alignment(), labels):
+        blocks = align.blocks(names, size)
+        whole = align(regions, names)
+        assert [first for first, _ in blocks] == list(range(0, whole.shape[1], size))
+        parts = torch.cat([similarity(regions) for _, similarity in blocks], dim=1)
+        torch.testing.assert_close(parts, whole)

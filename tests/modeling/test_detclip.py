@@ -419,8 +419,8 @@ def test_names_of_one_label_find_what_the_best_of_them_finds(detector, own):
     [found] = detect(detector, samples)
 
     class BestInALoop:
-        def given(self, phrases):
-            return lambda regions: self.best(detector.align(regions, phrases))
+        def blocks(self, phrases, size):
+            return [(0, lambda regions: self.best(detector.align(regions, phrases)))]
 
         def best(self, similarity):
             groups = [[0], [1, 2, 3]]

@@ -97,7 +97,8 @@ def slow_detections(
     ids=str,
 )
 def test_detections_equal_the_plain_ones(monkeypatch, options, class_agnostic_nms, pairs_at_once):
-    monkeypatch.setattr(postprocess, "PAIRS_AT_ONCE", pairs_at_once)
+    monkeypatch.setitem(postprocess.PAIRS_AT_ONCE, "cpu", pairs_at_once)
+    monkeypatch.setitem(postprocess.NAMES_AT_ONCE, "cpu", 3 if pairs_at_once < 100 else 1000)
     options = {**options, "class_agnostic_nms": class_agnostic_nms}
     outputs = Outputs()
     expected = slow_detections(outputs, **options)
@@ -210,7 +211,7 @@ def test_best_of_no_name():
 
 def test_the_similarities_are_never_all_in_memory(monkeypatch):
     outputs = Outputs(classes=500)
-    monkeypatch.setattr(postprocess, "PAIRS_AT_ONCE", 2000)
+    monkeypatch.setitem(postprocess.PAIRS_AT_ONCE, "cpu", 2000)
     sizes = []
 
     class Sizes(TorchDispatchMode):
