@@ -5,17 +5,15 @@ left out and counted, or, where nothing could be learnt from what remains, refus
 before any training starts.
 """
 
-import math
 import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
-from pycocotools import mask as masks
 
+from detclip2.data.own_boxes import are_corners, box_of_mask, four_numbers
 from detclip2.data.phrases import clean_phrase
 from detclip2.data.sources.detection import read_json
 from detclip2.errors import UserError
@@ -56,7 +54,6 @@ _KNOWN_KEYS = {
     "categories": {"id", "name", "supercategory", "keypoints", "skeleton"},
 }  # fmt: skip
 _ROTATED = range(5, 9)  # EXIF orientations that swap width and height
-_ENOUGH_TO_TELL = 10  # boxes from which the meaning of four numbers is concluded
 
 
 @dataclass
@@ -208,16 +205,16 @@ def _read_annotations(
             data.note("category-unknown", f"{where}: category {entry.get('category_id')!r}")
             continue
         where = f"{where} in {image['file_name']}"
-        box = _four_numbers(entry.get("bbox"))
+        box = four_numbers(entry.get("bbox"))
         if box is None and entry.get("segmentation"):
-            box = _box_of_mask(entry["segmentation"], image)
+            box = box_of_mask(entry["segmentation"], image)
             if box is not None:
                 data.note("box-derived", where)
         if box is None:
             data.note("box-unusable", f"{where}: {entry.get('bbox')!r}")
             continue
         boxed.append((entry, image, index, box))
-    corners = _are_corners([box for *_, box in boxed], [image for _, image, *_ in boxed])
+    corners = are_corners([box for *_, box in boxed], [image for _, image, *_ in boxed])
     for entry, image, index, box in boxed:
         where = f"annotation {entry.get('id')} in {image['file_name']}"
         if corners:
@@ -276,48 +273,6 @@ def _size_of(path: Path) -> tuple[int, int] | None:
     except Exception:  # a damaged head makes Pillow's parsers raise almost anything
         return None
     return (height, width) if rotated else (width, height)
-
-
-def _four_numbers(box: Any) -> tuple[float, ...] | None:
-    if not isinstance(box, list) or len(box) != 4:
-        return None
-    if not all(isinstance(v, int | float) and math.isfinite(v) for v in box):
-        return None
-    return tuple(float(v) for v in box)
-
-
-def _box_of_mask(segmentation: Any, image: Entry) -> tuple[float, ...] | None:
-    """The box XYWH around polygons or an RLE; None if it is neither."""
-    size = [image["height"], image["width"]]
-    try:
-        if isinstance(segmentation, dict):
-            if list(segmentation["size"]) != size:
-                return None
-            if isinstance(segmentation["counts"], list):
-                segmentation = masks.frPyObjects(segmentation, *size)
-        else:
-            polygons = [[float(v) for v in polygon] for polygon in segmentation]
-            if not polygons or any(len(p) < 6 or len(p) % 2 for p in polygons):
-                return None
-            segmentation = masks.merge(masks.frPyObjects(polygons, *size))
-        return tuple(float(v) for v in masks.toBbox(segmentation))
-    except (KeyError, TypeError, ValueError):
-        return None
-
-
-def _are_corners(boxes: list[tuple[float, ...]], images: list[Entry]) -> bool:
-    """Whether the boxes of a file are x1, y1, x2, y2.
-
-    As COCO's x, y, width, height, most of them would then leave their image, and as corners none
-    does. Of a few boxes this is not concluded.
-    """
-    if len(boxes) < _ENOUGH_TO_TELL:
-        return False
-    x, y, third, fourth = np.array(boxes).T
-    width, height = np.array([(image["width"], image["height"]) for image in images]).T
-    as_sizes = (x + third > width + 1) | (y + fourth > height + 1)
-    as_corners = (third > x) & (fourth > y) & (third <= width + 1) & (fourth <= height + 1)
-    return bool(as_sizes.mean() > 0.5 and as_corners.all())
 
 
 def _inside(data: OwnData, box: tuple[float, ...], image: Entry, where: str) -> list[float] | None:

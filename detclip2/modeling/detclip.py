@@ -1,6 +1,7 @@
 """DetCLIPv2 (arXiv 2304.04514): the meta-architecture, as in the paper's figure 2."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any, get_args
 
 import torch
@@ -21,6 +22,11 @@ from detclip2.modeling.postprocess import PostProcess
 from detclip2.modeling.text_tower import TextTower
 
 Sample = dict[str, Any]
+
+PHRASES_AT_ONCE = 256  # of a vocabulary; the text tower's memory grows with them
+PIXELS_AT_ONCE = {"cpu": 2**20}
+"""Of the images that go through the network together in inference; elsewhere there is no limit.
+More of them overflow a processor's caches, and each image takes longer."""
 
 
 @META_ARCH_REGISTRY.register()
@@ -174,16 +180,9 @@ class DetCLIPv2(nn.Module):
         """Detections for the vocabulary, or for a sample's own ``vocabulary``: names or (C, D).
 
         With an own vocabulary may come its ``label_of_row``, see :meth:`set_vocabulary`.
-
-        Only images that are padded to one size go through the network together: normalisation
-        over groups sees the padding too, and what is found in an image must not depend on the
-        others of its batch.
         """
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for i, sample in enumerate(samples):
-            groups.setdefault(self._padded_size(sample["image"]), []).append(i)
         results: dict[int, dict[str, Any]] = {}
-        for members in groups.values():
+        for members in self._batches(samples):
             group = [samples[i] for i in members]
             images = self.preprocess_images(group)
             predictions, anchors = self.predict(images)
@@ -210,6 +209,21 @@ class DetCLIPv2(nn.Module):
                 height, width = sample.get("height", size[0]), sample.get("width", size[1])
                 results[i] = {"instances": detector_postprocess(instances, height, width)}
         return [results[i] for i in range(len(samples))]
+
+    def _batches(self, samples: list[Sample]) -> Iterator[list[int]]:
+        """The samples that go through the network together.
+
+        They are padded to one size: normalisation over groups sees the padding too, and what is
+        found in an image must not depend on the others of its batch.
+        """
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for i, sample in enumerate(samples):
+            groups.setdefault(self._padded_size(sample["image"]), []).append(i)
+        limit = PIXELS_AT_ONCE.get(self.device.type)
+        for size, members in groups.items():
+            number = len(members) if limit is None else max(1, limit // math.prod(size))
+            for i in range(0, len(members), number):
+                yield members[i : i + number]
 
     def _vocabulary_of(self, sample: Sample) -> Tensor:
         own = sample.get("vocabulary")
@@ -257,13 +271,15 @@ class DetCLIPv2(nn.Module):
     @torch.no_grad()
     def encode_phrases(self, phrases: Sequence[str]) -> Tensor:
         """(M, D) embeddings for :meth:`set_vocabulary`, computed as in inference."""
-        if self.text_tower is None or not self.text_tower.training:
-            return self.text(phrases)
-        self.text_tower.eval()
+        starts = range(0, max(len(phrases), 1), PHRASES_AT_ONCE)
+        was_training = self.text_tower is not None and self.text_tower.training
         try:
-            return self.text(phrases)
+            if self.text_tower is not None:
+                self.text_tower.eval()
+            return torch.cat([self.text(phrases[i : i + PHRASES_AT_ONCE]) for i in starts])
         finally:
-            self.text_tower.train()
+            if self.text_tower is not None:
+                self.text_tower.train(was_training)
 
     def set_vocabulary(
         self, vocabulary: Sequence[str] | Tensor, label_of_row: Tensor | None = None

@@ -14,6 +14,7 @@ from processes import run_processes
 from torch.nn.parallel import DistributedDataParallel
 
 from detclip2.errors import UserError
+from detclip2.modeling import detclip
 from detclip2.modeling.detclip import DetCLIPv2
 from detclip2.modeling.proposals import ProposalScore
 
@@ -336,6 +337,18 @@ def test_batched_equals_one_by_one(detector):
     assert sum(map(len, together)) > 50
 
 
+@pytest.mark.parametrize(("limit", "batches"), [(2 * 64 * 96, [2, 2, 1]), (1, [1] * 5)])
+def test_a_processor_takes_few_pixels_at_once(detector, monkeypatch, limit, batches):
+    samples = [{"image": image(64, 96, seed=i)} for i in range(5)]
+    together = detect(detector, samples)
+    seen = []
+    detector.backbone.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    monkeypatch.setitem(detclip.PIXELS_AT_ONCE, "cpu", limit)
+    for one, found in zip(together, detect(detector, samples), strict=True):
+        assert_same(found, one)
+    assert seen == batches
+
+
 def test_padding_alone_would_change_what_is_found(detector):
     """The reason why only images of one padded size share a batch."""
     small, large = {"image": image(64, 64)}, {"image": image(64, 128)}
@@ -499,6 +512,17 @@ def test_encoding_leaves_the_mode_as_it_is(tiny_model):
     assert all(module.training for module in tiny_model.modules())
     tiny_model.eval().encode_phrases(NAMES)
     assert not any(module.training for module in tiny_model.modules())
+
+
+def test_many_names_are_encoded_some_at_a_time(detector, monkeypatch):
+    names = [*NAMES, "a much longer name than the others", "x"]
+    expected = detector.encode_phrases(names)
+    calls = []
+    detector.text_tower.register_forward_pre_hook(lambda _, args: calls.append(len(args[0])))
+    monkeypatch.setattr(detclip, "PHRASES_AT_ONCE", 2)
+    torch.testing.assert_close(detector.encode_phrases(names), expected)
+    assert calls == [2, 2, 1]
+    assert detector.encode_phrases([]).shape == (0, detector.embed_dim)
 
 
 def test_a_model_without_text_tower(detector):
