@@ -44,13 +44,18 @@ def mean_embeddings(groups: Sequence[Sequence[str]], encode_phrases: PhraseEncod
     return means
 
 
+def batches_of(texts: Sequence[str]) -> list[list[str]]:
+    """`BATCH_SIZE` texts at a time, for an encoder's memory grows with them; [[]] of none."""
+    starts = range(0, max(len(texts), 1), BATCH_SIZE)
+    return [list(texts[i : i + BATCH_SIZE]) for i in starts]
+
+
 def _encode_in_batches(texts: Sequence[str], encode_phrases: PhraseEncoder) -> Tensor:
     """(M, D) on the CPU, float32, with a progress bar where it takes several calls."""
-    starts: Iterable[int] = range(0, len(texts), BATCH_SIZE)
+    batches: Iterable[list[str]] = batches_of(texts)
     if len(texts) > BATCH_SIZE:
         console = Console(stderr=True)
-        starts = track(list(starts), "encoding names", transient=True, console=console)
-    batches = (list(texts[i : i + BATCH_SIZE]) for i in starts)
+        batches = track(batches, "encoding names", transient=True, console=console)
     return torch.cat([encode_phrases(batch).detach().float().cpu() for batch in batches])
 
 

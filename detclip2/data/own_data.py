@@ -13,12 +13,10 @@ from typing import Any
 
 from PIL import Image
 
-from detclip2.data.own_boxes import are_corners, box_of_mask, four_numbers
+from detclip2.data.own_boxes import Entry, are_corners, box_of_mask, four_numbers
 from detclip2.data.phrases import clean_phrase
 from detclip2.data.sources.detection import read_json
 from detclip2.errors import UserError
-
-Entry = dict[str, Any]
 
 FINDINGS = {
     "key-unknown": ("keys that are not of COCO's format", "not read"),

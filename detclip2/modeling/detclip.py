@@ -20,10 +20,10 @@ from detclip2.modeling.dense_head import DenseHead, Objectness, Predictions
 from detclip2.modeling.phrase_batch import PhraseBatch, gather_phrases
 from detclip2.modeling.postprocess import PostProcess
 from detclip2.modeling.text_tower import TextTower
+from detclip2.prompt_ensemble import batches_of
 
 Sample = dict[str, Any]
 
-PHRASES_AT_ONCE = 256  # of a vocabulary; the text tower's memory grows with them
 PIXELS_AT_ONCE = {"cpu": 2**20}
 """Of the images that go through the network together in inference; elsewhere there is no limit.
 More of them overflow a processor's caches, and each image takes longer."""
@@ -271,15 +271,13 @@ class DetCLIPv2(nn.Module):
     @torch.no_grad()
     def encode_phrases(self, phrases: Sequence[str]) -> Tensor:
         """(M, D) embeddings for :meth:`set_vocabulary`, computed as in inference."""
-        starts = range(0, max(len(phrases), 1), PHRASES_AT_ONCE)
-        was_training = self.text_tower is not None and self.text_tower.training
+        if self.text_tower is None or not self.text_tower.training:
+            return torch.cat([self.text(batch) for batch in batches_of(phrases)])
+        self.text_tower.eval()
         try:
-            if self.text_tower is not None:
-                self.text_tower.eval()
-            return torch.cat([self.text(phrases[i : i + PHRASES_AT_ONCE]) for i in starts])
+            return self.encode_phrases(phrases)
         finally:
-            if self.text_tower is not None:
-                self.text_tower.train(was_training)
+            self.text_tower.train()
 
     def set_vocabulary(
         self, vocabulary: Sequence[str] | Tensor, label_of_row: Tensor | None = None

@@ -519,7 +519,7 @@ def test_many_names_are_encoded_some_at_a_time(detector, monkeypatch):
     expected = detector.encode_phrases(names)
     calls = []
     detector.text_tower.register_forward_pre_hook(lambda _, args: calls.append(len(args[0])))
-    monkeypatch.setattr(detclip, "PHRASES_AT_ONCE", 2)
+    monkeypatch.setattr("detclip2.prompt_ensemble.BATCH_SIZE", 2)
     torch.testing.assert_close(detector.encode_phrases(names), expected)
     assert calls == [2, 2, 1]
     assert detector.encode_phrases([]).shape == (0, detector.embed_dim)
