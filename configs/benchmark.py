@@ -18,6 +18,8 @@ benchmark = dict(
     iterations=dict(detection=2000, grounding=2000, pairs=2000),
     # Test set -> what of `dataloader.test.dataset` differs. The first is evaluated in training.
     tests=dict(seen=dict(contents=None), unseen=dict(contents=["unseen"])),
+    # The same, for the rows that ask for them (`Row.more_tests`).
+    more_tests=dict(),
 )
 
 dataloader.train.update(grounding=grounding, pairs=pairs)

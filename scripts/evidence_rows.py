@@ -22,6 +22,8 @@ class Row:
     """Source -> by what the iterations after the shared start are multiplied."""
     equal_steps: bool = False
     """Boxes take the iterations that left-out sources would have had."""
+    more_tests: tuple[str, ...] = ()
+    """Of the config's `benchmark.more_tests`, those it is measured on where the size has them."""
     teacher: str = ""
     """A row whose model labels the images of the pairs first; they are then trained as boxes."""
 
@@ -32,7 +34,7 @@ ROWS = {
     "detection_steps": Row("boxes, as many steps as all three", DETECTION, equal_steps=True),
     "grounding": Row("boxes + grounding", ("detection", "grounding")),
     "pairs": Row("boxes + pairs"),
-    "all": Row("boxes + grounding + pairs", ALL),
+    "all": Row("boxes + grounding + pairs", ALL, more_tests=("synonyms",)),
     # How many pairs are enough.
     "pairs_quarter": Row("a quarter of the pairs", factors={"pairs": 0.25}),
     "pairs_half": Row("half of the pairs", factors={"pairs": 0.5}),
@@ -46,6 +48,7 @@ ROWS = {
             "model.text_tower.model.path=${oc.env:DETCLIP2_TEXT_TOWER}",
             "model.text_tower.identity=wordnet",
         ),
+        more_tests=("synonyms",),
     ),
     # What people do instead.
     "detic": Row(

@@ -70,7 +70,7 @@ def run_row(place: Place, name: str, seed: int) -> Path:
     folder = place.run_folder(name, seed)
     record = json.loads(file.read_text("utf-8")) if file.is_file() else {"results": {}}
     cfg = config_of(place, row, seed, folder)
-    tests = test_sets(place, cfg)
+    tests = test_sets(place, cfg, row)
     if not tests.keys() - record["results"].keys():
         return file
     model: Any = None
@@ -144,9 +144,11 @@ def budget_of(row: Row, benchmark: Mapping[str, Any]) -> dict[str, int]:
     return iterations
 
 
-def test_sets(place: Place, cfg: DictConfig) -> dict[str, dict[str, Any]]:
+def test_sets(place: Place, cfg: DictConfig, row: Row) -> dict[str, dict[str, Any]]:
     """Test set -> what of the data set differs: those of the config, and one an art style."""
     tests = {str(name): dict(changes) for name, changes in cfg.benchmark.tests.items()}
+    more = cfg.benchmark.more_tests
+    tests |= {name: dict(more[name]) for name in row.more_tests if name in more}
     if place.artwork is not None:
         sets = sorted(path.parent for path in place.artwork.glob("*/icons.json"))
         if not sets:

@@ -75,7 +75,8 @@ def records_of(folder: Path, row: str) -> list[Record]:
 
 def shifted_sets(records: Sequence[Record]) -> set[str]:
     """Test sets in another art style."""
-    return {test for record in records for test in record["results"]} - {"seen", "unseen"}
+    tests = {test for record in records for test in record["results"]}
+    return tests - {"seen", "unseen", "synonyms"}
 
 
 def columns_of(styles: Sequence[str]) -> dict[str, Callable[[Record], float | None]]:
@@ -91,6 +92,8 @@ def columns_of(styles: Sequence[str]) -> dict[str, Callable[[Record], float | No
     columns["names, unseen"] = value("unseen", "names", "accuracy")
     columns["(chance)"] = value("unseen", "names", "chance")
     columns["AP, unseen"] = value("unseen", "bbox_fixed", "AP")
+    columns["names, synonyms"] = value("synonyms", "names", "accuracy")
+    columns["AP, synonyms"] = value("synonyms", "bbox_fixed", "AP")
     for style in styles:
         columns[f"AP, {style}"] = value(style, "bbox_fixed", "AP")
         columns[f"APr, {style}"] = value(style, "bbox_fixed", "APr")

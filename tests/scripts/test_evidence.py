@@ -13,6 +13,8 @@ import torch
 from detectron2.config import LazyConfig
 from evidence_rows import ROWS, TABLES
 
+from detclip2.config import load_config
+from detclip2.data.sources.emoji.categories import make_world
 from detclip2.errors import UserError
 
 TINY = (
@@ -87,6 +89,20 @@ def test_a_result_says_how_it_came_about(tiny):
     assert len(record["commit"]) in (0, 40)
     assert record["overrides"] == list(TINY)
     assert record["command"] == "python scripts/evidence.py run pairs --size quick --seed 0"
+
+
+def test_rows_of_language_are_asked_by_words_that_no_training_text_has(tmp_path):
+    place, seed = place_in(tmp_path), 0
+    cfg = evidence_run.config_of(place, ROWS["all"], seed, tmp_path)
+    assert set(evidence_run.test_sets(place, cfg, ROWS["all"])) == {"seen", "unseen", "synonyms"}
+    assert set(evidence_run.test_sets(place, cfg, ROWS["pairs"])) == {"seen", "unseen"}
+    called = evidence_run.test_sets(place, cfg, ROWS["wordnet"])["synonyms"]["called"]
+    seen = make_world(cfg.world.categories).seen
+    assert list(called) == [category.name for category in seen]
+    heard = {word for c in seen for name in (c.name, *c.synonyms) for word in name.split()}
+    assert not heard & {word for name in called.values() for word in name.split()}
+    standard, _ = load_config(evidence_run.CONFIGS / "standard.py")
+    assert set(evidence_run.test_sets(place, standard, ROWS["all"])) == {"seen", "unseen"}
 
 
 def test_what_is_done_is_not_done_again_but_further_tests_are(tiny, monkeypatch):

@@ -1,6 +1,7 @@
 """The rendered validation set: files, LVIS format, Detectron2's catalogs and evaluator."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from detclip2.data.sources.emoji import (
     register_emoji_validation,
     render_validation,
 )
+from detclip2.data.sources.emoji.sets import validation_set
 from detclip2.data.sources.emoji.sprites import find_emoji_font
 from detclip2.errors import UserError
 
@@ -163,3 +165,19 @@ def test_command_draws_contact_sheets(tmp_path, capsys):
 def test_command_refuses_what_makes_no_sense(tmp_path, capsys):
     assert main(["scenes", "--count", "0", "--output", str(tmp_path)]) == 2
     assert "--count 0" in capsys.readouterr().err
+
+
+def test_categories_may_be_asked_for_by_other_names(tmp_path):
+    settings = {"world": 20, "count": 4, "size": 96}
+    called = {"elephant": "pachyderm", "horse": "pony"}
+    own = validation_set("own_names_val", tmp_path, **settings)
+    other = validation_set("other_names_val", tmp_path, **settings, called=called)
+    names = [MetadataCatalog.get(f"{name}_names_val").thing_classes for name in ("own", "other")]
+    assert names[1] == [called.get(name, name) for name in names[0]]
+    assert set(called.values()) <= set(names[1])
+    boxes = [[record["annotations"] for record in records] for records in (own, other)]
+    assert boxes[0] == boxes[1]
+    pictures = [[Path(record["file_name"]).read_bytes() for record in r] for r in (own, other)]
+    assert pictures[0] == pictures[1]
+    with pytest.raises(UserError, match="lorry are not categories of this world; it has elephant"):
+        validation_set("wrong_val", tmp_path, **settings, called={"lorry": "truck"})

@@ -1,10 +1,13 @@
 """EmojiScenes as a config names it: the names of a world, and its validation set."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from detectron2.data import DatasetCatalog
+
+from detclip2.errors import UserError
 
 from .categories import make_world, names_of
 from .scenes import EmojiScenes
@@ -31,6 +34,7 @@ def validation_set(
     objects: tuple[int, int] = (1, 8),
     contents: Sequence[str] | None = None,
     artwork: str | None = None,
+    called: Mapping[str, str] | None = None,
 ) -> list[dict[str, Any]]:
     """Render the validation scenes into ``folder``, register them as ``name``, and load them.
 
@@ -45,6 +49,10 @@ def validation_set(
         contents: any of "base", "novel", "unseen", the last alone; base and novel by default.
         artwork: a folder with the emoji in another style
             (:class:`~detclip2.data.sources.emoji.artwork.Artwork`).
+        called: category -> the name that is asked for in place of its own, which stays for others.
+
+    Raises:
+        UserError: `called` names what is not in the world.
     """
     scenes = EmojiScenes(
         world,
@@ -56,5 +64,21 @@ def validation_set(
         objects=objects,
         artwork=artwork,
     )
+    if called:
+        rename(scenes, called)
     register_emoji_validation(name, scenes, folder)
     return DatasetCatalog.get(name)
+
+
+def rename(scenes: EmojiScenes, called: Mapping[str, str]) -> None:
+    """Give categories of `scenes` other names; what is drawn stays."""
+    unknown = called.keys() - set(scenes.class_names)
+    if unknown:
+        raise UserError(
+            f"called: {', '.join(sorted(unknown))} are not categories of this world; it has "
+            f"{', '.join(scenes.class_names)}"
+        )
+    scenes.vocabulary = tuple(
+        replace(category, name=called.get(category.name, category.name), synonyms=())
+        for category in scenes.vocabulary
+    )
