@@ -52,10 +52,10 @@ def table_of(results: Path, size: str, name: str) -> str:
     rows = {row: records_of(results / size, row) for row in table.rows}
     if sum(map(bool, rows.values())) < 2:  # with one row there is nothing to compare
         return f"\nNot run yet. The paper: {table.paper}.\n"
-    styles = sorted({style for records in rows.values() for style in shifted_sets(records)})
     every = [record for records in rows.values() for record in records]
+    columns = style_columns(shifted_sets(every)) if table.styles else COLUMNS
     # A column that no run has a value for, as AR of large boxes in small scenes, is left out.
-    columns = {k: value for k, value in columns_of(styles).items() if cell(every, value) != MISSING}
+    columns = {title: value for title, value in columns.items() if cell(every, value) != MISSING}
     lines = [["", "seeds", *columns], ["---"] + ["---:"] * (1 + len(columns))]
     for row, label in table.rows.items():
         records = rows[row]
@@ -73,33 +73,15 @@ def records_of(folder: Path, row: str) -> list[Record]:
     return [json.loads(file.read_text(encoding="utf-8")) for file in files]
 
 
-def shifted_sets(records: Sequence[Record]) -> set[str]:
+def shifted_sets(records: Sequence[Record]) -> list[str]:
     """Test sets in another art style."""
     tests = {test for record in records for test in record["results"]}
-    return tests - {"seen", "unseen", "synonyms"}
+    return sorted(tests - {"seen", "unseen", "synonyms"})
 
 
-def columns_of(styles: Sequence[str]) -> dict[str, Callable[[Record], float | None]]:
-    """Title -> what of a record it shows."""
-
-    def value(test: str, part: str, key: str) -> Callable[[Record], float | None]:
-        return lambda record: record["results"].get(test, {}).get(part, {}).get(key)
-
-    columns = {title: value("seen", "bbox_fixed", key) for title, key in SEEN.items()}
-    columns["APr / APf (%)"] = novel_ratio
-    columns |= {title: value("seen", "box_recall", key) for title, key in RECALL.items()}
-    columns["names, novel"] = value("seen", "names", "accuracy-novel")
-    columns["names, unseen"] = value("unseen", "names", "accuracy")
-    columns["(chance)"] = value("unseen", "names", "chance")
-    columns["AP, unseen"] = value("unseen", "bbox_fixed", "AP")
-    columns["names, synonyms"] = value("synonyms", "names", "accuracy")
-    columns["AP, synonyms"] = value("synonyms", "bbox_fixed", "AP")
-    for style in styles:
-        columns[f"AP, {style}"] = value(style, "bbox_fixed", "AP")
-        columns[f"APr, {style}"] = value(style, "bbox_fixed", "APr")
-    columns["steps"] = lambda record: record["iterations"]
-    columns["CPU min"] = processor_minutes
-    return columns
+def value(test: str, part: str, key: str) -> Callable[[Record], float | None]:
+    """What of a record a column shows."""
+    return lambda record: record["results"].get(test, {}).get(part, {}).get(key)
 
 
 def novel_ratio(record: Record) -> float | None:
@@ -113,6 +95,30 @@ def processor_minutes(record: Record) -> float | None:
     """Of the row with its shared start."""
     parts = [record[part].get("processor_seconds") for part in ("cost", "shared_start")]
     return sum(parts) / 60 if None not in parts else None
+
+
+COLUMNS: Mapping[str, Callable[[Record], float | None]] = {
+    **{title: value("seen", "bbox_fixed", key) for title, key in SEEN.items()},
+    "APr / APf (%)": novel_ratio,
+    **{title: value("seen", "box_recall", key) for title, key in RECALL.items()},
+    "names, novel": value("seen", "names", "accuracy-novel"),
+    "names, unseen": value("unseen", "names", "accuracy"),
+    "(chance)": value("unseen", "names", "chance"),
+    "AP, unseen": value("unseen", "bbox_fixed", "AP"),
+    "names, synonyms": value("synonyms", "names", "accuracy"),
+    "AP, synonyms": value("synonyms", "bbox_fixed", "AP"),
+    "steps": lambda record: record["iterations"],
+    "CPU min": processor_minutes,
+}
+
+
+def style_columns(styles: Sequence[str]) -> dict[str, Callable[[Record], float | None]]:
+    """AP of all and of novel categories, in the font's style and in others."""
+    return {
+        f"{title}, {style}": value(test, "bbox_fixed", key)
+        for style, test in {"the font": "seen", **{style: style for style in styles}}.items()
+        for title, key in (("AP", "AP"), ("APr", "APr"))
+    }
 
 
 def cell(records: Sequence[Record], value: Callable[[Record], float | None]) -> str:

@@ -15,8 +15,8 @@ from .....configs.benchmark import (
 
 world.update(categories=None, size=160, pairs_size=128)  # None: as many as there are
 dataloader.test.dataset.count = 1000
-# The paper has 150 (Tab. 9). A batch of them holds nearly all names of the world, and half of a step
-# on processors went into their text; of 50, other negatives come with every batch.
+# The paper has 150 (Tab. 9). A batch of them holds nearly all names of the world, and half of a
+# step on processors went into their text; of 50, other negatives come with every batch.
 dataloader.train.detection.mapper.max_phrases = 50
 dataloader.train.grounding.mapper.max_phrases = 50
 benchmark.update(shared=2000, iterations=dict(detection=4000, grounding=1000, pairs=5000))
