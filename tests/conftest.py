@@ -64,3 +64,15 @@ def tiny_model(tiny_config):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return instantiate(tiny_config).train()
+
+
+@pytest.fixture
+def colors():
+    """A predictor whose right answers are known."""
+    from color_model import ColorModel
+
+    from detclip2.config import InferenceSettings
+    from detclip2.predictor import OpenVocabularyPredictor
+
+    settings = InferenceSettings(min_size=120, max_size=200, score_threshold=0.1, batch_size=4)
+    return OpenVocabularyPredictor.from_model(ColorModel(), settings)

@@ -1,4 +1,4 @@
-"""The whole model at a small size: every kind of batch, every odd one, and what must not matter."""
+"""The whole model in training, at a small size: every kind of batch, and every odd one."""
 
 import copy
 import math
@@ -6,24 +6,25 @@ from typing import get_args
 
 import pytest
 import torch
+from detclip_samples import NAMES, assert_same, captions, image, sample, without_boxes
 from detectron2.config import instantiate
 from detectron2.engine import SimpleTrainer
 from detectron2.modeling import META_ARCH_REGISTRY
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes
 from processes import run_processes
 from torch.nn.parallel import DistributedDataParallel
 
 from detclip2.errors import UserError
-from detclip2.modeling import detclip
 from detclip2.modeling.detclip import DetCLIPv2
 from detclip2.modeling.proposals import ProposalScore
 
-NAMES = ["red apple", "fire engine", "пёс"]
 LOSSES = {
     "detection": {"loss_align", "loss_box", "loss_centerness"},
     "grounding": {"loss_align"},
     "caption": {"loss_contrast"},
 }
+
+
 BOX_BRANCH = {
     "head.box.weight",
     "head.box.bias",
@@ -31,43 +32,6 @@ BOX_BRANCH = {
     "head.centerness.bias",
     "head.scales",
 }
-
-
-def image(height=64, width=96, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(1, 3, 4, 4, generator=generator) * 255
-    size = (height, width)
-    return torch.nn.functional.interpolate(coarse, size, mode="bilinear")[0].to(torch.uint8)
-
-
-def sample(
-    boxes=((10, 8, 50, 40), (40, 20, 90, 60)),
-    classes=(0, 1),
-    phrases=("dog", "cat", "tree"),
-    source="detection",
-    seed=0,
-    **more,
-):
-    picture = image(seed=seed)
-    result = {"image": picture, "source": source, "phrases": list(phrases), **more}
-    result.setdefault("num_positives", max(classes, default=-1) + 1)
-    if source != "caption":
-        instances = Instances(tuple(picture.shape[-2:]))
-        instances.gt_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
-        instances.gt_classes = torch.tensor(classes, dtype=torch.int64)
-        result["instances"] = instances
-    return result
-
-
-def without_boxes(**more):
-    return sample(boxes=(), classes=(), **more)
-
-
-def captions():
-    return [
-        sample(source="caption", phrases=["a dog by a tree", "dog"], num_positives=2, seed=1),
-        sample(source="caption", phrases=["two cats", "cats"], num_positives=2, seed=2),
-    ]
 
 
 BATCHES = {
@@ -118,6 +82,17 @@ def test_captions_teach(tiny_model, samples):
     assert losses["loss_contrast"].isfinite()
     losses["loss_contrast"].backward()
     assert all(p.grad.isfinite().all() for p in tiny_model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("samples", [[sample()], captions()], ids=["boxes", "captions"])
+def test_training_stops_at_a_broken_image(tiny_model, samples):
+    broken = samples[0]["image"].float()
+    broken[0, 10, 10] = math.nan
+    samples = [{**samples[0], "image": broken}, *samples[1:]]
+    optimizer = torch.optim.SGD(tiny_model.parameters(), lr=0.1)
+    trainer = SimpleTrainer(tiny_model, [samples], optimizer)
+    with pytest.raises(FloatingPointError):
+        trainer.train(0, 1)
 
 
 def test_a_batch_of_two_sources_is_refused(tiny_model):
@@ -297,244 +272,6 @@ def test_parameters_that_a_source_does_not_teach(any_backbone):
     untaught = without_gradient(any_backbone, captions())
     assert {n for n in untaught if not n.startswith("backbone.")} == BOX_BRANCH | {"align.bias"}
     assert not any("bottom_up" in name for name in untaught)
-
-
-@pytest.fixture
-def detector(tiny_model):
-    """In evaluation, with scores far enough apart that rounding does not change their order."""
-    with torch.no_grad():
-        tiny_model.align.log_scale.fill_(math.log(30))
-        tiny_model.head.centerness.weight.mul_(100)
-        tiny_model.head.box.weight.mul_(30)
-    tiny_model.postprocess.score_threshold = 0.1
-    tiny_model.set_vocabulary(NAMES)
-    return tiny_model.eval()
-
-
-def detect(model, samples):
-    return [output["instances"] for output in model(samples)]
-
-
-def assert_same(ours, theirs):
-    assert ours.image_size == theirs.image_size
-    assert ours.pred_classes.tolist() == theirs.pred_classes.tolist()
-    torch.testing.assert_close(ours.scores, theirs.scores, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(
-        ours.pred_boxes.tensor, theirs.pred_boxes.tensor, atol=1e-3, rtol=1e-4
-    )
-
-
-SIZES = [(64, 96), (64, 96), (96, 64), (60, 70), (33, 33), (64, 96), (1, 1), (1, 200)]
-
-
-def test_batched_equals_one_by_one(detector):
-    """Images of equal size, of sizes with equal padding, and of others."""
-    samples = [{"image": image(*size, seed=i)} for i, size in enumerate(SIZES)]
-    together = detect(detector, samples)
-    assert [found.image_size for found in together] == SIZES
-    for one, found in zip(samples, together, strict=True):
-        assert_same(found, detect(detector, [one])[0])
-    assert sum(map(len, together)) > 50
-
-
-@pytest.mark.parametrize(("limit", "batches"), [(2 * 64 * 96, [2, 2, 1]), (1, [1] * 5)])
-def test_a_processor_takes_few_pixels_at_once(detector, monkeypatch, limit, batches):
-    samples = [{"image": image(64, 96, seed=i)} for i in range(5)]
-    together = detect(detector, samples)
-    seen = []
-    detector.backbone.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
-    monkeypatch.setitem(detclip.PIXELS_AT_ONCE, "cpu", limit)
-    for one, found in zip(together, detect(detector, samples), strict=True):
-        assert_same(found, one)
-    assert seen == batches
-
-
-def test_padding_alone_would_change_what_is_found(detector):
-    """The reason why only images of one padded size share a batch."""
-    small, large = {"image": image(64, 64)}, {"image": image(64, 128)}
-    with torch.no_grad():
-        alone, _ = detector.predict(detector.preprocess_images([small]))
-        padded, _ = detector.predict(detector.preprocess_images([small, large]))
-    finest = padded.regions[0, : 8 * 16].view(8, 16, -1)[:, :8]
-    assert (finest - alone.regions[0, :64].view(8, 8, -1)).abs().max() > 0.01
-
-
-def test_boxes_are_in_the_original_size(detector):
-    [found] = detect(detector, [{"image": image()}])
-    [large] = detect(detector, [{"image": image(), "height": 128, "width": 48}])
-    assert large.image_size == (128, 48)
-    scale = torch.tensor([0.5, 2.0, 0.5, 2.0])
-    torch.testing.assert_close(large.pred_boxes.tensor, found.pred_boxes.tensor * scale)
-
-
-def test_whole_numbers_and_fractions_are_one_image(detector):
-    [a] = detect(detector, [{"image": image()}])
-    [b] = detect(detector, [{"image": image().float()}])
-    assert_same(a, b)
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_broken_image_finds_nothing_and_leaves_others_alone(detector, value):
-    broken = image().float()
-    broken[0, 10, 10] = value
-    found, other = detect(detector, [{"image": broken}, {"image": image(seed=1)}])
-    assert found.pred_boxes.tensor.isfinite().all()
-    assert found.scores.isfinite().all()
-    assert_same(other, detect(detector, [{"image": image(seed=1)}])[0])
-
-
-@pytest.mark.parametrize("samples", [[sample()], captions()], ids=["boxes", "captions"])
-def test_training_stops_at_a_broken_image(tiny_model, samples):
-    broken = samples[0]["image"].float()
-    broken[0, 10, 10] = math.nan
-    samples = [{**samples[0], "image": broken}, *samples[1:]]
-    optimizer = torch.optim.SGD(tiny_model.parameters(), lr=0.1)
-    trainer = SimpleTrainer(tiny_model, [samples], optimizer)
-    with pytest.raises(FloatingPointError):
-        trainer.train(0, 1)
-
-
-@pytest.mark.parametrize("number", [1, 1000])
-def test_names_by_embedding_equal_names_by_text(detector, number):
-    names = [f"name {i}" for i in range(number)]
-    detector.set_vocabulary(names)
-    [by_text] = detect(detector, [{"image": image()}])
-    embeddings = detector.encode_phrases(names)
-    assert embeddings.shape == (number, detector.embed_dim)
-    assert not embeddings.requires_grad
-    detector.set_vocabulary(embeddings)
-    [by_embedding] = detect(detector, [{"image": image()}])
-    assert_same(by_text, by_embedding)
-    detector.set_vocabulary(["something else"])
-    [own] = detect(detector, [{"image": image(), "vocabulary": embeddings}])
-    assert_same(by_text, own)
-    assert len(by_text) > 0
-
-
-def test_each_image_may_have_its_own_vocabulary(detector):
-    samples = [
-        {"image": image(seed=i), "vocabulary": detector.encode_phrases(NAMES[i:])} for i in (0, 1)
-    ]
-    first, second = detect(detector, samples)
-    assert set(first.pred_classes.tolist()) == {0, 1, 2}
-    assert set(second.pred_classes.tolist()) == {0, 1}
-
-
-@pytest.mark.parametrize("own", [False, True])
-def test_names_of_one_label_find_what_the_best_of_them_finds(detector, own):
-    names = detector.encode_phrases([*NAMES, "яблоко"])
-    label_of_row = torch.tensor([0, 1, 1, 1])
-    if own:
-        samples = [{"image": image(), "vocabulary": names, "label_of_row": label_of_row}]
-    else:
-        detector.set_vocabulary(names, label_of_row)
-        samples = [{"image": image()}]
-    [found] = detect(detector, samples)
-
-    class BestInALoop:
-        def blocks(self, phrases, size):
-            return [(0, lambda regions: self.best(detector.align(regions, phrases)))]
-
-        def best(self, similarity):
-            groups = [[0], [1, 2, 3]]
-            return torch.stack([similarity[:, group].max(dim=1).values for group in groups], dim=1)
-
-    postprocess = detector.postprocess
-    detector.postprocess = lambda *args: postprocess(*args[:5], BestInALoop(), *args[6:])
-    [expected] = detect(detector, [{"image": image(), "vocabulary": names}])
-    assert set(expected.pred_classes.tolist()) == {0, 1}
-    assert_same(found, expected)
-
-
-def test_another_vocabulary_drops_the_labels_of_the_last_one(detector):
-    names = detector.encode_phrases(NAMES)
-    [expected] = detect(detector, [{"image": image(), "vocabulary": names}])
-    detector.set_vocabulary(names, torch.tensor([0, 0, 0]))
-    [own] = detect(detector, [{"image": image(), "vocabulary": names}])
-    assert_same(own, expected)
-    detector.set_vocabulary(names)
-    assert_same(detect(detector, [{"image": image()}])[0], expected)
-
-
-def test_an_image_may_bring_names(detector):
-    embeddings = detector.encode_phrases(NAMES[::-1])
-    [expected] = detect(detector, [{"image": image(), "vocabulary": embeddings}])
-    [found] = detect(detector, [{"image": image(), "vocabulary": NAMES[::-1]}])
-    assert len(found) > 0
-    assert_same(found, expected)
-
-
-def test_no_names(detector):
-    detector.set_vocabulary(torch.zeros(0, detector.embed_dim))
-    assert len(detect(detector, [{"image": image()}])[0]) == 0
-    detector.set_vocabulary([])
-    with pytest.raises(UserError, match="no vocabulary: call set_vocabulary"):
-        detect(detector, [{"image": image()}])
-
-
-def test_a_vocabulary_of_another_width_is_refused(detector):
-    for shape in ((3, 5), (16,)):
-        with pytest.raises(UserError, match=r"expected \(C, 16\)"):
-            detector.set_vocabulary(torch.zeros(shape))
-
-
-def test_names_are_encoded_again_when_weights_have_changed(detector):
-    before = detector.vocabulary
-    assert detector.vocabulary is before, "kept while nothing changes"
-    state = {
-        name: t + 0.1 * torch.randn_like(t) if "text_tower" in name else t
-        for name, t in detector.state_dict().items()
-    }
-    detector.load_state_dict(state)
-    loaded = detector.vocabulary
-    assert not torch.equal(loaded, before)
-    torch.testing.assert_close(loaded, detector.encode_phrases(NAMES))
-    detector.train()
-    with torch.no_grad():
-        detector.text_tower.projection.weight.mul_(2)
-    torch.testing.assert_close(detector.eval().vocabulary, 2 * loaded)
-
-
-def test_ready_embeddings_outlive_training_and_follow_the_model(detector):
-    embeddings = detector.encode_phrases(NAMES)
-    detector.set_vocabulary(embeddings)
-    detector.train().eval()
-    detector.load_state_dict(detector.state_dict())
-    assert torch.equal(detector.vocabulary, embeddings)
-    assert detector.to("meta").vocabulary.device.type == "meta"
-
-
-def test_encoding_leaves_the_mode_as_it_is(tiny_model):
-    tiny_model.text_tower.model.embeddings.register_forward_hook(
-        lambda *args: pytest.fail("training") if tiny_model.text_tower.training else None
-    )
-    tiny_model.encode_phrases(NAMES)
-    assert all(module.training for module in tiny_model.modules())
-    tiny_model.eval().encode_phrases(NAMES)
-    assert not any(module.training for module in tiny_model.modules())
-
-
-def test_many_names_are_encoded_some_at_a_time(detector, monkeypatch):
-    names = [*NAMES, "a much longer name than the others", "x"]
-    expected = detector.encode_phrases(names)
-    calls = []
-    detector.text_tower.register_forward_pre_hook(lambda _, args: calls.append(len(args[0])))
-    monkeypatch.setattr("detclip2.prompt_ensemble.BATCH_SIZE", 2)
-    torch.testing.assert_close(detector.encode_phrases(names), expected)
-    assert calls == [2, 2, 1]
-    assert detector.encode_phrases([]).shape == (0, detector.embed_dim)
-
-
-def test_a_model_without_text_tower(detector):
-    embeddings = detector.encode_phrases(NAMES)
-    [expected] = detect(detector, [{"image": image()}])
-    model = copy.copy(detector)
-    model._modules = {**detector._modules, "text_tower": None}
-    model.set_vocabulary(NAMES)
-    with pytest.raises(UserError, match="no text tower"):
-        detect(model, [{"image": image()}])
-    model.set_vocabulary(embeddings)
-    assert_same(detect(model, [{"image": image()}])[0], expected)
 
 
 def test_proposals_of_captions_are_cut_to_their_images(tiny_model):
