@@ -13,13 +13,13 @@ from .....configs.benchmark import (
     world,
 )
 
-world.update(categories=None, size=160, pairs_size=128)  # None: as many as there are
+world.update(categories=None, size=160, pairs_size=96)  # None: as many as there are
 dataloader.test.dataset.count = 1000
 # The paper has 150 (Tab. 9). A batch of them holds nearly all names of the world, and half of a
 # step on processors went into their text; of 50, other negatives come with every batch.
 dataloader.train.detection.mapper.max_phrases = 50
 dataloader.train.grounding.mapper.max_phrases = 50
-benchmark.update(shared=2000, iterations=dict(detection=4000, grounding=1000, pairs=5000))
+benchmark.update(shared=2000, iterations=dict(detection=4000, grounding=500, pairs=6000))
 optimizer.lr = 1e-3
 lr_multiplier.warmup_iterations = 200
 # The paper has 0.1 (Tab. 2f), with 6144 captions a batch; see emoji_nano_pairs.
