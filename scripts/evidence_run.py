@@ -74,17 +74,9 @@ def run_row(place: Place, name: str, seed: int) -> Path:
     if not tests.keys() - record["results"].keys():
         return file
     model: Any = None
-    if row.teacher:
-        run_row(place, row.teacher, seed)
     if not (folder / WEIGHTS_NAME).is_file():
-        begin(place, cfg, folder)
-        with Cost(folder):
-            if row.teacher:
-                make_labels(place, row, seed, cfg, folder)
-            model, results = train_here(cfg)
+        model, results = train_row(place, row, seed, cfg)
         record["results"] = {next(iter(tests)): results}
-        for older in folder.glob("model_0*.pth"):  # no one goes on from these any more
-            older.unlink()
     command = f"run {name} --size {place.size}"
     record |= facts(cfg, name, seed, command, (*place.settings, *row.overrides))
     record |= {
@@ -103,6 +95,29 @@ def run_row(place: Place, name: str, seed: int) -> Path:
             record["results"][test] = measured(cfg, model.eval(), test, changes, folder)
             write_json(file, record)
     return file
+
+
+def train_row(
+    place: Place, row: Row, seed: int, cfg: DictConfig
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Train a row from its shared start, after its teacher if that is not there.
+
+    Returns the model and what the last evaluation found.
+    """
+    folder = Path(cfg.train.output_dir)
+    if row.teacher:
+        teacher = place.run_folder(row.teacher, seed)
+        if not (teacher / WEIGHTS_NAME).is_file():
+            of_teacher = ROWS[row.teacher]
+            train_row(place, of_teacher, seed, config_of(place, of_teacher, seed, teacher))
+    begin(place, cfg, folder)
+    with Cost(folder):
+        if row.teacher:
+            make_labels(place, row, seed, cfg, folder)
+        done = train_here(cfg)
+    for older in folder.glob("model_0*.pth"):  # no one goes on from these any more
+        older.unlink()
+    return done
 
 
 def config_of(place: Place, row: Row, seed: int, folder: Path) -> DictConfig:

@@ -1,6 +1,7 @@
 """scripts/evidence.py: rows that share their start, results, tables and figures."""
 
 import json
+import shutil
 
 import evidence
 import evidence_plots
@@ -124,12 +125,20 @@ def test_what_is_done_is_not_done_again_but_further_tests_are(tiny, monkeypatch)
     np.testing.assert_equal(again, records["pairs"]["results"])
 
 
-def test_pseudo_labels_are_drawn_by_the_row_of_boxes_and_trained_on(tiny):
-    place, _ = tiny
+def test_pseudo_labels_are_drawn_by_the_row_of_boxes_and_trained_on(tiny, tmp_path):
+    """Though only the row's json is there, as in a fresh clone, and not its weights."""
+    first, _ = tiny
+    place = place_in(tmp_path, settings=TINY)
+    shutil.copytree(first.results, place.results)
     record = json.loads(evidence_run.run_row(place, "pseudo_labels", 0).read_text())
     lines = (place.run_folder("pseudo_labels", 0) / "pseudo_labels.jsonl").read_text().splitlines()
     assert len(lines) == 5 * 4  # as many as the row has pairs
     assert record["images"]["pairs"] > 0
+    one, other = (
+        torch.load(p.run_folder("detection", 0) / "model_final.pth", weights_only=True)["model"]
+        for p in (first, place)
+    )
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 
 def test_every_row_is_a_config_that_says_its_budget(tmp_path):
@@ -175,26 +184,40 @@ def results(tmp_path):
     for seed, ap in enumerate((10.0, 14.0)):
         record = made_up("pairs", seed, ap)
         evidence_record.write_json(folder / "quick" / f"pairs-seed{seed}.json", record)
-    record = made_up("pairs_half", 0, 8.0)
-    evidence_record.write_json(folder / "quick" / "pairs_half-seed0.json", record)
+    for row in ("pairs_half", "detection"):
+        file = folder / "quick" / f"{row}-seed0.json"
+        evidence_record.write_json(file, made_up(row, 0, 8.0))
     return folder
 
 
+def cells_of(table):
+    lines = [line for line in table.splitlines() if line.startswith("|")]
+    titles, _, *rows = ([part.strip() for part in line.split("|")] for line in lines)
+    return {row[1]: dict(zip(titles, row, strict=True)) for row in rows}
+
+
 def test_a_table_has_means_and_spread_and_says_what_was_not_run(results):
-    lines = evidence_tables.table_of(results, "quick", "amount").strip().splitlines()
-    cells = {line.split("|")[1].strip(): line for line in lines if line.startswith("|")}
-    columns = [part.strip() for part in cells[""].split("|")]
-    values = [part.strip() for part in cells["all"].split("|")]
-    found = dict(zip(columns, values, strict=True))
+    table = evidence_tables.table_of(results, "quick", "amount")
+    cells = cells_of(table)
+    found = cells["all"]
     assert found["AP"] == "12.0 ± 2.8"
     assert found["APr / APf (%)"] == "50.0 ± 0.0"
     assert "AP50 novel" not in found  # no run has it
     assert found["seeds"] == "0 1"
-    assert found["AP, flat"] == "7.0 ± 0.0"
     assert found["CPU min"] == "1.5 ± 0.0"
     assert found["steps"] == "700"
-    assert "none (not run)" in cells
-    assert "38.4 -> 40.4" in lines[-1]
+    assert "twice as many (not run)" in cells
+    assert "38.4 -> 40.4" in table.splitlines()[-1]
+
+
+def test_other_art_styles_have_a_table_of_their_own(results):
+    titles = set(cells_of(evidence_tables.table_of(results, "quick", "styles"))["boxes"])
+    assert titles == {"", "seeds", "AP, the font", "APr, the font", "AP, flat"}
+    amount = cells_of(evidence_tables.table_of(results, "quick", "amount"))["all"]
+    assert "AP, flat" not in amount
+    found = cells_of(evidence_tables.table_of(results, "quick", "styles"))["boxes + pairs"]
+    assert found["AP, the font"] == "12.0 ± 2.8"
+    assert found["AP, flat"] == "7.0 ± 0.0"
 
 
 def test_the_page_is_filled_between_its_marks_and_a_change_is_noticed(results, tmp_path, capsys):
