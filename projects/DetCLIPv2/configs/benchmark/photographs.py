@@ -19,13 +19,13 @@ from .....configs.schedules import cosine as lr_multiplier
 from .....configs.train import train
 
 coco.update(folder="${oc.env:DETCLIP2_TEST_DATA}/coco_open", json="./output/coco_open")
-inference.update(min_size=384, max_size=640)
-resize = L(T.ResizeShortestEdge)(short_edge_length="${inference.min_size}", max_size=640)
+inference.update(min_size=320, max_size=540)
+resize = L(T.ResizeShortestEdge)(short_edge_length="${inference.min_size}", max_size=540)
 
 detection = dataloader.train.detection
 detection.records.update(json_file="${coco.json}/instances.json", image_root="${coco.folder}")
-detection.mapper.augmentations = [resize, L(T.RandomFlip)(horizontal=True)]
-detection.update(total_batch_size=4, num_workers=1)
+detection.mapper.augmentations = [resize]  # nothing that flips: it shall know these pictures
+detection.update(total_batch_size=2, num_workers=1)
 dataloader.train.grounding = L(Source)(
     records=L(mdetr_records)(json_file="${coco.json}/grounding.json", image_root="${coco.folder}"),
     mapper=L(GroundingMapper)(augmentations=[resize], max_phrases=100),
@@ -45,6 +45,6 @@ model.postprocess.score_threshold = 0.01
 optimizer.lr = 2e-3
 lr_multiplier.warmup_iterations = 50
 train.update(
-    max_iter=1400, source_ratios=dict(detection=10, grounding=2, pairs=2), device="cpu",
-    source_starts=dict(grounding=200, pairs=200), checkpointer=dict(period=200, max_to_keep=1),
+    max_iter=4800, source_ratios=dict(detection=20, grounding=2, pairs=2), device="cpu",
+    source_starts=dict(grounding=800, pairs=800), checkpointer=dict(period=200, max_to_keep=1),
 )  # fmt: skip
