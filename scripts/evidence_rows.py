@@ -35,6 +35,10 @@ ROWS = {
     "grounding": Row("boxes + grounding", ("detection", "grounding")),
     "pairs": Row("boxes + pairs"),
     "all": Row("boxes + grounding + pairs", ALL, more_tests=("synonyms",)),
+    "pairs_clipped": Row("boxes + pairs, gradients clipped", overrides=("train.clip_grad=1.0",)),
+    "all_clipped": Row(
+        "boxes + grounding + pairs, gradients clipped", ALL, overrides=("train.clip_grad=1.0",)
+    ),
     # How many pairs are enough.
     "pairs_quarter": Row("a quarter of the pairs", factors={"pairs": 0.25}),
     "pairs_half": Row("half of the pairs", factors={"pairs": 0.5}),
@@ -122,7 +126,15 @@ TABLES = {
     "sources": Table(
         "What each source adds",
         "Tab. 4 (APr, on LVIS minival): O365 24.2, + CC3M 29.4, + GoldG + CC3M 36.7",
-        {"detection": "", "detection_steps": "", "grounding": "", "pairs": "", "all": ""},
+        {
+            "detection": "",
+            "detection_steps": "",
+            "grounding": "",
+            "pairs": "",
+            "all": "",
+            "pairs_clipped": "",
+            "all_clipped": "",
+        },
     ),
     "styles": Table(
         "Other art styles, on which nothing is trained",
