@@ -116,7 +116,7 @@ def style_columns(styles: Sequence[str]) -> dict[str, Callable[[Record], float |
     """AP of all and of novel categories, in the font's style and in others."""
     return {
         f"{title}, {style}": value(test, "bbox_fixed", key)
-        for style, test in {"the font": "seen", **{style: style for style in styles}}.items()
+        for style, test in [("the font", "seen"), *zip(styles, styles, strict=True)]
         for title, key in (("AP", "AP"), ("APr", "APr"))
     }
 

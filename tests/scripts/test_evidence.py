@@ -93,8 +93,8 @@ def test_a_result_says_how_it_came_about(tiny):
 
 
 def test_rows_of_language_are_asked_by_words_that_no_training_text_has(tmp_path):
-    place, seed = place_in(tmp_path), 0
-    cfg = evidence_run.config_of(place, ROWS["all"], seed, tmp_path)
+    place = place_in(tmp_path)
+    cfg = evidence_run.config_of(place, ROWS["all"], 0, tmp_path)
     assert set(evidence_run.test_sets(place, cfg, ROWS["all"])) == {"seen", "unseen", "synonyms"}
     assert set(evidence_run.test_sets(place, cfg, ROWS["pairs"])) == {"seen", "unseen"}
     called = evidence_run.test_sets(place, cfg, ROWS["wordnet"])["synonyms"]["called"]
