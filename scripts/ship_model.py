@@ -1,33 +1,32 @@
-r"""Put the model of a training run into the package: weights, config, vocabulary and card.
+r"""Make a model folder of a row of the evidence: weights, config, vocabulary and card.
 
-    python scripts/ship_model.py output/pairs --commit COMMIT --machine "2 CPU cores, 42 minutes" \
-        --command "python projects/DetCLIPv2/train_net.py --config-file CONFIG"
+    python scripts/ship_model.py output/evidence/standard/all-seed0 \
+        docs/evidence/results/standard/all-seed0.json
 
-Weights are kept in half precision, which changes no more of a score than its fourth digit. The card
-has the numbers that the run's own evaluation wrote; beside them are those of the shipped files on
-the first 50 validation scenes, which ``tests/test_shipped_model.py`` reproduces.
+Without ``--output``, it becomes the model that ships with the package. Weights are kept in half
+precision, which changes no more of a score than its fourth digit. All numbers of the card are of
+the json that the run wrote; ``results.json`` has them too, beside those of the folder's own files
+on the first 50 validation scenes, which ``tests/test_shipped_model.py`` reproduces.
 """
 
 import argparse
-import datetime
 import json
 import tempfile
-from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.config import LazyConfig
+from evidence_record import write_json
 from omegaconf import DictConfig
 from safetensors.torch import save
 
 from detclip2 import OpenVocabularyPredictor
 from detclip2.config import load_config
-from detclip2.data.sources.emoji.categories import make_world, names_of
-from detclip2.engine.alternate_sources import Schedule
+from detclip2.data.sources.emoji.categories import World, make_world, names_of
 from detclip2.engine.train_keys import TRAIN
 from detclip2.engine.training import evaluate
-from detclip2.evaluation.protocol import Protocol
 from detclip2.files import write_whole
 from detclip2.model_folder import CONFIG_NAME, SHIPPED, WEIGHTS_NAME, read_model_folder
 from detclip2.modeling.weights import read_weights
@@ -40,66 +39,67 @@ It finds emoji in drawn scenes by their names. **It has never seen a photograph*
 what it says means nothing. It is for the demo, for trying the commands, and as a start for
 fine-tuning on small machines.
 
-- Model: DetCLIPv2 at the nano size: resnet10t backbone, 3-layer text tower, 3.8 M parameters.
-- Data: EmojiScenes, a world of {categories} categories at {size} px: {base} base ones, which have
+- Model: DetCLIPv2 at the nano size: resnet10t backbone, 3-layer text tower, {parameters:.1f} M
+  parameters.
+- Data: EmojiScenes, a world of {categories:,} categories at {size} px: {base} base ones, which have
   boxes, and {novel} novel ones, which only captions name.
-- Seen in training: {seen}.
+- Seen in training: {images}.
 - Command: `{command}`
-- Code: commit {commit}. Trained until {date} on {machine}.
+- Code: commit {commit}, {date}; {minutes:.0f} minutes of processor time on one of {cores} cores
+  ({processor}, {device}).
 - Licence: Apache-2.0, as the code. Scenes are drawn from the font Noto Color Emoji (SIL OFL 1.1),
   of which the files here hold no picture.
 
-| AP | AP50 | base, frequent (APf) | base, common (APc) | novel (APr) |
-|---|---|---|---|---|
-| {AP:.1f} | {AP50:.1f} | {APf:.1f} | {APc:.1f} | {APr:.1f} |
+| test set | AP | AP50 | base, frequent (APf) | base, common (APc) | novel (APr) | right names (%) |
+|---|---|---|---|---|---|---|
+{rows}
 
-{protocol}
+Fixed AP of {scenes:,} scenes each, by the protocol of `docs/benchmark.md`; *right names* are of the
+boxes of base and of novel categories whose best detection has the right name before all others.
 
 Files: `model.safetensors` (half precision), `config.yaml` (runs again with `train_net.py`),
-`vocabulary.safetensors` (the {categories} names, encoded) and `results.json` (these numbers, and
+`vocabulary.safetensors` (the {categories:,} names, encoded) and `results.json` (these numbers, and
 those of these files on the first {checked} validation scenes). The tokenizer is in
 `detclip2/resources/text_tower_nano`.
 
 What it is bad at: names that no training showed (its text tower knows the words of this world, not
-English), small and hidden things, other art styles than the font's.
+English), novel names where base names are asked for too, small and hidden things, and other art
+styles than the font's.
 """
 
 
 def main() -> None:
     """Read the command line and write the folder."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path, help="the output folder of a training")
-    parser.add_argument("--commit", required=True, help="of the code that trained it")
-    parser.add_argument("--command", required=True, help="that trained it")
-    parser.add_argument("--machine", required=True, help="what it ran on, and how long")
-    parser.add_argument("--before", default="", help="what its first weights had seen")
+    parser.add_argument("run", type=Path, help="the folder of a run of scripts/evidence.py")
+    parser.add_argument("record", type=Path, help="the json that the run wrote")
+    parser.add_argument("--output", type=Path, default=SHIPPED, help="default: in the package")
     args = parser.parse_args()
-    config, weights = read_model_folder(args.run)
-    write_whole(SHIPPED / WEIGHTS_NAME, lambda file: file.write(save(halved(weights))))
+    ship(args.run, json.loads(args.record.read_text("utf-8")), args.output)
+
+
+def ship(run: Path, record: Mapping[str, Any], output: Path) -> None:
+    """Write the model folder of a run, and measure it.
+
+    Raises:
+        UserError: the run has no model.
+    """
+    config, weights = read_model_folder(run)
+    state = halved(weights)
+    write_whole(output / WEIGHTS_NAME, lambda file: file.write(save(state)))
     cfg, _ = load_config(config)
     # Paths of the machine that trained it.
     cfg.train.update({key: TRAIN[key] for key in ("init_checkpoint", "output_dir")})
-    LazyConfig.save(cfg, str(SHIPPED / CONFIG_NAME))
+    cfg.dataloader.test.dataset.folder = "${train.output_dir}/data"
+    LazyConfig.save(cfg, str(output / CONFIG_NAME))
     world = make_world(cfg.world.categories)
-    predictor = OpenVocabularyPredictor(*read_model_folder(SHIPPED), device="cpu")
-    predictor.encode(names_of(world.seen)).save(SHIPPED / "vocabulary.safetensors")
-    results = json.loads((args.run / "inference" / "results.json").read_text())
-    results["shipped"] = {"scenes": CHECKED_SCENES, **measure(predictor.model, cfg)}
-    text = json.dumps(results, indent=1) + "\n"
-    write_whole(SHIPPED / "results.json", lambda file: file.write(text.encode()))
-    card = CARD.format(
-        categories=len(world),
-        base=len(world.base),
-        novel=len(world.novel),
-        size=cfg.world.size,
-        seen=images_seen(cfg) + (f"; before that, {args.before}" if args.before else ""),
-        checked=CHECKED_SCENES,
-        date=datetime.date.today(),
-        protocol=Protocol(**results["protocol"]),
-        **results["bbox"],
-        **{key: getattr(args, key) for key in ("commit", "command", "machine")},
-    )
-    write_whole(SHIPPED / "README.md", lambda file: file.write(card.encode()))
+    predictor = OpenVocabularyPredictor(*read_model_folder(output), device="cpu")
+    predictor.encode(names_of(world.seen)).save(output / "vocabulary.safetensors")
+    shipped = {"scenes": CHECKED_SCENES, **measure(predictor.model, cfg)}
+    write_json(output / "results.json", {**without_curves(record), "shipped": shipped})
+    parameters = sum(p.numel() for p in predictor.model.parameters()) / 1e6
+    text = card(record, cfg, world, parameters)
+    write_whole(output / "README.md", lambda file: file.write(text.encode()))
 
 
 def halved(weights: Path) -> dict[str, torch.Tensor]:
@@ -118,14 +118,41 @@ def measure(model: Any, cfg: DictConfig, scenes: int = CHECKED_SCENES) -> dict[s
     return {key: results["bbox"][key] for key in ("AP", "AP50", "APr", "APc", "APf")}
 
 
-def images_seen(cfg: DictConfig) -> str:
-    """How many images of each source the training saw."""
-    keys, sources = cfg.train, cfg.dataloader.train
-    ratios = keys.source_ratios or {"detection": 1}
-    schedule = Schedule(ratios, keys.seed, starts=keys.source_starts)
-    turns = Counter(map(schedule.source_of, range(keys.max_iter)))
-    counts = [(name, turns[name] * sources[name].total_batch_size) for name in ratios]
-    return ", ".join(f"{images:,} images of {name}" for name, images in counts)
+def without_curves(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What the record says of the model, and not of its training's course."""
+    return {key: value for key, value in record.items() if key != "curves"}
+
+
+def card(record: Mapping[str, Any], cfg: DictConfig, world: World, parameters: float) -> str:
+    """The text of the card, of what the run has recorded."""
+    seconds = sum(record[key]["processor_seconds"] for key in ("cost", "shared_start"))
+    return CARD.format(
+        parameters=parameters,
+        categories=len(world),
+        base=len(world.base),
+        novel=len(world.novel),
+        size=cfg.world.size,
+        scenes=cfg.dataloader.test.dataset.count,
+        images=", ".join(f"{count:,} images of {s}" for s, count in record["images"].items()),
+        minutes=seconds / 60,
+        rows="\n".join(row(name, found) for name, found in record["results"].items()),
+        checked=CHECKED_SCENES,
+        **{key: record[key] for key in ("command", "commit", "date")},
+        **{key: record["machine"][key] for key in ("processor", "cores", "device")},
+    )
+
+
+def row(name: str, found: Mapping[str, Any]) -> str:
+    """A test set's row of the card's table."""
+    ap, names = found["bbox_fixed"], found["names"]
+    cells = [number(ap[key]) for key in ("AP", "AP50", "APf", "APc", "APr")]
+    splits = [f"{key[9:]} {number(names[key])}" for key in names if key.startswith("accuracy-")]
+    return "| " + " | ".join([name, *cells, ", ".join(splits)]) + " |"
+
+
+def number(value: float | None) -> str:
+    """With one digit; a dash where there is none."""
+    return "-" if value is None else f"{value:.1f}"
 
 
 if __name__ == "__main__":

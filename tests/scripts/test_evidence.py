@@ -13,25 +13,11 @@ import pytest
 import torch
 from detectron2.config import LazyConfig
 from evidence_rows import ROWS, TABLES
+from tiny_evidence import TINY, place_in
 
 from detclip2.config import load_config
 from detclip2.data.sources.emoji.categories import make_world
 from detclip2.errors import UserError
-
-TINY = (
-    "world.categories=30", "world.size=64", "world.pairs_size=64",
-    "benchmark.shared=3", "benchmark.iterations.detection=4",
-    "benchmark.iterations.grounding=1", "benchmark.iterations.pairs=5",
-    "lr_multiplier.warmup_iterations=2", "dataloader.test.dataset.count=4",
-    *(f"dataloader.train.{source}.{key}" for source in ("detection", "grounding", "pairs")
-      for key in ("total_batch_size=4", "num_workers=0")),
-    "model.backbone.channels=16", "model.head.embed_dim=16", "model.head.num_convs=1",
-    "model.head.num_groups=4", "train.log_period=1",
-)  # fmt: skip
-
-
-def place_in(folder, **settings):
-    return evidence_run.Place("quick", folder / "out", folder / "results", **settings)
 
 
 @pytest.fixture(scope="module")

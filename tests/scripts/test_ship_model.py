@@ -1,0 +1,82 @@
+"""scripts/ship_model.py: a run of the evidence as a model folder with its card."""
+
+import json
+
+import evidence_run
+import pytest
+import ship_model
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from tiny_evidence import TINY, place_in
+
+from detclip2 import OpenVocabularyPredictor
+from detclip2.config import load_config
+from detclip2.errors import UserError
+from detclip2.model_folder import CONFIG_NAME, read_model_folder
+from detclip2.modeling.weights import read_weights
+from detclip2.vocabulary import Vocabulary
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory):
+    """A tiny run, its record, and the folder made of them."""
+    folder = tmp_path_factory.mktemp("ship")
+    place = place_in(folder, settings=TINY)
+    record = json.loads(evidence_run.run_row(place, "pairs", 0).read_text())
+    run = place.run_folder("pairs", 0)
+    ship_model.ship(run, record, folder / "model")
+    name = f"emoji_val_{ship_model.CHECKED_SCENES}"
+    DatasetCatalog.pop(name, None)
+    MetadataCatalog.pop(name, None)
+    return run, record, folder / "model"
+
+
+def test_its_weights_are_those_of_the_run_in_half_precision(shipped):
+    run, _, model = shipped
+    before, after = (read_weights(read_model_folder(folder)[1]) for folder in (run, model))
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        expected = value.half() if value.is_floating_point() else value
+        assert torch.equal(after[name], expected), name
+
+
+def test_no_path_of_the_machine_is_left(shipped, tmp_path):
+    run, _, model = shipped
+    for file in (CONFIG_NAME, "README.md", "results.json"):
+        assert str(run.parents[2]) not in (model / file).read_text()
+    cfg, _ = load_config(model / CONFIG_NAME)
+    cfg.train.output_dir = str(tmp_path)
+    assert cfg.dataloader.test.dataset.folder == str(tmp_path / "data")
+
+
+def test_its_names_are_those_that_training_has_shown(shipped):
+    _, _, model = shipped
+    predictor = OpenVocabularyPredictor(*read_model_folder(model), device="cpu")
+    vocabulary = Vocabulary.load(model / "vocabulary.safetensors")
+    assert len(vocabulary.labels) == 30
+    encoded = predictor.encode(vocabulary.labels)
+    torch.testing.assert_close(encoded.embeddings, vocabulary.embeddings)
+
+
+def test_its_card_has_the_numbers_of_the_run_and_says_how_to_have_them_again(shipped):
+    _, record, model = shipped
+    text = (model / "README.md").read_text()
+    for test, found in record["results"].items():
+        line = next(line for line in text.splitlines() if line.startswith(f"| {test} |"))
+        cells = [cell.strip() for cell in line.split("|")[2:-1]]
+        for cell, key in zip(cells, ("AP", "AP50", "APf", "APc", "APr"), strict=False):
+            value = found["bbox_fixed"][key]
+            assert cell == ("-" if value is None else f"{value:.1f}"), (test, key)
+    assert record["command"] in text
+    assert record["commit"] in text
+    images = record["images"]
+    assert f"{images['detection']:,} images of detection" in text
+    results = json.loads((model / "results.json").read_text())
+    assert results["results"] == record["results"]
+    assert results["shipped"]["scenes"] == ship_model.CHECKED_SCENES
+    assert "curves" not in results
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path):
+    with pytest.raises(UserError, match="config"):
+        ship_model.ship(tmp_path, {}, tmp_path / "model")
