@@ -50,7 +50,7 @@ def table_of(results: Path, size: str, name: str) -> str:
         raise UserError(f"there is no table {name!r}; there are {', '.join(TABLES)}")
     table = TABLES[name]
     rows = {row: records_of(results / size, row) for row in table.rows}
-    if sum(map(bool, rows.values())) < 2:  # with one row there is nothing to compare
+    if not any(rows.values()):
         return f"\nNot run yet. The paper: {table.paper}.\n"
     every = [record for records in rows.values() for record in records]
     columns = style_columns(shifted_sets(every)) if table.styles else COLUMNS
