@@ -55,6 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     run.add_argument("--seed", type=int, nargs="+", default=[0])
     run.add_argument("--artwork", type=Path, help="folder of Iconify sets, for shifted tests")
     run.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="of the config")
+    run.add_argument("--processes", type=int, default=1, help="that share every batch")
     photos = commands.add_parser("photos", help="train and measure on real photographs")
     add_photo_arguments(photos)
     tables = commands.add_parser("tables", help="write the tables of docs/evidence.md")
@@ -72,7 +73,10 @@ def main(argv: list[str] | None = None) -> int:
         if args.command == "list":
             print_list()
         elif args.command == "run":
-            place = Place(args.size, args.output, args.results, args.artwork, tuple(args.set))
+            settings = tuple(args.set)
+            place = Place(
+                args.size, args.output, args.results, args.artwork, settings, args.processes
+            )
             run_rows(place, expand(args.rows), args.seed)
         elif args.command == "photos":
             run_photos(args)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,7 @@ from detclip2.modeling.weights import load_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "projects" / "DetCLIPv2" / "configs" / "benchmark"
+TRAIN_NET = ROOT / "projects" / "DetCLIPv2" / "train_net.py"
 RESULTS = ROOT / "docs" / "evidence" / "results"
 LAST, START = "model_final.pth", "shared_start"
 PSEUDO_SCORE = 0.3  # of boxes that are taken for true
@@ -47,6 +49,8 @@ class Place:
     """A folder of icon sets, each a shifted test set; as node_modules/@iconify-json."""
     settings: tuple[str, ...] = ()
     """Overrides of every row's config; they come before the row's own."""
+    processes: int = 1
+    """That train together, each on a part of every batch."""
 
     def run_folder(self, name: str, seed: int) -> Path:
         """Of a run."""
@@ -114,7 +118,7 @@ def train_row(
     with Cost(folder):
         if row.teacher:
             make_labels(place, row, seed, cfg, folder)
-        done = train_here(cfg)
+        done = train_here(cfg, place.processes)
     for older in folder.glob("model_0*.pth"):  # no one goes on from these any more
         older.unlink()
     return done
@@ -183,8 +187,12 @@ def begin(place: Place, cfg: DictConfig, folder: Path) -> None:
     (folder / "last_checkpoint").write_text(str((start / LAST).resolve()), encoding="utf-8")
 
 
-def train_here(cfg: DictConfig) -> tuple[nn.Module, dict[str, Any]]:
-    """Train by a config, resuming what is there; the model and what the last evaluation found."""
+def train_here(cfg: DictConfig, processes: int = 1) -> tuple[nn.Module, dict[str, Any]]:
+    """Train by a config, resuming what is there; the model and what the last evaluation found.
+
+    Raises:
+        UserError: one of several processes has failed.
+    """
     folder = Path(cfg.train.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     with open_dict(cfg):
@@ -193,8 +201,13 @@ def train_here(cfg: DictConfig) -> tuple[nn.Module, dict[str, Any]]:
     LazyConfig.save(saved, str(folder / CONFIG_NAME))
     close_logs()
     arguments = ["--config-file", str(folder / CONFIG_NAME)]
+    if processes > 1:
+        together = ["--resume", "--num-gpus", str(processes)]
+        if subprocess.run([sys.executable, str(TRAIN_NET), *arguments, *together]).returncode:
+            raise UserError(f"training in {folder} has failed; see above")
     ready = set_up(default_argument_parser().parse_args(arguments))
     model: Any = build_model(ready).to(ready.train.device)
+    # After several processes nothing is left to train, but the model is here.
     return model, train(ready, model, resume=True)
 
 
@@ -236,7 +249,7 @@ def shared_start(place: Place, cfg: DictConfig) -> Path:
     start.train.output_dir = str(folder)
     if not (folder / LAST).is_file():
         with Cost(folder):
-            train_here(start)
+            train_here(start, place.processes)
     return folder
 
 

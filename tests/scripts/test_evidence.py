@@ -51,6 +51,22 @@ def test_a_row_from_the_shared_start_is_one_from_the_beginning(tiny, tmp_path):
     assert drawn[0]["pairs"] > 0
 
 
+def test_two_processes_train_a_row_together(tmp_path):
+    place = place_in(tmp_path, settings=TINY, processes=2)
+    record = json.loads(evidence_run.run_row(place, "pairs", 0).read_text())
+    assert sum(record["images"].values()) == 9 * 4  # and not twice as many
+    assert record["iterations"] == 9
+    assert record["results"]["seen"]["bbox_fixed"]["AP"] >= 0
+    assert (place.run_folder("pairs", 0) / "log.txt.rank1").is_file()
+
+
+def test_a_training_of_several_processes_that_fails_is_said(tmp_path):
+    settings = (*TINY, "model.head.num_groups=5")  # which 16 channels do not have
+    place = place_in(tmp_path, settings=settings, processes=2)
+    with pytest.raises(UserError, match="has failed"):
+        evidence_run.run_row(place, "detection", 0)
+
+
 def test_rows_share_a_start_unless_they_differ_in_it(tiny):
     place, records = tiny
     starts = [place.run_folder(name, 0) / evidence_run.START for name in records]
