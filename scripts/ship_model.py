@@ -146,7 +146,8 @@ def row(name: str, found: Mapping[str, Any]) -> str:
     """A test set's row of the card's table."""
     ap, names = found["bbox_fixed"], found["names"]
     cells = [number(ap[key]) for key in ("AP", "AP50", "APf", "APc", "APr")]
-    splits = [f"{key[9:]} {number(names[key])}" for key in names if key.startswith("accuracy-")]
+    right = {key: value for key, value in names.items() if key.startswith("accuracy-")}
+    splits = [f"{key.removeprefix('accuracy-')} {number(right[key])}" for key in right]
     return "| " + " | ".join([name, *cells, ", ".join(splits)]) + " |"
 
 
