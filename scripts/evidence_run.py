@@ -230,6 +230,7 @@ def shared_start(place: Place, cfg: DictConfig) -> Path:
     for source in list(start.dataloader.train):
         if source in start.benchmark.iterations and source != FIRST:
             del start.dataloader.train[source]
+    start.world.categories = start.benchmark.shared_world or start.world.categories
     start.train.update(
         max_iter=start.benchmark.shared, source_ratios=None, source_starts=None, eval_period=0
     )
