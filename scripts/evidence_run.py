@@ -1,9 +1,9 @@
 """Trains a row of the evidence and measures it; what it finds is a json in the results folder."""
 
+import argparse
 import hashlib
 import json
 import logging
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -13,17 +13,18 @@ from typing import Any
 
 from detectron2.config import LazyCall, LazyConfig
 from detectron2.engine import default_argument_parser
+from detectron2.utils import comm
 from evidence_record import Cost, curves_of, facts, images_seen, write_json
 from evidence_rows import ROWS, Row
 from omegaconf import DictConfig, open_dict
 from pseudo_label import build_pairs, label_pairs
-from torch import nn
 
 from detclip2.config import apply_overrides, build_model, load_config
 from detclip2.data.mappers import GroundingMapper
 from detclip2.data.sources.emoji.sets import base_names
 from detclip2.data.sources.pseudo_labels import PseudoLabelled, write_odvg
 from detclip2.engine.budget import FIRST, schedule_of_budget
+from detclip2.engine.processes import run_processes
 from detclip2.engine.training import evaluate, set_up, train
 from detclip2.errors import UserError
 from detclip2.model_folder import CONFIG_NAME, WEIGHTS_NAME
@@ -31,9 +32,8 @@ from detclip2.modeling.weights import load_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "projects" / "DetCLIPv2" / "configs" / "benchmark"
-TRAIN_NET = ROOT / "projects" / "DetCLIPv2" / "train_net.py"
 RESULTS = ROOT / "docs" / "evidence" / "results"
-LAST, START = "model_final.pth", "shared_start"
+LAST, START, FOUND = "model_final.pth", "shared_start", "found.json"
 PSEUDO_SCORE = 0.3  # of boxes that are taken for true
 
 
@@ -77,10 +77,9 @@ def run_row(place: Place, name: str, seed: int) -> Path:
     tests = test_sets(place, cfg, row)
     if not tests.keys() - record["results"].keys():
         return file
-    model: Any = None
     if not (folder / WEIGHTS_NAME).is_file():
-        model, results = train_row(place, row, seed, cfg)
-        record["results"] = {next(iter(tests)): results}
+        train_row(place, row, seed, cfg)
+        record["results"] = {next(iter(tests)): json.loads((folder / FOUND).read_text("utf-8"))}
     command = f"run {name} --size {place.size}"
     record |= facts(cfg, name, seed, command, (*place.settings, *row.overrides))
     record |= {
@@ -92,6 +91,7 @@ def run_row(place: Place, name: str, seed: int) -> Path:
         "curves": curves_of(folder / "metrics.json"),
     }
     write_json(file, record)
+    model: Any = None
     for test, changes in tests.items():
         if test not in record["results"]:
             model = model or build_model(cfg).to(cfg.train.device)
@@ -101,13 +101,8 @@ def run_row(place: Place, name: str, seed: int) -> Path:
     return file
 
 
-def train_row(
-    place: Place, row: Row, seed: int, cfg: DictConfig
-) -> tuple[nn.Module, dict[str, Any]]:
-    """Train a row from its shared start, after its teacher if that is not there.
-
-    Returns the model and what the last evaluation found.
-    """
+def train_row(place: Place, row: Row, seed: int, cfg: DictConfig) -> None:
+    """Train a row from its shared start, after its teacher if that is not there."""
     folder = Path(cfg.train.output_dir)
     if row.teacher:
         teacher = place.run_folder(row.teacher, seed)
@@ -118,10 +113,9 @@ def train_row(
     with Cost(folder):
         if row.teacher:
             make_labels(place, row, seed, cfg, folder)
-        done = train_here(cfg, place.processes)
+        train_here(cfg, place.processes)
     for older in folder.glob("model_0*.pth"):  # no one goes on from these any more
         older.unlink()
-    return done
 
 
 def config_of(place: Place, row: Row, seed: int, folder: Path) -> DictConfig:
@@ -187,11 +181,12 @@ def begin(place: Place, cfg: DictConfig, folder: Path) -> None:
     (folder / "last_checkpoint").write_text(str((start / LAST).resolve()), encoding="utf-8")
 
 
-def train_here(cfg: DictConfig, processes: int = 1) -> tuple[nn.Module, dict[str, Any]]:
-    """Train by a config, resuming what is there; the model and what the last evaluation found.
+def train_here(cfg: DictConfig, processes: int = 1) -> None:
+    """Train by a config, going on with what is there; what it finds is in its folder.
 
     Raises:
-        UserError: one of several processes has failed.
+        UserError: of the config or the data.
+        SystemExit: a signal asked to stop, or one of several processes has told a UserError.
     """
     folder = Path(cfg.train.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -200,15 +195,21 @@ def train_here(cfg: DictConfig, processes: int = 1) -> tuple[nn.Module, dict[str
         saved.pop("pairs_to_label", None)
     LazyConfig.save(saved, str(folder / CONFIG_NAME))
     close_logs()
-    arguments = ["--config-file", str(folder / CONFIG_NAME)]
-    if processes > 1:
-        together = ["--resume", "--num-gpus", str(processes)]
-        if subprocess.run([sys.executable, str(TRAIN_NET), *arguments, *together]).returncode:
-            raise UserError(f"training in {folder} has failed; see above")
-    ready = set_up(default_argument_parser().parse_args(arguments))
-    model: Any = build_model(ready).to(ready.train.device)
-    # After several processes nothing is left to train, but the model is here.
-    return model, train(ready, model, resume=True)
+    arguments = ["--config-file", str(folder / CONFIG_NAME), "--num-gpus", str(processes)]
+    run_processes(train_process, default_argument_parser().parse_args(arguments))
+
+
+def train_process(arguments: argparse.Namespace) -> None:
+    """One process of a training; the first of them keeps what the last evaluation has found."""
+    try:
+        cfg = set_up(arguments)
+        results = train(cfg, build_model(cfg).to(cfg.train.device), resume=True)
+    except UserError as error:
+        if comm.get_world_size() == 1:
+            raise
+        sys.exit(f"evidence: {error}")  # an exception would reach the waiting one as a traceback
+    if comm.is_main_process():
+        write_json(Path(cfg.train.output_dir) / FOUND, results)
 
 
 def close_logs() -> None:

@@ -60,11 +60,14 @@ def test_two_processes_train_a_row_together(tmp_path):
     assert (place.run_folder("pairs", 0) / "log.txt.rank1").is_file()
 
 
-def test_a_training_of_several_processes_that_fails_is_said(tmp_path):
-    settings = (*TINY, "model.head.num_groups=5")  # which 16 channels do not have
-    place = place_in(tmp_path, settings=settings, processes=2)
-    with pytest.raises(UserError, match="has failed"):
+def test_a_mistake_in_one_of_several_processes_is_told_in_a_sentence(tmp_path, capfd):
+    place = place_in(tmp_path, settings=(*TINY, "train.amp.precision=float8"), processes=2)
+    with pytest.raises(SystemExit) as stopped:
         evidence_run.run_row(place, "detection", 0)
+    assert stopped.value.code == 1
+    said = capfd.readouterr().err
+    assert "evidence: train.amp.precision is 'float8'" in said
+    assert "Traceback" not in said
 
 
 def test_rows_share_a_start_unless_they_differ_in_it(tiny):
@@ -72,6 +75,16 @@ def test_rows_share_a_start_unless_they_differ_in_it(tiny):
     starts = [place.run_folder(name, 0) / evidence_run.START for name in records]
     assert len({start.read_text() for start in starts}) == 1
     assert len(list((place.output / "quick").glob("start-*"))) == 1
+
+
+def test_a_start_may_be_in_a_smaller_world(tmp_path):
+    place = place_in(tmp_path, settings=(*TINY, "benchmark.shared_world=10"))
+    record = json.loads(evidence_run.run_row(place, "detection", 0).read_text())
+    assert record["images"] == {"detection": 4 * 4}
+    folder = place.run_folder("detection", 0)
+    start = (folder / evidence_run.START).read_text()
+    worlds = [load_config(f"{run}/config.yaml")[0].world.categories for run in (start, folder)]
+    assert worlds == [10, 30]
 
 
 def test_a_result_says_how_it_came_about(tiny):
