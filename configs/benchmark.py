@@ -13,8 +13,9 @@ from .train import train
 benchmark = dict(
     # Iterations of boxes alone, with which all rows begin: rows that learn the same in it share it.
     shared=800,
-    # The categories of the world until then; None: all. Smaller worlds are parts of larger ones.
-    shared_world=None,
+    # A world may begin small: pairs of how many categories it has, and up to which iteration. The
+    # first is that of the shared start; after the last, the world is whole.
+    growth=[],
     # Iterations of each source in all; those of boxes include the shared ones. Multiples of 100,
     # so that the shares of the sources are kept exactly.
     iterations=dict(detection=2000, grounding=2000, pairs=2000),

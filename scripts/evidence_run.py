@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,11 +109,15 @@ def train_row(place: Place, row: Row, seed: int, cfg: DictConfig) -> None:
         if not (teacher / WEIGHTS_NAME).is_file():
             of_teacher = ROWS[row.teacher]
             train_row(place, of_teacher, seed, config_of(place, of_teacher, seed, teacher))
-    begin(place, cfg, folder)
+    before = shared_start(place, cfg)
     with Cost(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / START).write_text(str(before), encoding="utf-8")
+        for part in smaller_worlds(cfg):
+            before = go_on(part, before, place.processes)
         if row.teacher:
             make_labels(place, row, seed, cfg, folder)
-        train_here(cfg, place.processes)
+        go_on(cfg, before, place.processes)
     for older in folder.glob("model_0*.pth"):  # no one goes on from these any more
         older.unlink()
 
@@ -170,15 +174,16 @@ def test_sets(place: Place, cfg: DictConfig, row: Row) -> dict[str, dict[str, An
     return tests
 
 
-def begin(place: Place, cfg: DictConfig, folder: Path) -> None:
-    """Make a new run one that goes on from the shared start."""
-    if (folder / "last_checkpoint").is_file():
-        return
-    start = shared_start(place, cfg)
+def go_on(cfg: DictConfig, before: Path, processes: int) -> Path:
+    """Train by a config to its end from where another run has ended; returns the folder."""
+    folder = Path(cfg.train.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / START).write_text(str(start), encoding="utf-8")
-    # What --resume takes: a whole path, before which the checkpointer puts no folder.
-    (folder / "last_checkpoint").write_text(str((start / LAST).resolve()), encoding="utf-8")
+    if not (folder / "last_checkpoint").is_file():
+        # What --resume takes: a whole path, before which the checkpointer puts no folder.
+        (folder / "last_checkpoint").write_text(str((before / LAST).resolve()), encoding="utf-8")
+    if not (folder / WEIGHTS_NAME).is_file():
+        train_here(cfg, processes)
+    return folder
 
 
 def train_here(cfg: DictConfig, processes: int = 1) -> None:
@@ -221,6 +226,24 @@ def close_logs() -> None:
             handler.close()
 
 
+def smaller_worlds(cfg: DictConfig) -> Iterator[DictConfig]:
+    """What a row does between the shared start and the whole world: the same in smaller ones."""
+    for categories, until in cfg.benchmark.growth:
+        if until > cfg.benchmark.shared:
+            part = cfg.copy()
+            part.world.categories = categories
+            part.train.update(max_iter=until, output_dir=f"{cfg.train.output_dir}/{categories}")
+            part.lr_multiplier.shared = until
+            hardly_evaluate(part)
+            yield part
+
+
+def hardly_evaluate(cfg: DictConfig) -> None:
+    """Evaluate once, on little: nobody reads it, and a training ends with an evaluation."""
+    cfg.train.eval_period = 0
+    cfg.dataloader.test.dataset.count = min(100, cfg.dataloader.test.dataset.count)
+
+
 def shared_start(place: Place, cfg: DictConfig) -> Path:
     """The folder of the run that `cfg` begins with, trained unless it is there.
 
@@ -231,10 +254,11 @@ def shared_start(place: Place, cfg: DictConfig) -> Path:
     for source in list(start.dataloader.train):
         if source in start.benchmark.iterations and source != FIRST:
             del start.dataloader.train[source]
-    start.world.categories = start.benchmark.shared_world or start.world.categories
-    start.train.update(
-        max_iter=start.benchmark.shared, source_ratios=None, source_starts=None, eval_period=0
-    )
+    if start.benchmark.growth:
+        start.world.categories = start.benchmark.growth[0][0]
+    start.lr_multiplier.shared = "${benchmark.shared}"
+    start.train.update(max_iter=start.benchmark.shared, source_ratios=None, source_starts=None)
+    hardly_evaluate(start)
     with open_dict(start):
         start.pop("pairs_to_label", None)
     print_of = start.copy()

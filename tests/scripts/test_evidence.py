@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import evidence
 import evidence_plots
@@ -17,6 +18,7 @@ from tiny_evidence import TINY, place_in
 
 from detclip2.config import load_config
 from detclip2.data.sources.emoji.categories import make_world
+from detclip2.engine.curves import read_metrics
 from detclip2.errors import UserError
 
 
@@ -77,14 +79,20 @@ def test_rows_share_a_start_unless_they_differ_in_it(tiny):
     assert len(list((place.output / "quick").glob("start-*"))) == 1
 
 
-def test_a_start_may_be_in_a_smaller_world(tmp_path):
-    place = place_in(tmp_path, settings=(*TINY, "benchmark.shared_world=10"))
-    record = json.loads(evidence_run.run_row(place, "detection", 0).read_text())
-    assert record["images"] == {"detection": 4 * 4}
-    folder = place.run_folder("detection", 0)
-    start = (folder / evidence_run.START).read_text()
-    worlds = [load_config(f"{run}/config.yaml")[0].world.categories for run in (start, folder)]
-    assert worlds == [10, 30]
+def test_a_world_may_grow(tmp_path):
+    growth = ("benchmark.growth=[[10,3],[20,5]]", "lr_multiplier.shared=5")
+    place = place_in(tmp_path, settings=(*TINY, *growth))
+    record = json.loads(evidence_run.run_row(place, "pairs", 0).read_text())
+    assert sum(record["images"].values()) == 9 * 4
+    folder = place.run_folder("pairs", 0)
+    start = Path((folder / evidence_run.START).read_text())
+    for run, world, last in ((start, 10, 2), (folder / "20", 20, 4), (folder, 30, 8)):
+        assert load_config(run / "config.yaml")[0].world.categories == world
+        metrics = read_metrics(run / "metrics.json")
+        assert metrics["total_loss"][-1][0] == last
+        rates = dict(metrics["lr"])
+        assert all(rate == pytest.approx(1e-3) for i, rate in rates.items() if 2 <= i <= 5)
+    assert rates[8] < 2e-4
 
 
 def test_a_result_says_how_it_came_about(tiny):
