@@ -43,7 +43,7 @@ fine-tuning on small machines.
   parameters.
 - Data: EmojiScenes, a world of {categories:,} categories at {size} px: {base} base ones, which have
   boxes, and {novel} novel ones, which only captions name.
-- Seen in training: {images}.
+- Seen in training: {images}{growth}.
 - Command: `{command}`
 - Code: commit {commit}, {date}; {minutes:.0f} minutes of processor time on one of {cores} cores
   ({processor}, {device}).
@@ -134,6 +134,7 @@ def card(record: Mapping[str, Any], cfg: DictConfig, world: World, parameters: f
         size=cfg.world.size,
         scenes=cfg.dataloader.test.dataset.count,
         images=", ".join(f"{count:,} images of {s}" for s, count in record["images"].items()),
+        growth="".join(f"; {n} categories until iteration {i:,}" for n, i in cfg.benchmark.growth),
         minutes=seconds / 60,
         rows="\n".join(row(name, found) for name, found in record["results"].items()),
         checked=CHECKED_SCENES,
