@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from evidence_rows import ROWS, TABLES
 from evidence_tables import Record, records_of
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
+from torchvision.ops import batched_nms, box_convert
 
 from detclip2.config import load_config
 from detclip2.data.image_io import read_image
@@ -28,6 +30,7 @@ from detclip2.predictor import OpenVocabularyPredictor
 SOURCES = ("detection", "grounding", "pairs", "all")
 GROUPS = {"frequent": "APf", "common": "APc", "novel": "APr"}
 SURE = 0.3  # score from which a detection is drawn
+COVERED = 0.6  # IoU from which one hides another
 PICTURES = 6  # in a sheet
 
 
@@ -166,12 +169,21 @@ def error_pictures(run: Path, data: Path) -> list[np.ndarray]:
     content = json.loads(json_file.read_text("utf-8"))
     found = json.loads((run / "inference" / "lvis_instances_results.json").read_text("utf-8"))
     names: Mapping[int, str] = {c["id"]: c["name"] for c in content["categories"]}
-    ordered = errors_of(content, found, SURE)
+    ordered = errors_of(content, one_name_a_place(found), SURE)
     shown = ordered[:PICTURES] + [one for one in ordered if len(one.found) > 2][-PICTURES:]
     return [
         np.asarray(draw_errors(read_image(json_file.parent / e.image["file_name"]), e, dict(names)))
         for e in shown
     ]
+
+
+def one_name_a_place(found: Sequence[Record]) -> list[Record]:
+    """The sure detections, without those that others cover: of many names, many lie on a thing."""
+    sure = [one for one in found if one["score"] >= SURE]
+    boxes = box_convert(torch.tensor([one["bbox"] for one in sure]).reshape(-1, 4), "xywh", "xyxy")
+    scores = torch.tensor([one["score"] for one in sure])
+    images = torch.tensor([one["image_id"] for one in sure])
+    return [sure[i] for i in batched_nms(boxes, scores, images, COVERED).tolist()]
 
 
 def annotations_with(data: Path, digest: str) -> Path:
