@@ -35,7 +35,7 @@ def test_new_pictures_and_all_names(tmp_path):
     assert len(list(tmp_path.glob("*.detections.png"))) == 3
     # Names that never had a box are there to be found.
     new = ended.stdout.partition("never boxed in training: ")[2].splitlines()[0].split(", ")
-    assert set(new) & set(names_of(make_world(200).novel))
+    assert set(new) & set(names_of(make_world().novel))
 
 
 def test_own_pictures_and_names(tmp_path):
