@@ -255,7 +255,12 @@ def shared_start(place: Place, cfg: DictConfig) -> Path:
         if source in start.benchmark.iterations and source != FIRST:
             del start.dataloader.train[source]
     if start.benchmark.growth:
-        start.world.categories = start.benchmark.growth[0][0]
+        start.world.categories, until = start.benchmark.growth[0]
+        if until != start.benchmark.shared:
+            raise UserError(
+                f"benchmark.growth: the first world ends after {until} iterations; expected "
+                f"{start.benchmark.shared}, as the shared start (benchmark.shared) that is in it"
+            )
     start.lr_multiplier.shared = "${benchmark.shared}"
     start.train.update(max_iter=start.benchmark.shared, source_ratios=None, source_starts=None)
     hardly_evaluate(start)

@@ -95,6 +95,12 @@ def test_a_world_may_grow(tmp_path):
     assert rates[8] < 2e-4
 
 
+def test_the_first_world_that_grows_is_that_of_the_shared_start(tmp_path):
+    place = place_in(tmp_path, settings=(*TINY, "benchmark.growth=[[10,4],[20,5]]"))
+    with pytest.raises(UserError, match="ends after 4 iterations; expected 3"):
+        evidence_run.run_row(place, "pairs", 0)
+
+
 def test_a_result_says_how_it_came_about(tiny):
     _, records = tiny
     record = records["pairs"]
