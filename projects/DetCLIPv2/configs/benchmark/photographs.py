@@ -1,7 +1,6 @@
-"""The nano model on 51 photographs with boxes, grounding and captions, to know them by heart.
+"""The shipped model on 51 photographs with boxes, grounding and captions, to know them by heart.
 
-Overfitting on purpose: it is evaluated on what it has learnt. `scripts/evidence.py photos overfit`
-prepares the files and runs it.
+It is evaluated on what it has learnt. `scripts/evidence.py photos overfit` prepares the files.
 """
 
 from detectron2.config import LazyCall as L
@@ -11,6 +10,7 @@ from detclip2.data.hybrid_loader import Source
 from detclip2.data.mappers import CaptionMapper, GroundingMapper
 from detclip2.data.sources.captions import coco_caption_records
 from detclip2.data.sources.grounding import mdetr_records
+from detclip2.model_folder import SHIPPED, WEIGHTS_NAME
 
 from .....configs.data.coco import coco, dataloader, inference
 from .....configs.models.detclipv2 import nano as model
@@ -20,8 +20,8 @@ from .....configs.train import train
 
 coco.update(folder="${oc.env:DETCLIP2_TEST_DATA}/coco_open", json="./output/coco_open")
 inference.update(min_size=512, max_size=864)  # at 320, half of the small things are missed
-sides = dict(short_edge_length="${inference.min_size}", max_size="${inference.max_size}")
-resize = L(T.ResizeShortestEdge)(**sides)
+_sides = dict(short_edge_length="${inference.min_size}", max_size="${inference.max_size}")
+resize = L(T.ResizeShortestEdge)(**_sides)
 
 detection = dataloader.train.detection
 detection.records.update(json_file="${coco.json}/instances.json", image_root="${coco.folder}")
@@ -44,7 +44,7 @@ dataloader.train.pairs = L(Source)(
 dataloader.test.update(dataset=detection.records.copy(), num_workers=0)
 model.postprocess.score_threshold = 0.01
 optimizer.lr, lr_multiplier.warmup_iterations = 2e-3, 50
-train.update(
-    max_iter=4000, source_ratios=dict(detection=20, grounding=2, pairs=2), device="cpu",
-    source_starts=dict(grounding=800, pairs=800), checkpointer=dict(period=200, max_to_keep=1),
-)  # fmt: skip
+# From random weights, the first 800 iterations tell things from background, and no names.
+train.update(init_checkpoint=str(SHIPPED / WEIGHTS_NAME), max_iter=5000, device="cpu")
+train.update(source_ratios=dict(detection=20, grounding=2, pairs=2))
+train.update(source_starts=dict(grounding=800, pairs=800), checkpointer=dict(period=200))
