@@ -19,6 +19,7 @@ from detclip2.config import load_config
 from detclip2.data.image_io import read_image
 from detclip2.data.sources.emoji import EmojiPairs
 from detclip2.errors import UserError
+from detclip2.evaluation.open_vocabulary import NMS_THRESHOLD
 from detclip2.evaluation.protocol import file_hash
 from detclip2.evaluation.worst_errors import draw_errors, errors_of
 from detclip2.explain import explain
@@ -30,7 +31,6 @@ from detclip2.predictor import OpenVocabularyPredictor
 SOURCES = ("detection", "grounding", "pairs", "all")
 GROUPS = {"frequent": "APf", "common": "APc", "novel": "APr"}
 SURE = 0.3  # score from which a detection is drawn
-COVERED = 0.6  # IoU from which one hides another
 PICTURES = 6  # in a sheet
 
 
@@ -183,7 +183,7 @@ def one_name_a_place(found: Sequence[Record]) -> list[Record]:
     boxes = box_convert(torch.tensor([one["bbox"] for one in sure]).reshape(-1, 4), "xywh", "xyxy")
     scores = torch.tensor([one["score"] for one in sure])
     images = torch.tensor([one["image_id"] for one in sure])
-    return [sure[i] for i in batched_nms(boxes, scores, images, COVERED).tolist()]
+    return [sure[i] for i in batched_nms(boxes, scores, images, NMS_THRESHOLD).tolist()]
 
 
 def annotations_with(data: Path, digest: str) -> Path:

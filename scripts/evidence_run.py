@@ -79,18 +79,19 @@ def run_row(place: Place, name: str, seed: int) -> Path:
         return file
     if not (folder / WEIGHTS_NAME).is_file():
         train_row(place, row, seed, cfg)
-        record["results"] = {next(iter(tests)): json.loads((folder / FOUND).read_text("utf-8"))}
-    command = f"run {name} --size {place.size}"
-    record |= facts(cfg, name, seed, command, (*place.settings, *row.overrides))
-    record |= {
-        "label": row.label,
-        "images": images_seen(folder / LAST),
-        "iterations": int(cfg.train.max_iter),
-        "cost": Cost.of(folder),
-        "shared_start": Cost.of(Path((folder / START).read_text("utf-8"))),
-        "curves": curves_of(folder / "metrics.json"),
-    }
-    write_json(file, record)
+        record = {"results": {next(iter(tests)): json.loads((folder / FOUND).read_text("utf-8"))}}
+    if "commit" not in record:  # they are of the training, and not of tests that come later
+        command = f"run {name} --size {place.size}"
+        record |= facts(cfg, name, seed, command, (*place.settings, *row.overrides))
+        record |= {
+            "label": row.label,
+            "images": images_seen(folder / LAST),
+            "iterations": int(cfg.train.max_iter),
+            "cost": Cost.of(folder),
+            "shared_start": Cost.of(Path((folder / START).read_text("utf-8"))),
+            "curves": curves_of(folder / "metrics.json"),
+        }
+        write_json(file, record)
     model: Any = None
     for test, changes in tests.items():
         if test not in record["results"]:

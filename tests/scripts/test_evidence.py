@@ -148,8 +148,10 @@ def test_what_is_done_is_not_done_again_but_further_tests_are(tiny, monkeypatch)
     assert file.read_bytes() == before
     record = json.loads(before)
     del record["results"]["unseen"]
+    record["date"] = "2026-01-31"  # of the training
     evidence_record.write_json(file, record)
     evidence_run.run_row(place, "pairs", 0)
+    assert json.loads(file.read_text())["date"] == "2026-01-31"
     again = json.loads(file.read_text())["results"]
     np.testing.assert_equal(again, records["pairs"]["results"])
 
