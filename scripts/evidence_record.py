@@ -7,6 +7,7 @@ import os
 import platform
 import resource
 import subprocess
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,24 +27,38 @@ POINTS = 50  # of a curve
 class Cost:
     """Adds what happens within it to what a folder has cost so far.
 
-    Processor seconds are of this process and of its workers that have ended.
+    Processor seconds are of this process and of its workers that have ended. They are kept once a
+    minute, so that of a run that is killed no more than a minute is missing.
     """
 
-    FILE = "cost.json"
+    FILE, EVERY = "cost.json", 60.0
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.ended = threading.Event()
+        self.keeper = threading.Thread(target=self._keep, daemon=True)
 
     def __enter__(self) -> "Cost":
+        self.before = self.of(self.folder)
         self.start = _processor_seconds(), time.monotonic()
+        self.keeper.start()
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.ended.set()
+        self.keeper.join()
+        self._write()
+
+    def _keep(self) -> None:
+        while not self.ended.wait(self.EVERY):
+            self._write()
+
+    def _write(self) -> None:
         spent = _processor_seconds() - self.start[0], time.monotonic() - self.start[1]
-        before = self.of(self.folder)
         names = ("processor_seconds", "wall_seconds")
         total = {
-            name: round(before.get(name, 0) + s, 1) for name, s in zip(names, spent, strict=True)
+            name: round(self.before.get(name, 0) + s, 1)
+            for name, s in zip(names, spent, strict=True)
         }
         write_json(self.folder / self.FILE, total)
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import evidence
@@ -118,7 +119,20 @@ def test_a_result_says_how_it_came_about(tiny):
     assert record["shared_start"]["processor_seconds"] > 0
     assert len(record["commit"]) in (0, 40)
     assert record["overrides"] == list(TINY)
-    assert record["command"] == "python scripts/evidence.py run pairs --size quick --seed 0"
+    said = "python scripts/evidence.py run pairs --size quick --set "
+    assert record["command"] == said + " ".join(TINY) + " --seed 0"
+
+
+def test_what_a_run_has_cost_is_kept_while_it_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(evidence_record.Cost, "EVERY", 0.01)
+    file = tmp_path / evidence_record.Cost.FILE
+    for _ in range(2):  # the second goes on, and adds to what the first has cost
+        before = evidence_record.Cost.of(tmp_path).get("wall_seconds", 0)
+        with evidence_record.Cost(tmp_path):
+            while evidence_record.Cost.of(tmp_path).get("wall_seconds", 0) < before + 0.2:
+                time.sleep(0.01)
+            kept = json.loads(file.read_text())
+        assert evidence_record.Cost.of(tmp_path)["wall_seconds"] >= kept["wall_seconds"]
 
 
 def test_rows_of_language_are_asked_by_words_that_no_training_text_has(tmp_path):
