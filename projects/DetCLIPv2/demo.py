@@ -3,7 +3,8 @@
     python projects/DetCLIPv2/demo.py [--names "red apple, fire engine"] [IMAGE ...]
 
 It uses the model that ships with the package, which knows drawn emoji. Without pictures, it draws
-some that the model has never seen; some of what is in them never had a box in its training.
+some that the model has never seen, and asks for what is in them. Part of these names never had a
+box in its training; and each picture is asked for what is in the others, too.
 """
 
 import argparse
@@ -44,7 +45,7 @@ def main() -> int:
     """Detect and draw."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("images", nargs="*", metavar="IMAGE")
-    parser.add_argument("--names", help="comma-separated; default: all that the model has met")
+    parser.add_argument("--names", help="comma-separated; default: of own pictures all it has met")
     args = parser.parse_args()
     try:
         cfg = LazyConfig.load(str(default_model()[0]))
@@ -57,9 +58,9 @@ def main() -> int:
         return 2
     if new := [name for name in shown if name in names_of(world.novel)]:
         print(f"In these pictures, but never boxed in training: {', '.join(new)}")
-    names = args.names or ", ".join(names_of(world.seen))
+    names = args.names or ", ".join(shown or names_of(world.seen))
     # The model is small: show what it is sure of, and one name for each box.
-    options = ["--score-threshold", "0.5", "--class-agnostic-nms"]
+    options = ["--score-threshold", "0.4", "--class-agnostic-nms"]
     return detclip2(["predict", *images, "--names", names, "--output", str(OUTPUT), *options])
 
 

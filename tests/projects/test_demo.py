@@ -28,14 +28,15 @@ def run_demo(output, *words):
     )
 
 
-def test_new_pictures_and_all_names(tmp_path):
+def test_new_pictures(tmp_path):
     ended = run_demo(tmp_path)
     assert ended.returncode == 0, ended.stderr
     assert len(list((tmp_path / "pictures").iterdir())) == 3
     assert len(list(tmp_path.glob("*.detections.png"))) == 3
-    # Names that never had a box are there to be found.
-    new = ended.stdout.partition("never boxed in training: ")[2].splitlines()[0].split(", ")
-    assert set(new) & set(names_of(make_world().novel))
+    # Names that never had a box are there to be found, and some are.
+    new, _, found = ended.stdout.partition("never boxed in training: ")[2].partition("\n")
+    assert set(new.split(", ")) <= set(names_of(make_world().novel))
+    assert any(name in found for name in new.split(", "))
 
 
 def test_own_pictures_and_names(tmp_path):

@@ -27,7 +27,7 @@ dataloader.train.grounding.mapper.max_phrases = 12
 benchmark.update(
     shared=1200,
     growth=[(100, 1200), (200, 3200), (450, 6200)],
-    iterations=dict(detection=10000, grounding=500, pairs=8000),
+    iterations=dict(detection=11000, grounding=500, pairs=10000),
 )
 lr_multiplier.shared = benchmark["growth"][-1][1]  # constant until the world is whole
 optimizer.lr = 1e-3
