@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import random
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -142,16 +143,24 @@ def blood_cells(args: argparse.Namespace, number: int) -> Path:
     tuned: Any = build_model(cfg).to(cfg.train.device).eval()
     load_weights(tuned, folder / WEIGHTS_NAME)
     results = evaluate(cfg, tuned)
-    used = f"photos bccd --images {number} --iterations {args.iterations}"
-    label = "blood cells, from " + ("scratch" if args.model is None else args.label)
+    used, label = f"photos bccd --images {number} --iterations {args.iterations}", "scratch"
+    if args.model is not None:
+        used += f" --model {path_to_tell(args.model)} --label {shlex.quote(args.label)}"
+        label = args.label
     record = {
-        "label": label,
+        "label": f"blood cells, from {label}",
         "training_images": len(subset["images"]),
         "cost": Cost.of(args.output / "photos" / f"{name}.cost"),
         "results": results,
     }
     write_json(file, facts(cfg, name, args.seed, used) | record)
     return file
+
+
+def path_to_tell(path: Path) -> Path:
+    """As in this repository; of others the last name alone: a result has no machine's paths."""
+    path = path.resolve()
+    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else Path(path.name)
 
 
 def chosen_images(content: dict[str, Any], number: int, seed: int) -> dict[str, Any]:

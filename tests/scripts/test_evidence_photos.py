@@ -2,12 +2,15 @@
 
 import json
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 from evidence import main
-from evidence_photos import chosen_images, joined
+from evidence_photos import chosen_images, joined, path_to_tell
 from PIL import Image
+
+from detclip2.model_folder import SHIPPED
 
 
 def write_coco(folder, json_file, count, first=1, captions=None):
@@ -73,7 +76,18 @@ def test_blood_cells_from_few_images(tmp_path):
     record = json.loads((tmp_path / "results/photos/bccd-scratch-2-seed0.json").read_text())
     assert record["training_images"] == 2
     assert record["label"] == "blood cells, from scratch"
+    assert "--model" not in record["command"]
     assert 0 <= record["results"]["bbox"]["AP50"] <= 100
+    model = tmp_path / "out/photos/scratch-seed0"
+    assert main([*command, "--model", str(model), "--label", "my own"]) == 0
+    record = json.loads((tmp_path / "results/photos/bccd-given-2-seed0.json").read_text())
+    assert record["label"] == "blood cells, from my own"
+    assert "--model scratch-seed0 --label 'my own' --seed" in record["command"]
+
+
+def test_a_folder_of_the_project_is_told_as_in_it():
+    assert str(path_to_tell(SHIPPED)) == "detclip2/resources/models/emoji_nano"
+    assert str(path_to_tell(Path("/somewhere/else"))) == "else"
 
 
 def test_files_of_two_folders_become_one(tmp_path):
