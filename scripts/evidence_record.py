@@ -6,6 +6,7 @@ import math
 import os
 import platform
 import resource
+import shlex
 import subprocess
 import threading
 import time
@@ -75,13 +76,29 @@ def _processor_seconds() -> float:
 
 
 def facts(
-    cfg: DictConfig, name: str, seed: int, command: str, overrides: Sequence[str] = ()
+    cfg: DictConfig,
+    name: str,
+    seed: int,
+    command: str,
+    settings: Sequence[str] = (),
+    of_row: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """By which all of it can be had again; no path of the machine that it was had on."""
+    """By which all of it can be had again; no path of the machine that it was had on.
+
+    Args:
+        cfg: of the run.
+        name: of the run.
+        seed: of the run.
+        command: of scripts/evidence.py, without its settings and its seed.
+        settings: overrides that the command was given.
+        of_row: overrides that come with the row, after those.
+    """
+    if settings:
+        command += f" --set {shlex.join(settings)}"
     return {
         "row": name,
         "seed": seed,
-        "overrides": list(overrides),
+        "overrides": [*settings, *of_row],
         "command": f"python scripts/evidence.py {command} --seed {seed}",
         "commit": _git("rev-parse", "HEAD"),
         "changed_files": len(_git("status", "--porcelain", "--untracked-files=no").splitlines()),

@@ -4,7 +4,6 @@ import argparse
 import hashlib
 import json
 import logging
-import shlex
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -83,9 +82,7 @@ def run_row(place: Place, name: str, seed: int) -> Path:
         record = {"results": {next(iter(tests)): json.loads((folder / FOUND).read_text("utf-8"))}}
     if "commit" not in record:  # they are of the training, and not of tests that come later
         command = f"run {name} --size {place.size}"
-        if place.settings:
-            command += f" --set {shlex.join(place.settings)}"
-        record |= facts(cfg, name, seed, command, (*place.settings, *row.overrides))
+        record |= facts(cfg, name, seed, command, place.settings, row.overrides)
         record |= {
             "label": row.label,
             "images": images_seen(folder / LAST),

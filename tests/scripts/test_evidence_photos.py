@@ -2,6 +2,7 @@
 
 import json
 import random
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,7 @@ def test_photographs_are_learnt_from_boxes_grounding_and_captions(tmp_path):
     file = tmp_path / "results" / "photos" / "overfit-seed0.json"
     record = json.loads(file.read_text())
     assert record["training_images"] == 6
+    assert record["command"].endswith(f" overfit --set {shlex.join(settings)} --seed 0")
     assert 0 <= record["results"]["bbox"]["AP50"] <= 100
     grounding = json.loads((tmp_path / "out/photos/overfit-seed0/json/grounding.json").read_text())
     assert len(grounding["images"]) == len(grounding["annotations"]) == 6
