@@ -2,6 +2,6 @@
 
 from detectron2.config import LazyCall as L
 
-from detclip2.engine.schedule import warmup_cosine
+from detclip2.engine.solver import warmup_cosine
 
 cosine = L(warmup_cosine)(max_iter="${train.max_iter}", warmup_iterations=1000)

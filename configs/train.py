@@ -1,10 +1,10 @@
 """What the training loop reads beside model, data and optimiser.
 
-Every key, with its meaning, is in detclip2/engine/train_keys.py.
+Every key, with its meaning, is in detclip2/engine/defaults.py.
 """
 
 from copy import deepcopy
 
-from detclip2.engine import train_keys
+from detclip2.engine import defaults
 
-train = deepcopy(train_keys.TRAIN)
+train = deepcopy(defaults.TRAIN)

@@ -6,19 +6,19 @@ __version__ = "0.1.0"
 __all__ = ["OpenVocabularyPredictor", "__version__"]
 
 if TYPE_CHECKING:
-    from detclip2.predictor import OpenVocabularyPredictor
+    from detclip2.inference.predictor import OpenVocabularyPredictor
 
 
 def __getattr__(name: str) -> Any:
     """Import the predictor on first use, so that ``import detclip2`` loads no framework."""
     if name == "OpenVocabularyPredictor":
-        from detclip2.quiet import without_upstream_warnings
+        from detclip2.utils.quiet import without_upstream_warnings
 
         try:
             with without_upstream_warnings():
-                from detclip2.predictor import OpenVocabularyPredictor
+                from detclip2.inference.predictor import OpenVocabularyPredictor
         except ModuleNotFoundError as error:
-            from detclip2.errors import missing_package
+            from detclip2.utils.errors import missing_package
 
             if not (sentence := missing_package(error)):
                 raise

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 
 from detclip2 import __version__
-from detclip2.errors import UserError, missing_package
-from detclip2.quiet import without_upstream_warnings
+from detclip2.utils.errors import UserError, missing_package
+from detclip2.utils.quiet import without_upstream_warnings
 
 # Subcommand -> help. Its module (`-` becomes `_`) is imported only when it is called, so that
 # `detclip2 --help` loads no framework. A module has `add_arguments(parser)` and `run(args)`.

@@ -14,8 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
-from detclip2.errors import UserError
-from detclip2.selection import Selection
+from detclip2.modeling.thresholds import Selection
+from detclip2.utils.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class InferenceSettings:
     max_size: int
     """... unless the longer edge would exceed this one, px."""
     score_threshold: float | None = None
-    """This one and the next three are explained in :mod:`detclip2.selection`; what is None is left
+    """This one and the next three: see :mod:`detclip2.modeling.thresholds`; what is None is left
     to the model's ``postprocess``."""
     nms_threshold: float | None = None
     class_agnostic_nms: bool | None = None

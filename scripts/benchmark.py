@@ -26,8 +26,8 @@ from benchmarks import contrast, growth, inference, loading, peers, report, star
 from benchmarks.timing import Setting, machine
 from rich.console import Console
 
-from detclip2.files import write_whole
-from detclip2.quiet import without_upstream_warnings
+from detclip2.utils.files import write_whole
+from detclip2.utils.quiet import without_upstream_warnings
 
 ROOT = Path(__file__).resolve().parents[1]
 SUBJECTS = ("inference", "stages", "peers", "growth", "training", "contrast", "loading", "startup")

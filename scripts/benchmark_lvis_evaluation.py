@@ -19,7 +19,7 @@ import torch
 from detectron2.data import MetadataCatalog
 from detectron2.structures import Boxes, Instances
 
-from detclip2.evaluation.lvis_evaluator import LVISEvaluator, table
+from detclip2.evaluation.lvis import LVISFixedAPEvaluator, table
 
 NAME = "simulated_lvis"
 SIZE = 640  # px of an image's edges
@@ -40,7 +40,7 @@ def main() -> None:
         truth = write_annotations(json_file, args, rng)
         report(f"{json_file.stat().st_size / 1e6:.0f} MB of annotations written")
         MetadataCatalog.get(NAME).set(json_file=str(json_file))
-        evaluator = LVISEvaluator(NAME, output_dir=f"{folder}/results")
+        evaluator = LVISFixedAPEvaluator(NAME, output_dir=f"{folder}/results")
         report("annotations loaded")
         for image_id, (boxes, classes) in enumerate(truth):
             instances = simulated_detections(boxes, classes, args, rng)

@@ -33,10 +33,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from detclip2.data.concepts import Concept, ConceptDictionary, bare_name, variants, words_of
-from detclip2.data.names import read_names
-from detclip2.data.phrases import clean_phrase
-from detclip2.errors import UserError
+from detclip2.data.sample import clean_phrase
+from detclip2.data.text.concepts import Concept, ConceptDictionary, bare_name, variants, words_of
+from detclip2.data.text.names import read_names
+from detclip2.utils.errors import UserError
 
 WORDNET_FOLDER = "/usr/share/wordnet"
 

@@ -22,10 +22,10 @@ import torch
 from safetensors.torch import save
 from timm.models.swin_transformer import checkpoint_filter_fn
 
-from detclip2.errors import UserError
-from detclip2.files import write_whole
-from detclip2.modeling.text_tower import load_text_model, load_tokenizer
-from detclip2.modeling.weights import State, read_weights
+from detclip2.modeling.text.text_tower import load_text_model, load_tokenizer
+from detclip2.utils.errors import UserError
+from detclip2.utils.files import write_whole
+from detclip2.utils.weights import State, read_weights
 
 # What a backbone does not use: the classifier, the last norm, masks that are computed anew.
 NOT_USED = ("head.", "norm.")

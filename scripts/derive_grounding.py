@@ -26,10 +26,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from detclip2.data.concepts import Concept, ConceptDictionary, variants, words_of
-from detclip2.data.noun_phrases import extract_noun_phrases
-from detclip2.data.sources.detection import read_json
-from detclip2.errors import UserError
+from detclip2.data.datasets.detection import read_json
+from detclip2.data.text.concepts import Concept, ConceptDictionary, variants, words_of
+from detclip2.data.text.noun_phrases import extract_noun_phrases
+from detclip2.utils.errors import UserError
 
 Box = dict[str, Any]
 

@@ -22,7 +22,7 @@ from evidence_rows import ROWS, TABLES
 from evidence_run import RESULTS, ROOT, Place, run_rows
 from evidence_tables import fill_page
 
-from detclip2.errors import UserError
+from detclip2.utils.errors import UserError
 
 SIZES = ("quick", "standard", "large")
 PAGE = ROOT / "docs" / "evidence.md"

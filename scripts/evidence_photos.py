@@ -16,10 +16,10 @@ from evidence_record import Cost, facts, write_json
 
 from detclip2.cli import main as detclip2
 from detclip2.config import apply_overrides, build_model, load_config
-from detclip2.engine.training import evaluate, set_up, train
-from detclip2.errors import UserError
-from detclip2.model_folder import CONFIG_NAME, WEIGHTS_NAME, save_weights
-from detclip2.modeling.weights import load_weights
+from detclip2.engine.train_loop import evaluate, set_up, train
+from detclip2.utils.errors import UserError
+from detclip2.utils.model_folder import CONFIG_NAME, WEIGHTS_NAME, save_weights
+from detclip2.utils.weights import load_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 OVERFIT = ROOT / "projects" / "DetCLIPv2" / "configs" / "benchmark" / "photographs.py"
@@ -145,7 +145,7 @@ def blood_cells(args: argparse.Namespace, number: int) -> Path:
     results = evaluate(cfg, tuned)
     used, label = f"photos bccd --images {number} --iterations {args.iterations}", "scratch"
     if args.model is not None:
-        used += f" --model {path_to_tell(args.model)} --label {shlex.quote(args.label)}"
+        used += f" --model {portable_path(args.model)} --label {shlex.quote(args.label)}"
         label = args.label
     record = {
         "label": f"blood cells, from {label}",
@@ -157,7 +157,7 @@ def blood_cells(args: argparse.Namespace, number: int) -> Path:
     return file
 
 
-def path_to_tell(path: Path) -> Path:
+def portable_path(path: Path) -> Path:
     """As in this repository; of others the last name alone: a result has no machine's paths."""
     path = path.resolve()
     return path.relative_to(ROOT) if path.is_relative_to(ROOT) else Path(path.name)

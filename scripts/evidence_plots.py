@@ -16,17 +16,17 @@ from PIL import Image
 from torchvision.ops import batched_nms, box_convert
 
 from detclip2.config import load_config
-from detclip2.data.image_io import read_image
-from detclip2.data.sources.emoji import EmojiPairs
-from detclip2.errors import UserError
+from detclip2.data.emojiscenes import EmojiPairs
+from detclip2.data.io.image import read_image
 from detclip2.evaluation.open_vocabulary import NMS_THRESHOLD
 from detclip2.evaluation.protocol import file_hash
 from detclip2.evaluation.worst_errors import draw_errors, errors_of
-from detclip2.explain import explain
-from detclip2.explain_figure import draw_explanation
-from detclip2.files import write_whole
-from detclip2.model_folder import CONFIG_NAME, read_model_folder
-from detclip2.predictor import OpenVocabularyPredictor
+from detclip2.inference.explain import explain
+from detclip2.inference.predictor import OpenVocabularyPredictor
+from detclip2.utils.errors import UserError
+from detclip2.utils.files import write_whole
+from detclip2.utils.model_folder import CONFIG_NAME, read_model_folder
+from detclip2.visualization.explanation import draw_explanation
 
 SOURCES = ("detection", "grounding", "pairs", "all")
 GROUPS = {"frequent": "APf", "common": "APc", "novel": "APr"}

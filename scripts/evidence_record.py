@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from detclip2.engine.curves import read_metrics
-from detclip2.files import write_whole
-from detclip2.modeling.weights import read_checkpoint
+from detclip2.engine.hooks.curves import read_metrics
+from detclip2.utils.files import write_whole
+from detclip2.utils.weights import read_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 POINTS = 50  # of a curve

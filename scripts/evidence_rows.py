@@ -48,7 +48,7 @@ ROWS = {
         "all three, and a text tower from WordNet",
         ALL,
         overrides=(
-            "model.text_tower.model._target_=detclip2.modeling.text_tower.load_text_model",
+            "model.text_tower.model._target_=detclip2.modeling.text.text_tower.load_text_model",
             "model.text_tower.model.path=${oc.env:DETCLIP2_TEXT_TOWER}",
             "model.text_tower.identity=wordnet",
         ),

@@ -20,15 +20,15 @@ from omegaconf import DictConfig, open_dict
 from pseudo_label import build_pairs, label_pairs
 
 from detclip2.config import apply_overrides, build_model, load_config
+from detclip2.data.datasets.pseudo_labels import PseudoLabelled, write_odvg
+from detclip2.data.emojiscenes.sets import base_names
 from detclip2.data.mappers import GroundingMapper
-from detclip2.data.sources.emoji.sets import base_names
-from detclip2.data.sources.pseudo_labels import PseudoLabelled, write_odvg
 from detclip2.engine.budget import FIRST, schedule_of_budget
-from detclip2.engine.processes import run_processes
-from detclip2.engine.training import evaluate, set_up, train
-from detclip2.errors import UserError
-from detclip2.model_folder import CONFIG_NAME, WEIGHTS_NAME
-from detclip2.modeling.weights import load_weights
+from detclip2.engine.launch import run_processes
+from detclip2.engine.train_loop import evaluate, set_up, train
+from detclip2.utils.errors import UserError
+from detclip2.utils.model_folder import CONFIG_NAME, WEIGHTS_NAME
+from detclip2.utils.weights import load_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "projects" / "DetCLIPv2" / "configs" / "benchmark"

@@ -10,8 +10,8 @@ from typing import Any
 
 from evidence_rows import ROWS, TABLES
 
-from detclip2.errors import UserError
-from detclip2.files import write_whole
+from detclip2.utils.errors import UserError
+from detclip2.utils.files import write_whole
 
 Record = Mapping[str, Any]
 MARK = re.compile(

@@ -21,7 +21,7 @@ import emoji
 import numpy as np
 from fontTools.ttLib import TTFont
 
-from detclip2.data.sources.emoji.sprites import draw_glyph, find_emoji_font
+from detclip2.data.emojiscenes.sprites import draw_glyph, find_emoji_font
 
 SCRIPTS = Path(__file__).resolve().parent
 OUTPUT = SCRIPTS.parent / "detclip2" / "resources" / "emoji_categories.json"

@@ -13,10 +13,10 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from detclip2.data.coco_json import Content, read_coco_json
 from detclip2.data.few_shot import SEEDS, SHOTS, few_shot_split
-from detclip2.errors import UserError
-from detclip2.files import write_whole
+from detclip2.data.io.coco_json import Content, read_coco_json
+from detclip2.utils.errors import UserError
+from detclip2.utils.files import write_whole
 
 
 def describe(path: Path, split: Content) -> str:

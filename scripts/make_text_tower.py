@@ -9,7 +9,7 @@ synonyms, definitions and superordinate names (latent semantic analysis): "lorry
 
 The folder is in transformers' format. A run takes it by
 
-    model.text_tower.model._target_=detclip2.modeling.text_tower.load_text_model \
+    model.text_tower.model._target_=detclip2.modeling.text.text_tower.load_text_model \
     model.text_tower.model.path=FOLDER
 
 Needs nltk and WordNet's files (Debian: wordnet-base), whose licence is free.
@@ -27,8 +27,8 @@ from build_concepts import WORDNET_FOLDER, WordNet
 from torch import Tensor
 from torch.nn import functional as F
 
-from detclip2.errors import UserError
-from detclip2.modeling.text_tower import fresh_text_model, load_tokenizer
+from detclip2.modeling.text.text_tower import fresh_text_model, load_tokenizer
+from detclip2.utils.errors import UserError
 
 TOWER = "resource://text_tower_nano"
 # How much of a token's vector is its own and shared with none (of the squared length): so that

@@ -30,8 +30,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from detclip2.files import write_whole
-from detclip2.modeling.detclip import DetCLIPv2
+from detclip2.modeling.meta_arch.detclipv2 import DetCLIPv2
+from detclip2.utils.files import write_whole
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = ROOT / "projects" / "DetCLIPv2"

@@ -26,15 +26,15 @@ from omegaconf import DictConfig
 
 from detclip2.commands.model_arguments import add_model_arguments, config_and_weights
 from detclip2.config import build_model, load_config
+from detclip2.data.datasets.pseudo_labels import odvg_line, write_odvg
 from detclip2.data.hybrid_loader import Source
+from detclip2.data.io.shards import ImageTextShards
 from detclip2.data.mappers.base import draw_sample
 from detclip2.data.records import decode_caption
-from detclip2.data.sources.image_text import ImageTextShards
-from detclip2.data.sources.pseudo_labels import odvg_line, write_odvg
-from detclip2.engine.measure import source_nodes
-from detclip2.errors import UserError
-from detclip2.modeling.detclip import DetCLIPv2
-from detclip2.modeling.weights import load_weights
+from detclip2.engine.step_cost import source_nodes
+from detclip2.modeling.meta_arch.detclipv2 import DetCLIPv2
+from detclip2.utils.errors import UserError
+from detclip2.utils.weights import load_weights
 
 BATCH = 32
 

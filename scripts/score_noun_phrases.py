@@ -12,10 +12,12 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-from detclip2.data.noun_phrases import extract_noun_phrases
-from detclip2.data.noun_phrases.scoring import score_phrases
+from detclip2.data.text.noun_phrases import extract_noun_phrases
+from detclip2.data.text.noun_phrases.scoring import score_phrases
 
-GOLD = Path(__file__).resolve().parent.parent / "tests" / "data" / "gold_noun_phrases.jsonl"
+GOLD = (
+    Path(__file__).resolve().parent.parent / "tests" / "data" / "text" / "gold_noun_phrases.jsonl"
+)
 
 
 def main() -> None:

@@ -85,8 +85,8 @@ rm -f "$venv/.installing"
 
 status=0
 "$python" - 2>/dev/null <<'PYTHON' || status=$?
-from detclip2.errors import UserError
-from detclip2.data.sources.emoji.sprites import find_emoji_font
+from detclip2.utils.errors import UserError
+from detclip2.data.emojiscenes.sprites import find_emoji_font
 try:
     find_emoji_font()
 except UserError:

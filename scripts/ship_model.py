@@ -6,7 +6,7 @@ r"""Make a model folder of a row of the evidence: weights, config, vocabulary an
 Without ``--output``, it becomes the model that ships with the package. Weights are kept in half
 precision, which changes no more of a score than its fourth digit. All numbers of the card are of
 the json that the run wrote; ``results.json`` has them too, beside those of the folder's own files
-on the first 50 validation scenes, which ``tests/test_shipped_model.py`` reproduces.
+on the first 50 validation scenes, which ``tests/inference/test_shipped_model.py`` reproduces.
 """
 
 import argparse
@@ -24,12 +24,12 @@ from safetensors.torch import save
 
 from detclip2 import OpenVocabularyPredictor
 from detclip2.config import load_config
-from detclip2.data.sources.emoji.categories import World, make_world, names_of
-from detclip2.engine.train_keys import TRAIN
-from detclip2.engine.training import evaluate
-from detclip2.files import write_whole
-from detclip2.model_folder import CONFIG_NAME, SHIPPED, WEIGHTS_NAME, read_model_folder
-from detclip2.modeling.weights import read_weights
+from detclip2.data.emojiscenes.categories import World, make_world, names_of
+from detclip2.engine.defaults import TRAIN
+from detclip2.engine.train_loop import evaluate
+from detclip2.utils.files import write_whole
+from detclip2.utils.model_folder import CONFIG_NAME, SHIPPED, WEIGHTS_NAME, read_model_folder
+from detclip2.utils.weights import read_weights
 
 CHECKED_SCENES = 50
 

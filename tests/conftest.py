@@ -69,10 +69,9 @@ def tiny_model(tiny_config):
 @pytest.fixture
 def colors():
     """A predictor whose right answers are known."""
-    from color_model import ColorModel
-
     from detclip2.config import InferenceSettings
-    from detclip2.predictor import OpenVocabularyPredictor
+    from detclip2.inference.predictor import OpenVocabularyPredictor
+    from tests.helpers.color_model import ColorModel
 
     settings = InferenceSettings(min_size=120, max_size=200, score_threshold=0.1, batch_size=4)
     return OpenVocabularyPredictor.from_model(ColorModel(), settings)

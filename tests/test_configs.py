@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from detclip2.config import check_keys, inference_settings
-from detclip2.modeling.detclip import DetCLIPv2
+from detclip2.modeling.meta_arch.detclipv2 import DetCLIPv2
 
 ROOT = Path(__file__).parents[1]
 FRAGMENTS = sorted((ROOT / "configs").rglob("*.py"))

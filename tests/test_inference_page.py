@@ -11,10 +11,10 @@ from detectron2.config import LazyConfig
 from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from videos import COUNT, pictures, write
 
 from detclip2 import cli
-from detclip2.data.video_io import Video
+from detclip2.data.io.video import Video
+from tests.helpers.videos import COUNT, pictures, write
 
 PAGE = Path(__file__).parents[1] / "docs" / "inference.md"
 

@@ -4,10 +4,10 @@ from detectron2.config import LazyCall as L
 from detectron2.data import build_detection_test_loader
 from detectron2.data import transforms as T
 
+from detclip2.data.datasets.detection import detection_set, names_of_json
 from detclip2.data.hybrid_loader import HybridLoader, Source
 from detclip2.data.mappers import DetectionMapper
-from detclip2.data.sources.detection import detection_set, names_of_json
-from detclip2.evaluation.coco_evaluator import COCOEvaluator
+from detclip2.evaluation.coco import CheckedCOCOEvaluator
 
 from .test_mapper import inference, test_mapper
 
@@ -49,7 +49,7 @@ dataloader = dict(
         num_workers=4,
         batch_size=1,
     ),
-    evaluator=L(COCOEvaluator)(
+    evaluator=L(CheckedCOCOEvaluator)(
         dataset_name="${..test.dataset.name}",
         tasks=["bbox"],
         output_dir="${train.output_dir}/inference",

@@ -3,12 +3,12 @@
 from detectron2.config import LazyCall as L
 from detectron2.data import build_detection_test_loader
 
-from detclip2.data.concepts import ConceptDictionary
+from detclip2.data.emojiscenes import EmojiGrounding, EmojiPairs, EmojiScenes
+from detclip2.data.emojiscenes.sets import base_names, seen_names, validation_set
 from detclip2.data.hybrid_loader import HybridLoader, Source
 from detclip2.data.mappers import CaptionMapper, DetectionMapper, GroundingMapper
-from detclip2.data.sources.emoji import EmojiGrounding, EmojiPairs, EmojiScenes
-from detclip2.data.sources.emoji.sets import base_names, seen_names, validation_set
-from detclip2.evaluation.lvis_evaluator import LVISEvaluator
+from detclip2.data.text.concepts import ConceptDictionary
+from detclip2.evaluation.lvis import LVISFixedAPEvaluator
 
 from .test_mapper import inference, test_mapper
 
@@ -78,7 +78,7 @@ dataloader = dict(
         num_workers=0,
         batch_size=8,
     ),
-    evaluator=L(LVISEvaluator)(
+    evaluator=L(LVISFixedAPEvaluator)(
         dataset_name="${..test.dataset.name}",
         tasks=["bbox"],
         output_dir="${train.output_dir}/inference",

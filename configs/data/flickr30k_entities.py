@@ -7,10 +7,10 @@ and in images/ the images, which come from elsewhere.
 from detectron2.config import LazyCall as L
 from detectron2.data import build_detection_test_loader
 
-from detclip2.data.mentions import MentionMapper
-from detclip2.data.sources.flickr30k_entities import flickr30k_entities_records
+from detclip2.data.datasets.flickr30k_entities import flickr30k_entities_records
+from detclip2.data.mappers.phrase_grounding import MentionMapper
 from detclip2.evaluation.phrase_grounding import PhraseGroundingEvaluator, grounding_set
-from detclip2.modeling.postprocess import BestOfEachName
+from detclip2.modeling.postprocess import TopKPerPhrase
 
 from .test_mapper import inference, test_mapper
 
@@ -36,4 +36,4 @@ dataloader = dict(
     ),
 )
 
-postprocess = L(BestOfEachName)(nms_threshold=0.6, max_candidates=1000, max_detections=10)
+postprocess = L(TopKPerPhrase)(nms_threshold=0.6, max_candidates=1000, max_detections=10)

@@ -7,8 +7,8 @@ of minival: ``lvis.split=lvis_v1_val``.
 from detectron2.config import LazyCall as L
 from detectron2.data import build_detection_test_loader
 
-from detclip2.data.sources.lvis import lvis_set
-from detclip2.evaluation.lvis_evaluator import LVISEvaluator
+from detclip2.data.datasets.lvis import lvis_set
+from detclip2.evaluation.lvis import LVISFixedAPEvaluator
 
 from .test_mapper import inference, test_mapper
 
@@ -21,7 +21,7 @@ dataloader = dict(
         num_workers=4,
         batch_size=1,
     ),
-    evaluator=L(LVISEvaluator)(
+    evaluator=L(LVISFixedAPEvaluator)(
         dataset_name="${lvis.split}",
         tasks=["bbox"],
         output_dir="${train.output_dir}/inference",

@@ -7,12 +7,12 @@ as GLIP and scripts/build_concepts.py make them; CC15M as tar shards in WebDatas
 from detectron2.config import LazyCall as L
 from detectron2.data import transforms as T
 
-from detclip2.data.concepts import ConceptDictionary
+from detclip2.data.datasets.detection import detection_set, names_of_json
+from detclip2.data.datasets.grounding import mdetr_records
 from detclip2.data.hybrid_loader import Source
+from detclip2.data.io.shards import ImageTextShards
 from detclip2.data.mappers import CaptionMapper, DetectionMapper, GroundingMapper
-from detclip2.data.sources.detection import detection_set, names_of_json
-from detclip2.data.sources.grounding import mdetr_records
-from detclip2.data.sources.image_text import ImageTextShards
+from detclip2.data.text.concepts import ConceptDictionary
 
 pretraining = dict(
     folder="${oc.env:DETECTRON2_DATASETS}",

@@ -5,14 +5,14 @@ from copy import deepcopy
 from detectron2.config import LazyCall as L
 
 from detclip2.modeling.alignment import Alignment
-from detclip2.modeling.assignment import ATSSAssigner
+from detclip2.modeling.assigners.atss import ATSSAssigner
 from detclip2.modeling.backbone import TimmBackbone, feature_pyramid
-from detclip2.modeling.box_losses import BoxLosses
-from detclip2.modeling.contrast import WordRegionContrast
-from detclip2.modeling.dense_head import DenseHead
-from detclip2.modeling.detclip import DetCLIPv2
+from detclip2.modeling.heads.atss_head import ATSSHead
+from detclip2.modeling.losses.detection import DetectionCriterion
+from detclip2.modeling.losses.word_region_contrast import WordRegionContrast
+from detclip2.modeling.meta_arch.detclipv2 import DetCLIPv2
 from detclip2.modeling.postprocess import PostProcess
-from detclip2.modeling.text_tower import (
+from detclip2.modeling.text.text_tower import (
     TextTower,
     fresh_text_model,
     load_text_model,
@@ -30,7 +30,7 @@ swin_t = L(DetCLIPv2)(
         ),
         channels=256,
     ),
-    head=L(DenseHead)(
+    head=L(ATSSHead)(
         in_channels="${..backbone.channels}",
         embed_dim=256,  # not given in the paper; FILIP's is 256
         num_levels=5,
@@ -48,7 +48,7 @@ swin_t = L(DetCLIPv2)(
         pooling="end_of_text",
     ),
     align=L(Alignment)(prior=0.01, normalize_regions=False, initial_scale=1.0),
-    box_losses=L(BoxLosses)(
+    box_losses=L(DetectionCriterion)(
         assigner=L(ATSSAssigner)(top_k=9),
         focal_alpha=0.25,
         focal_gamma=2.0,
@@ -94,7 +94,7 @@ nano.backbone = L(feature_pyramid)(
     ),
     channels=96,
 )
-nano.head = L(DenseHead)(
+nano.head = L(ATSSHead)(
     in_channels="${..backbone.channels}",
     embed_dim=128,
     num_levels=5,

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from detclip2.environment import Finding, findings
+from detclip2.utils.environment import Finding, findings
 
 WIDTH_IN_A_FILE = 120  # a report pasted into an issue should not be folded at 80 columns
 

@@ -10,11 +10,11 @@ from rich.text import Text
 
 from detclip2.commands.model_arguments import add_model_arguments, config_and_weights
 from detclip2.commands.tables import console_for_tables
-from detclip2.errors import UserError
-from detclip2.explain import Explanation, explain
-from detclip2.explain_figure import draw_explanation
-from detclip2.files import write_whole
-from detclip2.predictor import OpenVocabularyPredictor
+from detclip2.inference.explain import Explanation, explain
+from detclip2.inference.predictor import OpenVocabularyPredictor
+from detclip2.utils.errors import UserError
+from detclip2.utils.files import write_whole
+from detclip2.visualization.explanation import draw_explanation
 
 FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
 

@@ -21,15 +21,15 @@ from rich.text import Text
 from detclip2.commands.model_arguments import add_model_arguments, config_and_weights
 from detclip2.commands.tables import console_for_tables
 from detclip2.config import build_model, load_config
-from detclip2.data.own_data import FINDINGS, OwnData, read_own_data
-from detclip2.engine import training
-from detclip2.engine.measure import seconds_per_iteration
-from detclip2.errors import UserError
+from detclip2.engine import train_loop
+from detclip2.engine.step_cost import seconds_per_iteration
 from detclip2.evaluation.worst_errors import write_worst_errors
-from detclip2.files import write_whole
-from detclip2.finetune import ZERO_SHOT, Data, Settings, finetune_config, set_iterations
-from detclip2.model_folder import CONFIG_NAME, WEIGHTS_NAME
-from detclip2.modeling.weights import load_weights
+from detclip2.finetuning.coco_check import FINDINGS, OwnData, read_own_data
+from detclip2.finetuning.config import ZERO_SHOT, Data, Settings, finetune_config, set_iterations
+from detclip2.utils.errors import UserError
+from detclip2.utils.files import write_whole
+from detclip2.utils.model_folder import CONFIG_NAME, WEIGHTS_NAME
+from detclip2.utils.weights import load_weights
 
 ROWS_SHOWN = 30
 RESULTS_NAME = "finetune.json"
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         cfg = _new_run(args, output, console)
     results = json.loads((output / RESULTS_NAME).read_text("utf-8"))
     model: Any = build_model(cfg, str(output / CONFIG_NAME)).to(cfg.train.device)
-    results["after"] = training.train(cfg, model, args.resume, progress_bar=True)["bbox"]
+    results["after"] = train_loop.train(cfg, model, args.resume, progress_bar=True)["bbox"]
     if ZERO_SHOT in cfg:
         load_weights(model, output / WEIGHTS_NAME)
         results[ZERO_SHOT]["after"] = _measure(cfg, model, ZERO_SHOT, console)
@@ -163,7 +163,7 @@ def _measure(cfg: Any, model: Any, part: str, console: Console) -> dict[str, Any
     """AP on the test set of a part of the config."""
     console.print(f"measuring on {cfg[part].evaluator.dataset_name} ...")
     with contextlib.redirect_stdout(io.StringIO()):  # of pycocotools
-        return dict(training.evaluate(cfg, model.eval(), part)["bbox"])
+        return dict(train_loop.evaluate(cfg, model.eval(), part)["bbox"])
 
 
 def _set_up(output: Path) -> Any:
@@ -171,7 +171,7 @@ def _set_up(output: Path) -> Any:
     arguments = default_argument_parser().parse_args(["--config-file", str(output / CONFIG_NAME)])
     # The log goes to log.txt alone.
     with contextlib.redirect_stdout(io.StringIO()):
-        return training.set_up(arguments)
+        return train_loop.set_up(arguments)
 
 
 def _check_folder(output: Path) -> None:

@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from detclip2.errors import UserError
-from detclip2.model_folder import default_model, read_model_folder
+from detclip2.utils.errors import UserError
+from detclip2.utils.model_folder import default_model, read_model_folder
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:

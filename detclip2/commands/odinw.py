@@ -13,7 +13,7 @@ from rich.progress import track
 from rich.table import Table
 
 from detclip2.commands.model_arguments import add_model_arguments, config_and_weights
-from detclip2.data.sources.odinw import BENCHMARKS, SPLITS, odinw_sets
+from detclip2.data.datasets.odinw import BENCHMARKS, SPLITS, odinw_sets
 from detclip2.evaluation.coco_api import METRICS
 from detclip2.evaluation.odinw import (
     MAX_DETECTIONS,
@@ -25,7 +25,7 @@ from detclip2.evaluation.odinw import (
     read_split,
     write_summary,
 )
-from detclip2.predictor import OpenVocabularyPredictor
+from detclip2.inference.predictor import OpenVocabularyPredictor
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -13,17 +13,17 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from detclip2.data.noun_phrases import MAX_PHRASES, spacy_is_available
-from detclip2.data.noun_phrases.extract import Backend
-from detclip2.data.noun_phrases.offline import (
+from detclip2.data.text.noun_phrases import MAX_PHRASES, spacy_is_available
+from detclip2.data.text.noun_phrases.extract import Backend
+from detclip2.data.text.noun_phrases.offline import (
     do_part,
     plan_parts,
     prepare_folder,
     total_counts,
     write_json,
 )
-from detclip2.data.noun_phrases.records import FORMATS, Options, Part
-from detclip2.errors import UserError
+from detclip2.data.text.noun_phrases.records import FORMATS, Options, Part
+from detclip2.utils.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

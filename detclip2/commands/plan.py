@@ -13,16 +13,16 @@ from torch import nn
 
 from detclip2.commands.tables import console_for_tables
 from detclip2.config import apply_overrides, build_model, load_config
-from detclip2.engine.measure import (
+from detclip2.engine.defaults import TRAIN
+from detclip2.engine.step_cost import (
     StepCost,
     made_up_samples,
     source_nodes,
     source_shares,
     step_cost,
 )
-from detclip2.engine.train_keys import TRAIN
-from detclip2.engine.training import precision
-from detclip2.errors import UserError
+from detclip2.engine.train_loop import precision
+from detclip2.utils.errors import UserError
 
 GIGABYTE = 1e9
 

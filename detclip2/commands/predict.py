@@ -13,14 +13,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from detclip2.annotate import Tally, annotate_picture, annotate_video
 from detclip2.commands.model_arguments import add_model_arguments, config_and_weights
 from detclip2.commands.tables import console_for_tables
-from detclip2.data.video_io import is_video
-from detclip2.errors import UserError
-from detclip2.predictor import OpenVocabularyPredictor
-from detclip2.selection import MEANINGS
-from detclip2.vocabulary import Vocabulary
+from detclip2.data.io.video import is_video
+from detclip2.inference.predictor import OpenVocabularyPredictor
+from detclip2.inference.vocabulary import Vocabulary
+from detclip2.modeling.thresholds import MEANINGS
+from detclip2.utils.errors import UserError
+from detclip2.visualization.annotate import Tally, annotate_picture, annotate_video
 
 ROWS_SHOWN = 20
 

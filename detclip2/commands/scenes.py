@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from detclip2.data.sources.emoji import EmojiScenes
-from detclip2.errors import UserError
+from detclip2.data.emojiscenes import EmojiScenes
+from detclip2.utils.errors import UserError
 
 COLUMNS = 4
 GAP = 6

@@ -15,10 +15,10 @@ from torch.utils.data import IterableDataset
 
 from detclip2.config import apply_overrides, build, load_config
 from detclip2.data.mappers import draw_sample
-from detclip2.data.phrases import check_sample
-from detclip2.errors import UserError
-from detclip2.text_panel import draw_text
-from detclip2.visualize import font_for
+from detclip2.data.sample import check_sample
+from detclip2.utils.errors import UserError
+from detclip2.visualization.detections import font_for
+from detclip2.visualization.text_panel import draw_text
 
 MIN_WIDTH = 640
 FONT_SIZE = 14

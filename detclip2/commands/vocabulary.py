@@ -5,10 +5,10 @@ import os
 from pathlib import Path
 
 from detclip2.commands.model_arguments import add_model_arguments, config_and_weights
-from detclip2.data.names import BUILTIN_NAMES
-from detclip2.errors import UserError
-from detclip2.predictor import OpenVocabularyPredictor
-from detclip2.vocabulary import SYNONYM_RULES, Vocabulary
+from detclip2.data.text.names import BUILTIN_NAMES
+from detclip2.inference.predictor import OpenVocabularyPredictor
+from detclip2.inference.vocabulary import SYNONYM_RULES, Vocabulary
+from detclip2.utils.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

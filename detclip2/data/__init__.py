@@ -1,1 +1,1 @@
-"""From files and generators to the one sample format (see :mod:`detclip2.data.phrases`)."""
+"""From files and generators to the one sample format (see :mod:`detclip2.data.sample`)."""

@@ -5,8 +5,8 @@ import random
 from collections import Counter
 from typing import Any
 
-from detclip2.data.coco_json import Content
-from detclip2.errors import UserError
+from detclip2.data.io.coco_json import Content
+from detclip2.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ def few_shot_split(content: Content, shots: int, seed: int) -> Content:
     whole file has all of them; a warning names it. Boxes without area and crowds do not count.
 
     Args:
-        content: of :func:`~detclip2.data.coco_json.read_coco_json`.
+        content: of :func:`~detclip2.data.io.coco_json.read_coco_json`.
         shots: boxes of a class, at least 1.
         seed: of the shuffle; the same images come out on every machine.
 

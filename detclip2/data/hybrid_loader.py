@@ -13,11 +13,11 @@ from detectron2.data import build_detection_train_loader
 from detectron2.utils import comm
 from torch.utils.data import Dataset, Sampler
 
+from detclip2.data.io.shards import ImageTextShards, ShardSamples
 from detclip2.data.mappers import Mapper
-from detclip2.data.phrases import SkipSample
 from detclip2.data.reading import Reading
-from detclip2.data.sources.image_text import ImageTextShards, ShardSamples
-from detclip2.errors import UserError
+from detclip2.data.sample import SkipSample
+from detclip2.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 Sample = dict[str, Any]
@@ -32,7 +32,7 @@ class Source:
     """Records, the mapper that makes samples of them, and how they are batched.
 
     Args:
-        records: a sequence of dataset records (see ``detclip2.data.sources``), a function that
+        records: a sequence of dataset records (see ``detclip2.data.datasets``), a function that
             gives one (so that a config does not read files), or image-text pairs in tar shards.
         mapper: (record, random generator) -> sample.
         total_batch_size: samples a batch over all processes, this source's own.
@@ -100,7 +100,8 @@ class Source:
         if isinstance(self.records, ImageTextShards):
             return "its shards"
         return ", ".join(
-            _describe(self.records[index], index) for index in self.reading.by_dead(message)
+            _describe(self.records[index], index)
+            for index in self.reading.records_of_dead_workers(message)
         )
 
 

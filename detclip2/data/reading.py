@@ -37,7 +37,7 @@ class Reading:
         finally:
             self._indices[row] = NOTHING
 
-    def by_dead(self, message: str) -> list[int]:
+    def records_of_dead_workers(self, message: str) -> list[int]:
         """The records that processes were reading whose ids are in a message about their death."""
         dead = {int(number) for number in re.findall(r"\d+", message)}
         return [

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from detectron2.structures import BoxMode
 
-from detclip2.data.image_io import read_image
-from detclip2.data.phrases import SkipSample
-from detclip2.errors import UserError
+from detclip2.data.io.image import read_image
+from detclip2.data.sample import SkipSample
+from detclip2.utils.errors import UserError
 
 Record = Mapping[str, Any]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from fvcore.common.param_scheduler import ParamScheduler
 
-from detclip2.errors import UserError
+from detclip2.utils.errors import UserError
 
 FIRST = "detection"
 """The source of the shared start."""

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
-from detclip2.errors import UserError
-from detclip2.files import write_whole
-from detclip2.modeling.weights import read_checkpoint
+from detclip2.utils.errors import UserError
+from detclip2.utils.files import write_whole
+from detclip2.utils.weights import read_checkpoint
 
 
 class Checkpointer(DetectionCheckpointer):

@@ -12,7 +12,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
-from detclip2.errors import UserError
+from detclip2.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 FILE_NAME = "nonfinite.json"

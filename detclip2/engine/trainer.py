@@ -10,7 +10,7 @@ from detectron2.engine import AMPTrainer
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel as DDP
 
-from detclip2.engine.accumulate import GradientsInParts
+from detclip2.engine.micro_batch import GradientsInParts
 from detclip2.engine.nonfinite import NonFiniteSteps, keep_buffers
 from detclip2.engine.zero import gather_state, is_shared_out
 
@@ -30,7 +30,7 @@ class Trainer(AMPTrainer):
         clip_norm: largest norm of all gradients together; 0 does not clip.
         micro_batch: kind of sample ("detection", "grounding", "caption") -> most samples in one
             forward pass of a process; a larger batch is done in parts, see
-            :mod:`detclip2.engine.accumulate`.
+            :mod:`detclip2.engine.micro_batch`.
     """
 
     def __init__(

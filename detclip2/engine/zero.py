@@ -5,7 +5,7 @@ from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.optim import Optimizer
 
 
-def share_out(optimizer: Optimizer) -> Optimizer:
+def shard_optimizer_state(optimizer: Optimizer) -> Optimizer:
     """An optimizer that steps as ``optimizer`` would, where each process keeps a part of the state.
 
     Every process updates its part of the parameters and sends them to the others. The state dict is

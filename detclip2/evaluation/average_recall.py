@@ -11,8 +11,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from pycocotools.cocoeval import Params
 
-from detclip2.data.coco_json import read_coco_json
-from detclip2.errors import UserError
+from detclip2.data.io.coco_json import read_coco_json
 from detclip2.evaluation.checks import (
     check_finite,
     check_known,
@@ -21,7 +20,8 @@ from detclip2.evaluation.checks import (
 )
 from detclip2.evaluation.coco_api import coco_of, evaluated
 from detclip2.evaluation.protocol import Protocol, annotations_of, prompts_of
-from detclip2.results import to_coco
+from detclip2.inference.results import to_coco
+from detclip2.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ from detectron2.structures import Instances
 from detectron2.utils import comm
 from numpy.typing import NDArray
 
-from detclip2.errors import UserError
 from detclip2.evaluation.protocol import Protocol
-from detclip2.files import write_whole
+from detclip2.utils.errors import UserError
+from detclip2.utils.files import write_whole
 
 
 def sum_over_processes(

@@ -12,8 +12,8 @@ from detectron2.structures import BoxMode, Instances
 from detectron2.utils import comm
 from numpy.typing import NDArray
 
-from detclip2.errors import UserError
-from detclip2.files import write_whole
+from detclip2.utils.errors import UserError
+from detclip2.utils.files import write_whole
 
 Detections = NDArray[np.void]
 """(n,) of `DETECTION`."""

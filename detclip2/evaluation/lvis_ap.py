@@ -16,8 +16,8 @@ import numpy as np
 from lvis import LVIS, LVISEval, LVISResults
 from numpy.typing import NDArray
 
-from detclip2.errors import UserError
 from detclip2.evaluation.detections import ByClass, Detections
+from detclip2.utils.errors import UserError
 
 # The package tells each of its steps, here once a class.
 _logger = logging.getLogger(f"{__name__}.lvis")

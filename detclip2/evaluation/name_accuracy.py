@@ -12,7 +12,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Boxes, BoxMode, pairwise_iou
 
-from detclip2.data.coco_json import read_coco_json
+from detclip2.data.io.coco_json import read_coco_json
 from detclip2.evaluation.checks import (
     check_finite,
     check_known,

@@ -9,14 +9,14 @@ from typing import Any
 
 from detectron2.structures import Instances
 
-from detclip2.data.coco_json import Content
-from detclip2.data.sources.odinw import OdinwSet, read_odinw
-from detclip2.errors import UserError
+from detclip2.data.datasets.odinw import OdinwSet, read_odinw
+from detclip2.data.io.coco_json import Content
 from detclip2.evaluation.checks import check_finite, write_results
 from detclip2.evaluation.coco_api import METRICS, average_precision, coco_of
 from detclip2.evaluation.protocol import Protocol, annotations_of
-from detclip2.files import write_whole
-from detclip2.results import to_coco
+from detclip2.inference.results import to_coco
+from detclip2.utils.errors import UserError
+from detclip2.utils.files import write_whole
 
 Detect = Callable[[list[Path], list[str]], Iterable[Instances]]
 """Pictures and C prompts to detections of each picture; ``pred_classes`` index the prompts."""
@@ -57,7 +57,7 @@ def found_sets(
 
 
 def read_split(one: OdinwSet, settings: OdinwSettings) -> tuple[Content, list[Path]]:
-    """The annotations, as :func:`~detclip2.data.sources.odinw.read_odinw`, and their pictures.
+    """The annotations, as :func:`~detclip2.data.datasets.odinw.read_odinw`, and their pictures.
 
     Raises:
         UserError: annotations cannot be read or lack a key, or a picture is not there.

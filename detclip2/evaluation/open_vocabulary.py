@@ -7,10 +7,10 @@ from detectron2.evaluation import DatasetEvaluators
 from detectron2.structures import Instances
 from torchvision.ops import nms
 
-from detclip2.errors import UserError
 from detclip2.evaluation.average_recall import AverageRecallEvaluator
-from detclip2.evaluation.lvis_evaluator import LVISEvaluator
+from detclip2.evaluation.lvis import LVISFixedAPEvaluator
 from detclip2.evaluation.name_accuracy import NameAccuracyEvaluator
+from detclip2.utils.errors import UserError
 
 NMS_THRESHOLD = 0.6
 
@@ -39,7 +39,7 @@ def open_vocabulary_evaluator(
         raise UserError(f"open_vocabulary_evaluator evaluates boxes, not {list(tasks)}")
     return DatasetEvaluators(
         [
-            LVISEvaluator(dataset_name, tasks, output_dir=output_dir),
+            LVISFixedAPEvaluator(dataset_name, tasks, output_dir=output_dir),
             _RecallOfBoxes(dataset_name, max_detections, output_dir=output_dir),
             NameAccuracyEvaluator(dataset_name, output_dir=output_dir),
         ]

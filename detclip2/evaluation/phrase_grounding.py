@@ -18,12 +18,12 @@ from torch import Tensor
 from torch.utils.data import Subset
 from torchvision.ops import box_iou
 
-from detclip2.data.mentions import Mention, mentions_of, vocabulary_of
-from detclip2.data.phrases import unique_phrases
-from detclip2.errors import UserError
+from detclip2.data.mappers.phrase_grounding import Mention, mentions_of, vocabulary_of
+from detclip2.data.sample import unique_phrases
 from detclip2.evaluation.checks import check_finite, check_known, write_results
 from detclip2.evaluation.protocol import Protocol
-from detclip2.files import write_whole
+from detclip2.utils.errors import UserError
+from detclip2.utils.files import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def grounding_set(name: str, records: Sequence[dict[str, Any]]) -> Sequence[dict
 
     Args:
         name: in DatasetCatalog.
-        records: see :func:`~detclip2.data.mentions.mentions_of`; any sequence.
+        records: see :func:`~detclip2.data.mappers.phrase_grounding.mentions_of`; any sequence.
 
     Returns:
         The records of captions in which a phrase has a box.
@@ -89,8 +89,8 @@ class PhraseGroundingEvaluator(DatasetEvaluator):
     several types counts for each of them, in "R@1-people" and so on. Numbers are percentages.
 
     Detections are what the model finds with a caption's phrases as vocabulary
-    (:class:`~detclip2.data.mentions.MentionMapper`); it should keep the best boxes of every
-    phrase (:class:`~detclip2.modeling.postprocess.BestOfEachName`).
+    (:class:`~detclip2.data.mappers.phrase_grounding.MentionMapper`); it should keep the best
+    boxes of every phrase (:class:`~detclip2.modeling.postprocess.TopKPerPhrase`).
 
     Args:
         dataset_name: registered by :func:`grounding_set`.

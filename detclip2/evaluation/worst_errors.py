@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as masks
 
-from detclip2.data.image_io import read_image
-from detclip2.files import write_whole
-from detclip2.visualize import font_for
+from detclip2.data.io.image import read_image
+from detclip2.utils.files import write_whole
+from detclip2.visualization.detections import font_for
 
 Entry = dict[str, Any]
 

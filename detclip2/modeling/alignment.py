@@ -66,7 +66,7 @@ class Alignment(nn.Module):
         return F.normalize(phrases, dim=-1) * self.log_scale.exp()
 
 
-class BestOfLabel:
+class MaxOverSynonyms:
     """S where a label has several names, each with a row of its own: that of its best name.
 
     Args:
@@ -98,10 +98,10 @@ class BestOfLabel:
         firsts = torch.arange(0, int(self.label_of_row[-1]) + 1, size, device=phrases.device)
         rows = [*torch.searchsorted(self.label_of_row, firsts).tolist(), len(phrases)]
         return [
-            (first, BestOfLabel(self.align, self.label_of_row[a:b] - first).given(phrases[a:b]))
+            (first, MaxOverSynonyms(self.align, self.label_of_row[a:b] - first).given(phrases[a:b]))
             for first, (a, b) in zip(firsts.tolist(), itertools.pairwise(rows), strict=True)
         ]
 
 
-Align: TypeAlias = Alignment | BestOfLabel
-"""(K, D) regions and (M, D) phrases -> (K, C) logits; C is M but for :class:`BestOfLabel`."""
+Align: TypeAlias = Alignment | MaxOverSynonyms
+"""(K, D) regions and (M, D) phrases -> (K, C) logits; C is M but for :class:`MaxOverSynonyms`."""

@@ -12,9 +12,9 @@ from detectron2.modeling.backbone.fpn import FPN, LastLevelP6P7
 from omegaconf import ListConfig
 from torch import nn
 
-from detclip2.errors import UserError
-from detclip2.modeling.conv import Conv3x3
-from detclip2.modeling.weights import State, load_weights
+from detclip2.modeling.layers.conv3x3 import Conv3x3
+from detclip2.utils.errors import UserError
+from detclip2.utils.weights import State, load_weights
 
 STRIDES = (8, 16, 32)
 

@@ -130,7 +130,7 @@ def _above(logits: Tensor, lowest: Tensor) -> tuple[Tensor, Tensor]:
     return some[row], column
 
 
-class BestOfEachName(PostProcess):
+class TopKPerPhrase(PostProcess):
     """The best boxes of every name, however low their scores: for names known to be in the image.
 
     Phrase grounding asks where a phrase is, not whether. Names do not compete: what is found for

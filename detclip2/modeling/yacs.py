@@ -11,19 +11,19 @@ from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_backbone
 from torch import nn
 
-from detclip2.errors import UserError
 from detclip2.modeling.alignment import Alignment
-from detclip2.modeling.assignment import ATSSAssigner
-from detclip2.modeling.box_losses import BoxLosses
-from detclip2.modeling.contrast import WordRegionContrast
-from detclip2.modeling.dense_head import DenseHead
+from detclip2.modeling.assigners.atss import ATSSAssigner
+from detclip2.modeling.heads.atss_head import ATSSHead
+from detclip2.modeling.losses.detection import DetectionCriterion
+from detclip2.modeling.losses.word_region_contrast import WordRegionContrast
 from detclip2.modeling.postprocess import PostProcess
-from detclip2.modeling.text_tower import (
+from detclip2.modeling.text.text_tower import (
     TextTower,
     fresh_text_model,
     load_text_model,
     load_tokenizer,
 )
+from detclip2.utils.errors import UserError
 
 
 def add_detclip_config(cfg: CfgNode) -> None:
@@ -75,7 +75,7 @@ def arguments_from_yacs(cfg: CfgNode) -> dict[str, Any]:
     )
     return {
         "backbone": backbone,
-        "head": DenseHead(
+        "head": ATSSHead(
             cfg.MODEL.FPN.OUT_CHANNELS,
             node.EMBED_DIM,
             num_convs=node.NUM_CONVS,
@@ -84,7 +84,7 @@ def arguments_from_yacs(cfg: CfgNode) -> dict[str, Any]:
         ),
         "text_tower": text_tower,
         "align": Alignment(node.PRIOR, node.NORMALIZE_REGIONS, node.INITIAL_SCALE),
-        "box_losses": BoxLosses(ATSSAssigner()),
+        "box_losses": DetectionCriterion(ATSSAssigner()),
         "contrast": WordRegionContrast(),
         "postprocess": PostProcess(
             node.SCORE_THRESHOLD,

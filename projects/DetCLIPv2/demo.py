@@ -11,7 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from detclip2.environment import require_packages
+from detclip2.utils.environment import require_packages
 
 require_packages("demo")
 
@@ -19,10 +19,10 @@ import cv2
 from detectron2.config import LazyConfig
 
 from detclip2.cli import main as detclip2
-from detclip2.data.sources.emoji import EmojiScenes
-from detclip2.data.sources.emoji.categories import World, make_world, names_of
-from detclip2.errors import UserError
-from detclip2.model_folder import default_model
+from detclip2.data.emojiscenes import EmojiScenes
+from detclip2.data.emojiscenes.categories import World, make_world, names_of
+from detclip2.utils.errors import UserError
+from detclip2.utils.model_folder import default_model
 
 OUTPUT = Path(__file__).resolve().parents[2] / "output" / "demo"
 PICTURES = 3

@@ -8,23 +8,23 @@ It reads these keys of the config, and no others:
 - ``model``; ``optimizer`` (its ``params.model`` is set here); ``lr_multiplier``
 - ``dataloader.train``: a HybridLoader; ``dataloader.test``: a Detectron2 test loader;
   ``dataloader.evaluator``: its ``dataset_name`` gives the names to detect
-- ``train``: see detclip2/engine/train_keys.py
+- ``train``: see detclip2/engine/defaults.py
 """
 
 import sys
 from typing import Any
 
-from detclip2.environment import require_packages
+from detclip2.utils.environment import require_packages
 
 require_packages("train_net")
 
 from detectron2.engine import default_argument_parser
 
 from detclip2.config import build_model
-from detclip2.engine.processes import run_processes
-from detclip2.engine.training import evaluate, set_up, train
-from detclip2.errors import UserError
-from detclip2.modeling.weights import load_weights
+from detclip2.engine.launch import run_processes
+from detclip2.engine.train_loop import evaluate, set_up, train
+from detclip2.utils.errors import UserError
+from detclip2.utils.weights import load_weights
 
 
 def main(args: Any) -> dict[str, Any]:

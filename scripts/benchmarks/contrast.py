@@ -16,8 +16,8 @@ import torch
 
 from benchmarks.timing import peak_memory, seconds
 from detclip2.modeling.alignment import Alignment
-from detclip2.modeling.contrast import Direction, Matching, WordRegionContrast
-from detclip2.modeling.matching import Texts
+from detclip2.modeling.losses.text_image_similarity import Texts
+from detclip2.modeling.losses.word_region_contrast import Direction, Matching, WordRegionContrast
 
 SIZES = ("images", "processes", "regions", "words", "width", "matching", "direction")
 

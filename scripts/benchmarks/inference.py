@@ -13,7 +13,7 @@ from torch import nn
 from benchmarks import peak
 from benchmarks.models import build, image_of, let_survive, names_of, vocabulary_of
 from benchmarks.timing import Setting, in_yards, seconds, synchronize
-from detclip2.modeling.detclip import DetCLIPv2
+from detclip2.modeling.meta_arch.detclipv2 import DetCLIPv2
 
 SIZES = ((800, 1333), (640, 640))
 NAMES = (1, 80, 1203, 13204)

@@ -22,13 +22,13 @@ import torch
 from detectron2.data import transforms as T
 
 from benchmarks.timing import spread
-from detclip2.data.image_io import read_image
+from detclip2.data.datasets.detection import load_detection_json, names_of_json
+from detclip2.data.datasets.grounding import mdetr_records
+from detclip2.data.emojiscenes import EmojiGrounding, EmojiPairs, EmojiScenes
+from detclip2.data.io.image import read_image
+from detclip2.data.io.shards import ImageTextShards
 from detclip2.data.mappers import CaptionMapper, DetectionMapper, GroundingMapper
 from detclip2.data.skips import SkipCounter
-from detclip2.data.sources.detection import load_detection_json, names_of_json
-from detclip2.data.sources.emoji import EmojiGrounding, EmojiPairs, EmojiScenes
-from detclip2.data.sources.grounding import mdetr_records
-from detclip2.data.sources.image_text import ImageTextShards
 
 SCENES: dict[str, Callable[..., Sequence]] = {
     "EmojiScenes, detection": EmojiScenes,

@@ -13,9 +13,9 @@ from detectron2.config import LazyConfig, instantiate
 from torch import Tensor
 
 from benchmarks.timing import Setting
-from detclip2.data.names import read_builtin
-from detclip2.modeling.detclip import DetCLIPv2
-from detclip2.modeling.text_tower import TextTower, load_tokenizer
+from detclip2.data.text.names import read_builtin
+from detclip2.modeling.meta_arch.detclipv2 import DetCLIPv2
+from detclip2.modeling.text.text_tower import TextTower, load_tokenizer
 
 MODELS = Path(__file__).resolve().parents[2] / "configs" / "models" / "detclipv2.py"
 # Any tokenizer splits names as well: its pieces are fewer than CLIP's, and so are ids.

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import growth
-from detclip2.files import write_whole
+from detclip2.utils.files import write_whole
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 FIGURE = DOCS / "images" / "growth.png"

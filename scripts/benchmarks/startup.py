@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from benchmarks.models import MODELS, image_of
 from benchmarks.timing import spread
-from detclip2.predictor import OpenVocabularyPredictor
+from detclip2.inference.predictor import OpenVocabularyPredictor
 
 
 def measure(repeats: int) -> dict[str, Any]:

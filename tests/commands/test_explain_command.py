@@ -3,10 +3,10 @@ import pytest
 from PIL import Image
 
 from detclip2 import cli
-from detclip2.explain import explain
-from detclip2.explain_figure import draw_explanation
-from detclip2.model_folder import read_model_folder
-from detclip2.predictor import OpenVocabularyPredictor
+from detclip2.inference.explain import explain
+from detclip2.inference.predictor import OpenVocabularyPredictor
+from detclip2.utils.model_folder import read_model_folder
+from detclip2.visualization.explanation import draw_explanation
 
 CAPTION = "a red apple on the fire engine"
 

@@ -5,15 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from detectron2.config import LazyConfig, instantiate
-from own_data import own_content, write_own_data
-from tiny_training import PROJECT, tiny_config
 
 from detclip2.cli import main as detclip2
-from detclip2.data.own_data import FINDINGS
-from detclip2.errors import UserError
-from detclip2.finetune import Mixed, iterations_for
-from detclip2.model_folder import read_model_folder, save_weights
-from detclip2.modeling.weights import read_weights
+from detclip2.finetuning.coco_check import FINDINGS
+from detclip2.finetuning.config import Mixed, iterations_for
+from detclip2.utils.errors import UserError
+from detclip2.utils.model_folder import read_model_folder, save_weights
+from detclip2.utils.weights import read_weights
+from tests.helpers.own_data import own_content, write_own_data
+from tests.helpers.tiny_training import PROJECT, tiny_config
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,13 @@
 import pytest
 import torch
 from detectron2.config import LazyConfig, instantiate
-from tiny_training import PROJECT, tiny_config
 
 from detclip2.cli import main as detclip2
 from detclip2.commands.plan import optimizer_bytes
-from detclip2.data.phrases import check_sample
-from detclip2.engine.measure import made_up_samples, source_shares, step_cost
-from detclip2.errors import UserError
+from detclip2.data.sample import check_sample
+from detclip2.engine.step_cost import made_up_samples, source_shares, step_cost
+from detclip2.utils.errors import UserError
+from tests.helpers.tiny_training import PROJECT, tiny_config
 
 PRETRAIN = PROJECT / "configs" / "pretrain_o365_goldg_cc15m_swin_t.py"
 

@@ -15,8 +15,8 @@ from detectron2.data import transforms as T
 
 from detclip2.data.hybrid_loader import HybridLoader, Source
 from detclip2.data.mappers import CaptionMapper, DetectionMapper, GroundingMapper
-from detclip2.data.sources.grounding import OdvgFile
-from detclip2.data.sources.captions import CaptionJsonl
+from detclip2.data.datasets.grounding import OdvgFile
+from detclip2.data.datasets.captions import CaptionJsonl
 
 folder = {folder!r}
 augmentations = [L(T.RandomFlip)(prob=1.0)]

@@ -7,11 +7,11 @@ from PIL import Image
 
 from detclip2.cli import main
 from detclip2.commands import vocabulary as command
-from detclip2.model_folder import read_model_folder
-from detclip2.modeling.text_tower import TextTower
-from detclip2.predictor import OpenVocabularyPredictor
-from detclip2.prompt_ensemble import BATCH_SIZE
-from detclip2.vocabulary import PROBE, Vocabulary
+from detclip2.inference.predictor import OpenVocabularyPredictor
+from detclip2.inference.prompt_ensemble import BATCH_SIZE
+from detclip2.inference.vocabulary import PROBE, Vocabulary
+from detclip2.modeling.text.text_tower import TextTower
+from detclip2.utils.model_folder import read_model_folder
 
 
 @pytest.fixture

@@ -3,9 +3,9 @@ from collections import Counter
 
 import pytest
 
-from detclip2.data.coco_json import read_coco_json
 from detclip2.data.few_shot import few_shot_split
-from detclip2.errors import UserError
+from detclip2.data.io.coco_json import read_coco_json
+from detclip2.utils.errors import UserError
 
 REAL = ["aquarium_test/annotations.json", "bccd/train.json"]
 

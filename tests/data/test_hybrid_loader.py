@@ -8,14 +8,14 @@ import time
 import pytest
 import torch
 from detectron2.utils import comm
-from processes import run_processes
 
 from detclip2.data import hybrid_loader
 from detclip2.data.hybrid_loader import DrawSampler, HybridLoader, SampleStream, Source
-from detclip2.data.phrases import SkipSample
+from detclip2.data.io.shards import ImageTextShards
+from detclip2.data.sample import SkipSample
 from detclip2.data.skips import SkipCounter
-from detclip2.data.sources.image_text import ImageTextShards
-from detclip2.errors import UserError
+from detclip2.utils.errors import UserError
+from tests.helpers.processes import run_processes
 
 
 class ToyMapper:

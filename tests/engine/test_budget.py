@@ -7,9 +7,9 @@ import pytest
 import torch
 from detectron2.solver import LRMultiplier
 
-from detclip2.engine.alternate_sources import Schedule
 from detclip2.engine.budget import SharedStartCosine, schedule_of_budget
-from detclip2.errors import UserError
+from detclip2.engine.hooks.source_schedule import Schedule
+from detclip2.utils.errors import UserError
 
 
 def rates(max_iter, warmup, shared, first=0):

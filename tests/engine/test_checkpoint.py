@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
-from toy import toy_loader, toy_trainer
 
-from detclip2.engine.alternate_sources import AlternateSources
 from detclip2.engine.checkpoint import Checkpointer
-from detclip2.errors import UserError
-from detclip2.modeling.weights import read_weights
+from detclip2.engine.hooks.source_schedule import AlternateSources
+from detclip2.utils.errors import UserError
+from detclip2.utils.weights import read_weights
+from tests.helpers.toy import toy_loader, toy_trainer
 
 
 def model_of(value, size=4):
@@ -76,7 +76,12 @@ def save_for_ever(folder):
 
 def test_a_killed_process_leaves_a_whole_checkpoint(tmp_path):
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["detclip2.engine.checkpoint", "detclip2.modeling.contrast"])
+    context.set_forkserver_preload(
+        [
+            "detclip2.engine.checkpoint",
+            "detclip2.modeling.losses.word_region_contrast",
+        ]
+    )
     rng = np.random.default_rng()
     values = []
     for number in range(6):

@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import stopping
 import torch
-from processes import run_processes
+
+from tests.helpers import stopping
+from tests.helpers.processes import run_processes
 
 LAUNCH = [sys.executable, "-W", "ignore"]
 TORCHRUN = [

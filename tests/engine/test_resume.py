@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import instantiate
-from tiny_training import load_train_net, tiny_config
+
+from tests.helpers.tiny_training import load_train_net, tiny_config
 
 LAST = 6
 

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 from detectron2.engine import HookBase
-from processes import run_processes
 from torch import nn
-from toy import ToyModel, toy_loader
 
-from detclip2.engine.alternate_sources import AlternateSources
+from detclip2.engine.hooks.source_schedule import AlternateSources
 from detclip2.engine.nonfinite import NonFiniteSteps
 from detclip2.engine.trainer import Trainer
-from detclip2.errors import UserError
+from detclip2.utils.errors import UserError
+from tests.helpers.processes import run_processes
+from tests.helpers.toy import ToyModel, toy_loader
 
 
 class Model(ToyModel):

@@ -6,16 +6,16 @@ import pytest
 import torch
 from detectron2.engine import HookBase, hooks
 from fvcore.common.param_scheduler import LinearParamScheduler
-from processes import run_processes
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from toy import toy_loader
 
-from detclip2.engine.alternate_sources import AlternateSources
 from detclip2.engine.checkpoint import Checkpointer
+from detclip2.engine.hooks.source_schedule import AlternateSources
 from detclip2.engine.nonfinite import NonFiniteSteps
 from detclip2.engine.trainer import Trainer
-from detclip2.engine.zero import share_out
+from detclip2.engine.zero import shard_optimizer_state
+from tests.helpers.processes import run_processes
+from tests.helpers.toy import toy_loader
 
 ITERATIONS, STOPPED = 8, 5
 BAD_STEP = 3  # where a loss is not finite, in one process
@@ -68,7 +68,7 @@ def train(rank, world_size, folder, zero, resume=False, precision=None):
         for i, p in enumerate(model.parameters())
     ]
     optimizer = torch.optim.AdamW(groups, betas=(0.8, 0.95))
-    optimizer = share_out(optimizer) if zero else optimizer
+    optimizer = shard_optimizer_state(optimizer) if zero else optimizer
     loader = toy_loader(batch_sizes=(6,))
     parallel = DistributedDataParallel(model) if world_size > 1 else model
     trainer = Trainer(

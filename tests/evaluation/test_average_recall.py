@@ -4,14 +4,14 @@ import logging
 import numpy as np
 import pytest
 import torch
-import toy_coco
 from detectron2.structures import Boxes, Instances
-from processes import run_processes
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from detclip2.errors import UserError
 from detclip2.evaluation.average_recall import AverageRecallEvaluator
+from detclip2.utils.errors import UserError
+from tests.helpers import toy_coco
+from tests.helpers.processes import run_processes
 
 NAME = "test_average_recall"
 LIMITS = (3, 10, 40)

@@ -5,8 +5,8 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluators
 from detectron2.structures import Boxes, BoxMode, Instances
 
-from detclip2.data.sources.emoji.sets import validation_set
-from detclip2.evaluation.lvis_evaluator import LVISEvaluator
+from detclip2.data.emojiscenes.sets import validation_set
+from detclip2.evaluation.lvis import LVISFixedAPEvaluator
 
 
 def noisy_detections(record, num_classes, rng):
@@ -37,7 +37,7 @@ def test_coco_and_lvis_measure_the_same(tmp_path):
     metadata = MetadataCatalog.get(name)
     metadata.thing_dataset_id_to_contiguous_id = {i + 1: i for i in range(10)}
     coco = COCOEvaluator(name, tasks=["bbox"], output_dir=str(tmp_path / "coco"))
-    lvis = LVISEvaluator(name, tasks=["bbox"], output_dir=str(tmp_path / "lvis"))
+    lvis = LVISFixedAPEvaluator(name, tasks=["bbox"], output_dir=str(tmp_path / "lvis"))
     both = DatasetEvaluators([coco, lvis])
     both.reset()
     rng = np.random.default_rng(0)

@@ -8,9 +8,9 @@ import torch
 from detectron2.data import MetadataCatalog
 from detectron2.structures import Boxes, Instances
 
-from detclip2.errors import UserError
 from detclip2.evaluation.name_accuracy import NameAccuracyEvaluator
 from detclip2.evaluation.open_vocabulary import open_vocabulary_evaluator
+from detclip2.utils.errors import UserError
 
 SPLITS = ("base", "base", "novel")
 

@@ -10,9 +10,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from detclip2 import cli
-from detclip2.data.sources.odinw import odinw_sets
-from detclip2.errors import UserError
+from detclip2.data.datasets.odinw import odinw_sets
 from detclip2.evaluation.odinw import OdinwSettings, evaluate_odinw, found_sets, mean_of
+from detclip2.utils.errors import UserError
 
 SOURCES = {
     "Aquarium": ("aquarium_test/annotations.json", "aquarium_test/images", 4),

@@ -11,20 +11,20 @@ from detectron2.config import instantiate
 from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
 from detectron2.evaluation import inference_on_dataset
 from detectron2.structures import Boxes, Instances
-from processes import run_processes
 
-from detclip2.data.mentions import Mention, MentionMapper, mentions_of
-from detclip2.data.sources.emoji import EmojiGrounding
-from detclip2.data.sources.emoji.sprites import find_emoji_font
-from detclip2.data.sources.grounding import mdetr_records
-from detclip2.errors import UserError
+from detclip2.data.datasets.grounding import mdetr_records
+from detclip2.data.emojiscenes import EmojiGrounding
+from detclip2.data.emojiscenes.sprites import find_emoji_font
+from detclip2.data.mappers.phrase_grounding import Mention, MentionMapper, mentions_of
 from detclip2.evaluation.phrase_grounding import (
     PhraseGroundingEvaluator,
     first_right,
     grounding_set,
     merged,
 )
-from detclip2.modeling.postprocess import BestOfEachName
+from detclip2.modeling.postprocess import TopKPerPhrase
+from detclip2.utils.errors import UserError
+from tests.helpers.processes import run_processes
 
 TYPES = [("people",), ("people", "other"), (), ("scene",)]
 PHRASES = ["a man", "two dogs", "the sky", "A man", "shirt"]  # the first and fourth are one
@@ -262,7 +262,7 @@ def test_a_model_on_scenes(tiny_config):
         find_emoji_font()
     except UserError as error:
         pytest.skip(str(error))
-    tiny_config.postprocess = BestOfEachName(max_detections=10)
+    tiny_config.postprocess = TopKPerPhrase(max_detections=10)
     torch.manual_seed(0)
     model = instantiate(tiny_config).eval()
     records = grounding_set("scenes", EmojiGrounding(10, count=3, size=64, seed=9))

@@ -1,8 +1,7 @@
 import json
 
-from own_data import own_content, write_own_data
-
 from detclip2.evaluation.worst_errors import errors_of, write_worst_errors
+from tests.helpers.own_data import own_content, write_own_data
 
 
 def detection(image_id, category_id, bbox, score):

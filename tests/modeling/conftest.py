@@ -2,7 +2,8 @@ import math
 
 import pytest
 import torch
-from detclip_samples import NAMES
+
+from tests.helpers.detclip_samples import NAMES
 
 
 @pytest.fixture

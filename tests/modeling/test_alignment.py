@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from detclip2.modeling.alignment import Alignment, BestOfLabel
+from detclip2.modeling.alignment import Alignment, MaxOverSynonyms
 
 B, K, M, D = 2, 5, 3, 8
 
@@ -63,7 +63,7 @@ def test_a_label_of_several_names_scores_as_the_best_of_them():
     align = Alignment(prior=0.2)
     label_of_row = [0, 0, 0, 1, 2, 2, 3]
     regions, names = normal(K, D), normal(len(label_of_row), D, seed=1)
-    best = BestOfLabel(align, torch.tensor(label_of_row))(regions, names)
+    best = MaxOverSynonyms(align, torch.tensor(label_of_row))(regions, names)
     similarity = align(regions, names)
     assert best.shape == (K, 4)
     for k in range(K):
@@ -75,18 +75,20 @@ def test_a_label_of_several_names_scores_as_the_best_of_them():
 def test_one_name_a_label_is_the_plain_similarity():
     align = Alignment()
     regions, names = normal(K, D), normal(M, D, seed=1)
-    assert torch.equal(BestOfLabel(align, torch.arange(M))(regions, names), align(regions, names))
+    assert torch.equal(
+        MaxOverSynonyms(align, torch.arange(M))(regions, names), align(regions, names)
+    )
 
 
 def test_best_name_where_there_is_no_region():
-    best = BestOfLabel(Alignment(), torch.tensor([0, 0]))(normal(0, D), normal(2, D))
+    best = MaxOverSynonyms(Alignment(), torch.tensor([0, 0]))(normal(0, D), normal(2, D))
     assert best.shape == (0, 1)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 100])
 def test_blocks_of_labels_are_parts_of_the_whole(size):
     regions, names = normal(5, D), normal(7, D, seed=1)
-    labels = BestOfLabel(Alignment(), torch.tensor([0, 1, 1, 1, 2, 3, 3]))
+    labels = MaxOverSynonyms(Alignment(), torch.tensor([0, 1, 1, 1, 2, 3, 3]))
     for align in (Alignment(), labels):
         blocks = align.blocks(names, size)
         whole = align(regions, names)

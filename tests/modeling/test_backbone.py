@@ -7,8 +7,8 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from detclip2.errors import UserError
 from detclip2.modeling.backbone import TimmBackbone, feature_pyramid
+from detclip2.utils.errors import UserError
 
 SWIN = "swin_tiny_patch4_window7_224"
 # The architecture of Swin with few channels, in windows so small that a small image has several.

@@ -10,9 +10,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.ops import deform_conv2d
 
 from detclip2 import OpenVocabularyPredictor
-from detclip2.data.sources.emoji import EmojiScenes
-from detclip2.modeling import deformable
-from detclip2.modeling.detclip import DetCLIPv2
+from detclip2.data.emojiscenes import EmojiScenes
+from detclip2.modeling.layers import deform_conv
+from detclip2.modeling.meta_arch.detclipv2 import DetCLIPv2
 
 NAMES = [f"thing {i}" for i in range(20)]
 
@@ -30,7 +30,7 @@ def plain_paths(monkeypatch):
         return deform_conv2d(x, offsets, weight, padding=1, mask=mask)
 
     with monkeypatch.context() as patch, torch.backends.nnpack.flags(enabled=False):
-        patch.setattr(deformable, "conv_of_rows", reference)
+        patch.setattr(deform_conv, "conv_of_rows", reference)
         yield
 
 

@@ -9,7 +9,7 @@ from torchvision.ops import nms
 
 from detclip2.modeling import postprocess
 from detclip2.modeling.alignment import Alignment
-from detclip2.modeling.postprocess import BestOfEachName, PostProcess
+from detclip2.modeling.postprocess import PostProcess, TopKPerPhrase
 
 K, C, D = 60, 4, 6
 SIZE = (50, 70)  # height, width
@@ -163,7 +163,7 @@ def test_half_precision_is_scored_in_single():
 @pytest.mark.parametrize("seed", range(3))
 def test_best_of_each_name_is_one_name_at_a_time(seed, kept):
     outputs = Outputs(seed)
-    found = outputs.detect(BestOfEachName, max_detections=kept)
+    found = outputs.detect(TopKPerPhrase, max_detections=kept)
     assert (found.scores[:-1] >= found.scores[1:]).all()
     for name in range(C):
         own = found[found.pred_classes == name]
@@ -182,11 +182,11 @@ def test_best_of_each_name_has_boxes_for_hopeless_names():
     outputs = Outputs()
     outputs.align = Alignment(prior=1e-30)
     assert len(outputs.detect()) == 0
-    assert outputs.detect(BestOfEachName).pred_classes.unique().tolist() == list(range(C))
+    assert outputs.detect(TopKPerPhrase).pred_classes.unique().tolist() == list(range(C))
 
 
 def test_best_of_each_name_candidates_are_of_a_name():
-    found = Outputs().detect(BestOfEachName, max_candidates=1)
+    found = Outputs().detect(TopKPerPhrase, max_candidates=1)
     assert sorted(found.pred_classes.tolist()) == list(range(C))
 
 
@@ -195,18 +195,18 @@ def test_best_of_each_name_ignores_what_is_broken():
     outputs.regions[:10] = torch.nan
     outputs.deltas[10:20] = torch.nan
     outputs.anchors[20:30] += 1000
-    found = outputs.detect(BestOfEachName, max_detections=100)
+    found = outputs.detect(TopKPerPhrase, max_detections=100)
     sound = Outputs()
     for field in ("anchors", "deltas", "regions", "centerness"):
         setattr(sound, field, getattr(sound, field)[30:])
-    expected = sound.detect(BestOfEachName, max_detections=100)
+    expected = sound.detect(TopKPerPhrase, max_detections=100)
     # Not to the bit: how a product of matrices rounds depends on their sizes.
     torch.testing.assert_close(found.scores, expected.scores, atol=0, rtol=1e-6)
     assert torch.equal(found.pred_boxes.tensor, expected.pred_boxes.tensor)
 
 
 def test_best_of_no_name():
-    assert len(Outputs(classes=0).detect(BestOfEachName)) == 0
+    assert len(Outputs(classes=0).detect(TopKPerPhrase)) == 0
 
 
 def test_the_similarities_are_never_all_in_memory(monkeypatch):

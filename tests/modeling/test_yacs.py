@@ -13,16 +13,16 @@ from detectron2.modeling import build_model
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from detclip2.data.datasets.detection import category_names, detection_records
 from detclip2.data.hybrid_loader import HybridLoader, Source
 from detclip2.data.mappers import DetectionMapper
-from detclip2.data.sources.detection import category_names, detection_records
-from detclip2.errors import UserError
-from detclip2.model_folder import read_model_folder
+from detclip2.inference.predictor import OpenVocabularyPredictor
 from detclip2.modeling import yacs
-from detclip2.modeling.detclip import DetCLIPv2
-from detclip2.modeling.weights import load_weights
+from detclip2.modeling.meta_arch.detclipv2 import DetCLIPv2
 from detclip2.modeling.yacs import add_detclip_config
-from detclip2.predictor import OpenVocabularyPredictor
+from detclip2.utils.errors import UserError
+from detclip2.utils.model_folder import read_model_folder
+from detclip2.utils.weights import load_weights
 
 NAMES = ["red apple", "fire engine", "пёс"]
 

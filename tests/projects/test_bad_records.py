@@ -7,12 +7,12 @@ import re
 import subprocess
 import sys
 
-import bad_records
 from detectron2.config import LazyCall, LazyConfig
-from tiny_training import TRAIN_NET, tiny_config
 
 from detclip2.data.hybrid_loader import Source
 from detclip2.data.mappers import GroundingMapper
+from tests.helpers import bad_records
+from tests.helpers.tiny_training import TRAIN_NET, tiny_config
 
 KINDS = {
     "detection": {

@@ -2,9 +2,8 @@ import os
 import subprocess
 import sys
 
-from tiny_training import PROJECT
-
-from detclip2.data.sources.emoji.categories import make_world, names_of
+from detclip2.data.emojiscenes.categories import make_world, names_of
+from tests.helpers.tiny_training import PROJECT
 
 # The demo with another folder.
 DEMO = """

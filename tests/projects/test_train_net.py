@@ -11,12 +11,12 @@ from detectron2.config import LazyConfig, instantiate
 from detectron2.engine import default_argument_parser
 from PIL import Image
 from safetensors.torch import load_file
-from tiny_training import PROJECT, TRAIN_NET, load_train_net, tiny_config
 
 from detclip2.cli import main as detclip2
 from detclip2.config import build
-from detclip2.engine.training import load
-from detclip2.model_folder import save_weights
+from detclip2.engine.train_loop import load
+from detclip2.utils.model_folder import save_weights
+from tests.helpers.tiny_training import PROJECT, TRAIN_NET, load_train_net, tiny_config
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from detclip2.data.concepts import Concept, ConceptDictionary
+from detclip2.data.text.concepts import Concept, ConceptDictionary
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "build_concepts.py"
 WORDNET = Path("/usr/share/wordnet")
@@ -121,7 +121,7 @@ def test_wordnet(build, tmp_path):
 
 @pytest.mark.skipif(not (WORDNET / "noun.exc").exists(), reason="WordNet is not installed")
 def test_plurals_against_wordnets_morphology(build):
-    from detclip2.data.concepts import singular_forms
+    from detclip2.data.text.concepts import singular_forms
 
     wordnet = build.WordNet(WORDNET)._reader
     words = [n for n in wordnet.all_lemma_names(pos="n") if n.isalpha() and n.islower()][::40]

@@ -9,9 +9,9 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from detclip2.errors import UserError
 from detclip2.modeling.backbone import TimmBackbone
-from detclip2.modeling.text_tower import load_text_model, load_tokenizer, resolve_folder
+from detclip2.modeling.text.text_tower import load_text_model, load_tokenizer, resolve_folder
+from detclip2.utils.errors import UserError
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "convert_weights.py"
 NAME = "swin_tiny_patch4_window7_224"

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detclip2.data.concepts import Concept, ConceptDictionary
+from detclip2.data.datasets.grounding import mdetr_records
 from detclip2.data.mappers import GroundingMapper, draw_sample
-from detclip2.data.phrases import check_sample
+from detclip2.data.sample import check_sample
 from detclip2.data.skips import SkipCounter
-from detclip2.data.sources.grounding import mdetr_records
+from detclip2.data.text.concepts import Concept, ConceptDictionary
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "derive_grounding.py"
 

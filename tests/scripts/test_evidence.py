@@ -15,12 +15,12 @@ import pytest
 import torch
 from detectron2.config import LazyConfig
 from evidence_rows import ROWS, TABLES
-from tiny_evidence import TINY, place_in
 
 from detclip2.config import load_config
-from detclip2.data.sources.emoji.categories import make_world
-from detclip2.engine.curves import read_metrics
-from detclip2.errors import UserError
+from detclip2.data.emojiscenes.categories import make_world
+from detclip2.engine.hooks.curves import read_metrics
+from detclip2.utils.errors import UserError
+from tests.helpers.tiny_evidence import TINY, place_in
 
 
 @pytest.fixture(scope="module")

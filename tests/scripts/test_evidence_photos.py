@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from evidence import main
-from evidence_photos import chosen_images, joined, path_to_tell
+from evidence_photos import chosen_images, joined, portable_path
 from PIL import Image
 
-from detclip2.model_folder import SHIPPED
+from detclip2.utils.model_folder import SHIPPED
 
 
 def write_coco(folder, json_file, count, first=1, captions=None):
@@ -88,8 +88,8 @@ def test_blood_cells_from_few_images(tmp_path):
 
 
 def test_a_folder_of_the_project_is_told_as_in_it():
-    assert str(path_to_tell(SHIPPED)) == "detclip2/resources/models/emoji_nano"
-    assert str(path_to_tell(Path("/somewhere/else"))) == "else"
+    assert str(portable_path(SHIPPED)) == "detclip2/resources/models/emoji_nano"
+    assert str(portable_path(Path("/somewhere/else"))) == "else"
 
 
 def test_files_of_two_folders_become_one(tmp_path):

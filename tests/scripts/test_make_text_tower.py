@@ -4,7 +4,7 @@ import torch
 from make_text_tower import latent_vectors, texts_of, write_tower
 from torch.nn import functional as F
 
-from detclip2.modeling.text_tower import TextTower, load_text_model, load_tokenizer
+from detclip2.modeling.text.text_tower import TextTower, load_text_model, load_tokenizer
 
 TEXTS = [
     *["truck lorry motor vehicle a large vehicle that carries goods on a road"] * 3,

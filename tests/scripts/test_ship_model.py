@@ -7,14 +7,14 @@ import pytest
 import ship_model
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from tiny_evidence import TINY, place_in
 
 from detclip2 import OpenVocabularyPredictor
 from detclip2.config import load_config
-from detclip2.errors import UserError
-from detclip2.model_folder import CONFIG_NAME, read_model_folder
-from detclip2.modeling.weights import read_weights
-from detclip2.vocabulary import Vocabulary
+from detclip2.inference.vocabulary import Vocabulary
+from detclip2.utils.errors import UserError
+from detclip2.utils.model_folder import CONFIG_NAME, read_model_folder
+from detclip2.utils.weights import read_weights
+from tests.helpers.tiny_evidence import TINY, place_in
 
 
 @pytest.fixture(scope="module")

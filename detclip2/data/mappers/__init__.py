@@ -1,7 +1,7 @@
 """Dataset records become samples: one mapper for each kind of supervision (paper, sec. 3.1).
 
 A mapper is called with a record and a random generator, and returns the sample of
-:mod:`detclip2.data.phrases` or raises :class:`~detclip2.data.phrases.SkipSample`. A sample is a
+:mod:`detclip2.data.sample` or raises :class:`~detclip2.data.sample.SkipSample`. A sample is a
 function of the record and the generator's state alone, and the record is never changed. Boxes that
 are of no use are left out and counted in ``mapper.counter``.
 """

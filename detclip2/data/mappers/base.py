@@ -11,10 +11,10 @@ from detectron2.data import detection_utils
 from detectron2.data import transforms as T
 from detectron2.structures import BoxMode, Instances
 
-from detclip2.data.phrases import SkipSample
 from detclip2.data.records import Record, box_of, box_problem, name_of, read_record_image
+from detclip2.data.sample import SkipSample
 from detclip2.data.skips import SkipCounter
-from detclip2.errors import UserError
+from detclip2.utils.errors import UserError
 
 MAX_ASPECT_RATIO = 100
 

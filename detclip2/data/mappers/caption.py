@@ -6,8 +6,8 @@ import numpy as np
 from detectron2.data import transforms as T
 
 from detclip2.data.mappers.base import Mapper, Sample
-from detclip2.data.phrases import SkipSample, clean_phrase, unique_phrases
 from detclip2.data.records import Record, decode_caption, name_of
+from detclip2.data.sample import SkipSample, clean_phrase, unique_phrases
 from detclip2.data.skips import SkipCounter
 
 
@@ -18,7 +18,7 @@ class CaptionMapper(Mapper):
         augmentations: Detectron2 augmentations; the paper trains pairs at 320 x 320 (Resize).
         max_phrases: the first so many phrases are kept (the paper leaves it open).
         noun_phrases: caption -> its noun phrases, for records that do not bring ``phrases``;
-            ``detclip2.data.noun_phrases.extract_noun_phrases`` by default.
+            ``detclip2.data.text.noun_phrases.extract_noun_phrases`` by default.
         include_caption: whether the whole caption is a phrase too (sec. 3.1 says so, sec. 3.2 is
             silent; hence a switch).
         counter: see :class:`Mapper`.
@@ -64,6 +64,6 @@ class CaptionMapper(Mapper):
 
 def extract_noun_phrases(caption: str) -> list[str]:
     """The project's noun phrases, imported when they are first needed."""
-    from detclip2.data.noun_phrases import extract_noun_phrases as extract
+    from detclip2.data.text.noun_phrases import extract_noun_phrases as extract
 
     return extract(caption)

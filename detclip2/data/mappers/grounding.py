@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 from detectron2.data import transforms as T
 
-from detclip2.data.concepts import ConceptDictionary
 from detclip2.data.mappers.base import Mapper, Sample
-from detclip2.data.phrases import SkipSample, clean_phrase, unique_phrases
 from detclip2.data.records import Record, decode_caption, name_of
+from detclip2.data.sample import SkipSample, clean_phrase, unique_phrases
 from detclip2.data.skips import SkipCounter
+from detclip2.data.text.concepts import ConceptDictionary
 
 
 class GroundingMapper(Mapper):

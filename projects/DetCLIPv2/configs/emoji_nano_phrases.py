@@ -5,7 +5,7 @@ The scenes have another seed than those of training, and base categories alone.
 
 from detectron2.config import LazyCall as L
 
-from detclip2.data.sources.emoji import EmojiGrounding
+from detclip2.data.emojiscenes import EmojiGrounding
 
 from ....configs.data.flickr30k_entities import dataloader, postprocess
 from .emoji_nano_grounding import inference, lr_multiplier, model, optimizer, train, world

@@ -6,7 +6,7 @@ From the weights of a pre-training: ``train.init_checkpoint=FILE``.
 from detectron2.config import LazyCall as L
 
 from detclip2.data.hybrid_loader import HybridLoader
-from detclip2.engine.schedule import schedule_of_epochs
+from detclip2.engine.solver import schedule_of_epochs
 
 from ....configs.data.pretraining import detection, pretraining
 from .lvis_swin_t_zero_shot import (

@@ -7,8 +7,8 @@ from copy import deepcopy
 
 from detectron2.config import LazyCall as L
 
-from detclip2.data.sources.odinw import odinw_prompts, odinw_set
-from detclip2.engine.schedule import warmup_constant
+from detclip2.data.datasets.odinw import odinw_prompts, odinw_set
+from detclip2.engine.solver import warmup_constant
 
 from ....configs.data.coco import dataloader, inference
 from ....configs.models.detclipv2 import swin_l as model

@@ -1,6 +1,6 @@
 """The paper's pre-training of Swin-T on Objects365 and GoldG (Tab. 9), for 32 GPUs."""
 
-from detclip2.engine.schedule import schedule_of_epochs
+from detclip2.engine.solver import schedule_of_epochs
 
 from ....configs.data.pretraining import flickr, images, mixed
 from .pretrain_o365_swin_t import (

@@ -1,6 +1,6 @@
 """The paper's pre-training of Swin-L on Objects365 alone (Tab. 9), for 64 GPUs."""
 
-from detclip2.engine.schedule import schedule_of_epochs
+from detclip2.engine.solver import schedule_of_epochs
 
 from ....configs.models.detclipv2 import swin_l as model
 from .pretrain_o365_swin_t import (

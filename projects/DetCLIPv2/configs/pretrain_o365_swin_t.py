@@ -6,7 +6,7 @@ Backbones start from ImageNet weights: ``model.backbone.bottom_up.weights=FILE``
 from detectron2.config import LazyCall as L
 
 from detclip2.data.hybrid_loader import HybridLoader
-from detclip2.engine.schedule import schedule_of_epochs
+from detclip2.engine.solver import schedule_of_epochs
 
 from ....configs.data.lvis import dataloader, inference, lvis
 from ....configs.data.pretraining import detection, images, pretraining

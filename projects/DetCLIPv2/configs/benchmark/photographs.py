@@ -6,11 +6,11 @@ It is evaluated on what it has learnt. `scripts/evidence.py photos overfit` prep
 from detectron2.config import LazyCall as L
 from detectron2.data import transforms as T
 
+from detclip2.data.datasets.captions import coco_caption_records
+from detclip2.data.datasets.grounding import mdetr_records
 from detclip2.data.hybrid_loader import Source
 from detclip2.data.mappers import CaptionMapper, GroundingMapper
-from detclip2.data.sources.captions import coco_caption_records
-from detclip2.data.sources.grounding import mdetr_records
-from detclip2.model_folder import SHIPPED, WEIGHTS_NAME
+from detclip2.utils.model_folder import SHIPPED, WEIGHTS_NAME
 
 from .....configs.data.coco import coco, dataloader, inference
 from .....configs.models.detclipv2 import nano as model

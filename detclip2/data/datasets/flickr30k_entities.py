@@ -1,0 +1,119 @@
+"""Flickr30k Entities as its authors distribute it: Sentences/*.txt, Annotations/*.xml, splits.
+
+A line of ``Sentences/ID.txt`` is a caption with its phrases in brackets::
+
+    [/EN#283585/people A young child] climbs [/EN#0/notvisual a set] of [/EN#283587/other stairs] .
+
+that is, the number of the thing meant, its types, and the words. ``Annotations/ID.xml`` has the
+boxes of each number; things that are nowhere or everywhere in the picture have none.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from detclip2.data.mappers.phrase_grounding import Mention
+from detclip2.data.sample import clean_phrase
+from detclip2.utils.errors import UserError
+
+Box = tuple[float, float, float, float]
+
+_PHRASE = re.compile(r"\[/EN#(?P<thing>\d+)(?P<types>(?:/[^\s/\]]+)*)\s+(?P<words>[^\]]*)\]")
+
+
+def flickr30k_entities_records(
+    folder: str, image_root: str, split: str = "test"
+) -> list[dict[str, Any]]:
+    """Grounding records, one for each caption that has a phrase with a box.
+
+    ``mentions`` has the caption's phrases that have boxes, each time they occur, as the literature
+    counts them. Boxes are the numbers of the file, without taking 1 away, as in MDETR's evaluation.
+
+    Args:
+        folder: holds ``Annotations``, ``Sentences`` and the lists of the splits.
+        image_root: the folder of the images, ``ID.jpg``.
+        split: train, val, or test; any ``{split}.txt`` that lists ids, one a line.
+
+    Raises:
+        UserError: a file of the split is missing or not in the format. None is passed over: the
+            recall on a part of a split is the recall on something else.
+    """
+    root = Path(folder)
+    ids = _read(root / f"{split}.txt").split()
+    if not ids:
+        raise UserError(f"{root / f'{split}.txt'} lists no image")
+    records = []
+    for identity in ids:
+        (width, height), boxes = _boxes(root / "Annotations" / f"{identity}.xml")
+        sentences = _sentences(root / "Sentences" / f"{identity}.txt")
+        for number, (caption, phrases) in enumerate(sentences):
+            mentions = [
+                Mention(phrase, tuple(boxes[thing]), types)
+                for phrase, thing, types in phrases
+                if thing in boxes
+            ]
+            if mentions:
+                records.append(
+                    {
+                        "file_name": str(Path(image_root) / f"{identity}.jpg"),
+                        "image_id": identity,
+                        "sentence_id": number,
+                        "height": height,
+                        "width": width,
+                        "caption": caption,
+                        "mentions": mentions,
+                    }
+                )
+    return records
+
+
+def _sentences(path: Path) -> Iterator[tuple[str, list[tuple[str, str, tuple[str, ...]]]]]:
+    """The captions of an image, each with its phrases: words, number of the thing, types."""
+    for line in _read(path).splitlines():
+        if not line.strip():  # has no number either
+            continue
+        phrases = [
+            (phrase, match["thing"], tuple(match["types"].split("/")[1:]))
+            for match in _PHRASE.finditer(line)
+            if (phrase := clean_phrase(match["words"]))
+        ]
+        caption = _PHRASE.sub(lambda match: match["words"], line)
+        if "[/EN#" in caption:
+            raise UserError(
+                f"{path}: a phrase is not of the form [/EN#number/type words]: {line.strip()[:80]}"
+            )
+        yield clean_phrase(caption), phrases
+
+
+def _boxes(path: Path) -> tuple[tuple[int, int], dict[str, list[Box]]]:
+    """The (width, height) of an image, and number of a thing -> its boxes, XYXY px."""
+    boxes: dict[str, list[Box]] = {}
+    try:
+        root = ElementTree.fromstring(_read(path))
+        size = int(root.findtext("size/width", "")), int(root.findtext("size/height", ""))
+        for thing in root.iterfind("object"):
+            corners = thing.find("bndbox")
+            if corners is None:
+                continue
+            x1, y1, x2, y2 = (
+                float(corners.findtext(edge, "")) for edge in ("xmin", "ymin", "xmax", "ymax")
+            )
+            for name in thing.iterfind("name"):  # a box may show several things
+                boxes.setdefault((name.text or "").strip(), []).append((x1, y1, x2, y2))
+    except (ElementTree.ParseError, ValueError) as error:
+        raise UserError(
+            f"{path}: not an annotation of Flickr30k Entities (size/width and height, "
+            f"object/name and bndbox/xmin, ymin, xmax, ymax): {error}"
+        ) from error
+    return size, boxes
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; it is part of Flickr30k Entities") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not text in UTF-8 ({error})") from error

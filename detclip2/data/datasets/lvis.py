@@ -1,0 +1,74 @@
+"""LVIS v1's two validation splits, in Detectron2's catalogs under the names that are in use.
+
+Detectron2 registers ``lvis_v1_val`` itself; the stand-in in ``compat/`` does not, and neither does
+``lvis_v1_minival``: 4,809 images of the validation set, drawn for MDETR, on which DetCLIPv2, GLIP
+and others report.
+"""
+
+import os
+from typing import Any
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets.lvis import register_lvis_instances
+from detectron2.utils.file_io import PathManager
+
+from detclip2.data.datasets.detection import detection_records
+from detclip2.utils.errors import UserError
+
+ROOT = "DETECTRON2_DATASETS"
+"""The environment variable with the folder that has ``lvis/`` and ``coco/``."""
+SPLITS = {
+    "lvis_v1_minival": "lvis/lvis_v1_minival_inserted_image_name.json",
+    "lvis_v1_val": "lvis/lvis_v1_val.json",
+}
+"""Name -> annotations under `ROOT`, as Detectron2 lays them out."""
+
+
+def register_lvis(root: str) -> None:
+    """Register those of `SPLITS` that are not registered; nothing is read before it is asked for.
+
+    Args:
+        root: the folder that has ``lvis/`` with the annotations and ``coco/`` with ``train2017/``
+            and ``val2017/``.
+    """
+    for name, json_file in SPLITS.items():
+        if name not in DatasetCatalog.list():
+            # Detectron2 joins the folder's name and the image's without a slash.
+            images = os.path.join(root, "coco", "")
+            register_lvis_instances(name, {}, os.path.join(root, json_file), images)
+
+
+def lvis_set(name: str) -> list[dict[str, Any]]:
+    """The records of a split, registered if need be, for configs.
+
+    Args:
+        name: of `SPLITS`.
+
+    Returns:
+        As :func:`detclip2.data.datasets.detection.detection_records`.
+
+    Raises:
+        UserError: no such split, no folder is set, or its annotations are not there or not LVIS's.
+    """
+    if name not in SPLITS:
+        raise UserError(f"{name!r} is no split of LVIS; known: {', '.join(SPLITS)}")
+    if os.environ.get(ROOT):
+        register_lvis(os.environ[ROOT])
+    if name not in DatasetCatalog.list():
+        raise UserError(f"{name}: set {ROOT} to the folder that has lvis/ and coco/")
+    json_file = MetadataCatalog.get(name).json_file
+    if not PathManager.isfile(json_file):
+        raise UserError(
+            f"{name}: {json_file} is missing; docs/evaluation.md says where to get it and what "
+            f"{ROOT} must hold"
+        )
+    try:
+        return detection_records(name)
+    except KeyError as error:
+        raise UserError(f"{json_file} lacks LVIS's key {error.args[0]!r}") from error
+    except (AssertionError, ValueError) as error:
+        raise UserError(f"{json_file} is not a json of LVIS: {error}") from error
+
+
+if os.environ.get(ROOT):  # on import, as Detectron2 does with its own
+    register_lvis(os.environ[ROOT])

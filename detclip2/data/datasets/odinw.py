@@ -1,0 +1,172 @@
+"""ODinW, "object detection in the wild": 35 small data sets in COCO's format, or the first 13.
+
+Each is a yaml file in ``resources/odinw``: where it lies under the folder of ODinW, its classes,
+and what GLIP's authors wrote by hand for a model to be asked. The layout is the one that GLIP's
+download gives and mmdetection reads.
+"""
+
+import difflib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from detclip2.data.datasets.detection import detection_set
+from detclip2.data.io.coco_json import Content, read_coco_json
+from detclip2.data.sample import clean_phrase
+from detclip2.utils.errors import UserError
+from detclip2.utils.files import write_whole
+
+BENCHMARKS = (13, 35)
+SPLITS = ("train", "valid", "test")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class OdinwSet:
+    """One of the data sets."""
+
+    name: str
+    benchmarks: tuple[int, ...]
+    """In which of ODinW-13 and ODinW-35 it is."""
+    folder: str
+    """Under the folder of ODinW."""
+    splits: Mapping[str, str]
+    """Split -> its annotations, under `folder`; the pictures lie beside them."""
+    classes: tuple[str, ...]
+    """C names, by ascending category id."""
+    source: tuple[str, ...]
+    """Where names and paths were looked up."""
+    classes_of_13: tuple[str, ...] = ()
+    """Names that ODinW-13 was published with, where ODinW-35 changed them."""
+    written_prompts: tuple[str, ...] = ()
+    """What GLIP's authors wrote for each class, where they did."""
+    instead_of_names: Mapping[str, str] = field(default_factory=dict)
+    """Class -> what a model is asked, where the name is blank or there twice."""
+
+    def annotations(self, root: Path, split: str) -> Path:
+        """The annotations of a split."""
+        return root / self.folder / self.splits[split]
+
+    def prompts(self, benchmark: int = 35, written: bool = False) -> list[str]:
+        """What a model is asked: C distinct phrases.
+
+        Args:
+            benchmark: 13 or 35, whose names differ for two data sets.
+            written: the hand-written prompts, where there are any, in place of the names.
+        """
+        if written and self.written_prompts:
+            return list(self.written_prompts)
+        names = self.classes_of_13 if benchmark == 13 and self.classes_of_13 else self.classes
+        asked = (self.instead_of_names.get(name, name) for name in names)
+        return [clean_phrase(name.replace("_", " ")) for name in asked]
+
+
+def odinw_sets(benchmark: int, names: Sequence[str] = ()) -> list[OdinwSet]:
+    """The data sets of ODinW-13 or ODinW-35, by name; of these, only `names` if there are any.
+
+    Raises:
+        UserError: there is no such benchmark, or a name is not of it.
+    """
+    if benchmark not in BENCHMARKS:
+        raise UserError(f"there is no ODinW-{benchmark}; there are ODinW-13 and ODinW-35")
+    sets = {one.name: one for one in _all_sets() if benchmark in one.benchmarks}
+    for name in names:
+        if name not in sets:
+            near = difflib.get_close_matches(name, sets, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sets)}"
+            raise UserError(f"ODinW-{benchmark} has no data set {name!r}; {hint}")
+    return [one for one in sets.values() if not names or one.name in names]
+
+
+def _all_sets() -> list[OdinwSet]:
+    folder = files("detclip2") / "resources" / "odinw"
+    texts = (file.read_text("utf-8") for file in folder.iterdir() if file.name.endswith(".yaml"))
+    contents: list[Any] = [OmegaConf.to_container(OmegaConf.create(text)) for text in texts]
+    sets = [OdinwSet(**{key: _frozen(v) for key, v in of.items()}) for of in contents]
+    return sorted(sets, key=lambda one: one.name.lower())
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def read_odinw(one: OdinwSet, root: Path, split: str) -> Content:
+    """The annotations of a split, with the classes of the data set as ``categories``.
+
+    Category i is class i under its id in the file. Files of several origins are about, with names
+    of their own; where the names in the file are those of the classes in whatever order, they say
+    which is which; otherwise the ids 1 to C do, as in GLIP's and mmdetection's evaluations.
+
+    Raises:
+        UserError: the annotations cannot be read or lack a key, or have ids beyond the classes.
+    """
+    path = one.annotations(root, split)
+    content = read_coco_json(path)
+    ids = {category["name"]: category["id"] for category in content["categories"]}
+    for names in (one.classes, one.classes_of_13):
+        if set(names) == set(ids):
+            of_class = [ids[name] for name in names]
+            break
+    else:
+        of_class = list(range(1, len(one.classes) + 1))
+        logger.warning("%s: has other names, %s: ids 1 to %d are the classes of %s in order",
+                       path, sorted(ids)[:5], len(of_class), one.name)  # fmt: skip
+    known = set(of_class)
+    for box in content["annotations"]:
+        if box["category_id"] not in known:
+            raise UserError(
+                f"{path}: annotation {box['id']} has the category_id {box['category_id']}; the "
+                f"classes of {one.name} have the ids {sorted(known)}"
+            )
+    categories = [
+        {"id": identity, "name": name} for identity, name in zip(of_class, one.classes, strict=True)
+    ]
+    return {**content, "categories": categories}
+
+
+def odinw_set(
+    name: str, root: str, split: str, folder: str, benchmark: int = 13, written: bool = True
+) -> list[dict[str, Any]]:
+    """Register a split for training, under ``name``_``split``, with prompts as its names.
+
+    Args:
+        name: of the data set.
+        root: the folder of ODinW.
+        split: "train", "valid" or "test".
+        folder: where the annotations with prompts for names are written to.
+        benchmark: see :meth:`OdinwSet.prompts`, as is `written`.
+        written: the hand-written prompts, where there are any.
+
+    Raises:
+        UserError: there is no such data set, or its annotations cannot be read.
+    """
+    (one,) = odinw_sets(benchmark, [name])
+    content = read_odinw(one, Path(root), split)
+    prompts = odinw_prompts(name, benchmark, written)
+    position = {category["id"]: i for i, category in enumerate(content["categories"], 1)}
+    content["categories"] = [{"id": i, "name": prompt} for i, prompt in enumerate(prompts, 1)]
+    for number, box in enumerate(content["annotations"], 1):
+        box["category_id"] = position[box["category_id"]]
+        # COCO's evaluation reads these two, and takes a box with the id 0 for one not found.
+        width, height = box["bbox"][2:]
+        box.update(id=number, area=box.get("area", width * height), iscrowd=box.get("iscrowd", 0))
+    path = Path(folder) / f"{name}_{split}.json"
+    write_whole(path, lambda file: file.write(json.dumps(content).encode()))
+    images = one.annotations(Path(root), split).parent
+    return detection_set(f"{name}_{split}", str(path), str(images))
+
+
+def odinw_prompts(name: str, benchmark: int = 13, written: bool = True) -> list[str]:
+    """What :func:`odinw_set` has for names; see :meth:`OdinwSet.prompts`.
+
+    Raises:
+        UserError: there is no such data set.
+    """
+    return odinw_sets(benchmark, [name])[0].prompts(benchmark, written)

@@ -1,0 +1,254 @@
+"""EmojiScenes: endless pictures of emoji with boxes, drawn when asked for."""
+
+import functools
+import logging
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from detectron2.structures import BoxMode
+from torch.utils.data import Dataset
+
+from detclip2.utils.errors import UserError
+
+from .backgrounds import draw_background
+from .categories import Category, World, make_world
+from .layout import Layout, arrange, paint
+from .sprites import SpriteSheet
+
+logger = logging.getLogger(__name__)
+
+# What separates the random streams of the parts of a world. Never change: scenes would differ.
+STREAMS = {"train": 1, "val": 2, "pairs": 3, "grounding": 4}
+# What occurs is decided for so many scenes at once, so that categories can be dealt evenly while
+# every scene can still be made without those before it.
+BLOCK = 1024
+
+
+class SceneSampler:
+    """Decides what is in scene `index`, arranges it and draws it.
+
+    Everything follows from (seed, stream, index): the same categories, places and colours on every
+    machine that has the same font. Args:
+
+    - categories: what may occur.
+    - stream: a key of STREAMS.
+    - objects: least and most objects of a scene (before some find no place).
+    - long_tail: exponent of the frequencies: the category of rank k is drawn in proportion to
+      (k + 5) ** -long_tail, those of frequency f before those of c. 0 deals categories like
+      cards, so that each occurs equally often.
+    - repeat: probability that a further object is of a category the scene has already.
+    - font, artwork: see :class:`~detclip2.data.emojiscenes.sprites.SpriteSheet`. Categories that
+      the artwork lacks do not occur, and a warning names them.
+    """
+
+    def __init__(
+        self,
+        categories: Sequence[Category],
+        stream: str,
+        seed: int,
+        size: int = 320,
+        objects: tuple[int, int] = (1, 8),
+        long_tail: float = 0.0,
+        repeat: float = 0.15,
+        font: str | None = None,
+        artwork: str | None = None,
+    ):
+        self.sprites = SpriteSheet(font, artwork)
+        self._drawn = self._with_pictures(categories)
+        if not self._drawn:
+            raise UserError("EmojiScenes needs at least one category")
+        objects = (objects[0], objects[1])  # a config gives a list
+        if not 1 <= objects[0] <= objects[1] <= 100:
+            raise UserError(f"objects of a scene: {objects}, expected (least, most) in 1 to 100")
+        if size < 32:
+            raise UserError(f"size of a scene: {size}, expected at least 32 pixels")
+        self.categories = tuple(categories)
+        self.stream, self.seed, self.size = stream, seed, size
+        self.objects, self.long_tail, self.repeat = objects, long_tail, repeat
+        order = sorted(range(len(categories)), key=lambda i: categories[i].frequency != "f")
+        weights = np.empty(len(categories))
+        weights[order] = (np.arange(len(categories)) + 5.0) ** -long_tail
+        self._cumulative = np.cumsum(weights / weights.sum())
+        self._plan = functools.lru_cache(maxsize=8)(self._plan_block)
+
+    def _with_pictures(self, categories: Sequence[Category]) -> list[Category]:
+        """The categories that there are pictures of."""
+        artwork = self.sprites.artwork
+        if artwork is None:
+            return list(categories)
+        missing = [category.name for category in categories if category.emoji not in artwork]
+        if missing:
+            text = f"{artwork.folder}: has no picture of {len(missing)} of {len(categories)} names"
+            logger.warning("%s, which are left out: %s", text, ", ".join(missing))
+        return [category for category in categories if category.emoji in artwork]
+
+    def rng(self, index: int) -> np.random.Generator:
+        """The random numbers of scene `index`."""
+        return self._numbers(index)
+
+    def text_rng(self, index: int) -> np.random.Generator:
+        """The random numbers of what is said of scene `index`."""
+        return self._numbers(index, 2)
+
+    def _numbers(self, *key: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, STREAMS[self.stream], *key])
+
+    def _plan_block(self, block: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """For each scene of a block: its number of objects, and from where to where it is dealt."""
+        # 2**32 + block: no scene has this index, so no scene shares these numbers.
+        rng = self.rng(2**32 + block)
+        least, most = self.objects
+        numbers = rng.integers(least, most + 1, BLOCK)
+        distinct = 1 + rng.binomial(numbers - 1, 1 - self.repeat)
+        ends = np.cumsum(distinct)
+        if self.long_tail:
+            dealt = np.searchsorted(self._cumulative, rng.random(ends[-1]))
+            dealt = np.minimum(dealt, len(self.categories) - 1)
+        else:
+            rounds = -(-ends[-1] // len(self.categories))
+            decks = [rng.permutation(len(self.categories)) for _ in range(rounds)]
+            dealt = np.concatenate(decks)[: ends[-1]]
+        return numbers, ends - distinct, dealt
+
+    def contents(self, index: int, rng: np.random.Generator) -> list[Category]:
+        """The categories of the objects of scene `index`, from back to front."""
+        numbers, starts, dealt = self._plan(index // BLOCK)
+        place = index % BLOCK
+        end = starts[place + 1] if place + 1 < BLOCK else len(dealt)
+        fresh = dealt[starts[place] : end]
+        again = rng.choice(fresh, numbers[place] - len(fresh))
+        chosen = [self.categories[i] for i in rng.permutation(np.concatenate([fresh, again]))]
+        if len(self._drawn) == len(self.categories):
+            return chosen
+        # Other scenes stay as they are in the font's style, and none is empty.
+        drawn = [category for category in chosen if category in self._drawn]
+        return drawn or [self._drawn[index % len(self._drawn)]]
+
+    def layout(self, index: int) -> Layout:
+        """What is where in scene `index`; at least one object."""
+        rng = self.rng(index)
+        contents = self.contents(index, rng)
+        while not (layout := arrange(contents, self.size, self.sprites, rng)).objects:
+            pass  # once in a million scenes the only object has fallen outside each time
+        return layout
+
+    def draw(self, index: int, layout: Layout) -> np.ndarray:
+        """The picture (size, size, 3) uint8 RGB of scene `index`, whose layout is given."""
+        # Its own stream, so that what is where does not depend on how it is drawn.
+        return paint(layout, draw_background(self.size, self._numbers(index, 1)))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key != "_plan"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._plan = functools.lru_cache(maxsize=8)(self._plan_block)
+
+
+class LazyScenes(Dataset):
+    """A sequence of records, each drawn when it is asked for; what :meth:`describe` says of it.
+
+    The first n records of a longer sequence are the same. Records travel to loader workers.
+    """
+
+    def __init__(self, sampler: SceneSampler, count: int):
+        self.sampler, self.count = sampler, count
+
+    @abstractmethod
+    def describe(self, index: int, layout: Layout) -> dict[str, Any]:
+        """The record of scene `index` without its picture."""
+
+    def header(self, index: int) -> dict[str, Any]:
+        """What all records have."""
+        sampler = self.sampler
+        return {
+            "file_name": f"emoji-{sampler.stream}-{sampler.seed}-{index}",
+            "image_id": index + 1,
+            "height": sampler.size,
+            "width": sampler.size,
+        }
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        index = range(self.count)[index]
+        layout = self.sampler.layout(index)
+        return {**self.describe(index, layout), "image": self.sampler.draw(index, layout)}
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[index] for index in range(self.count))
+
+    def records_without_images(self) -> Iterator[dict[str, Any]]:
+        """The same records without drawing the pictures, which is more than twice as quick."""
+        return (self.describe(i, self.sampler.layout(i)) for i in range(self.count))
+
+
+class EmojiScenes(LazyScenes):
+    """Detection records of EmojiScenes: a lazy sequence, each drawn when it is asked for.
+
+    A record is Detectron2's dataset dict with `image` (H, W, 3) uint8 RGB in place of a file to
+    read. All objects are boxed; `category_id` is an index into `vocabulary`.
+
+    - world: how many seen categories (see :func:`make_world`), None for all, or a World.
+    - split: "train" shows base categories in a long tail; "val" base and novel ones, equally often.
+      Novel categories have no box in training at all (DESIGN: they occur in image-text pairs only).
+    - count: number of scenes; the first n of a longer sequence are the same.
+    - contents: overrides what `split` shows: any of "base", "novel", "unseen". Unseen categories
+      have a vocabulary of their own and do not mix with the others.
+    - seed, size, objects, long_tail, repeat, font, artwork: see :class:`SceneSampler`.
+    """
+
+    def __init__(
+        self,
+        world: int | World | None = None,
+        split: str = "train",
+        count: int = 10_000,
+        size: int = 320,
+        seed: int = 0,
+        contents: Sequence[str] | None = None,
+        objects: tuple[int, int] = (1, 8),
+        long_tail: float | None = None,
+        repeat: float = 0.15,
+        font: str | None = None,
+        artwork: str | None = None,
+    ):
+        if split not in ("train", "val"):
+            raise UserError(f"split of EmojiScenes: {split!r}, expected 'train' or 'val'")
+        self.world = world if isinstance(world, World) else make_world(world)
+        self.split = split
+        parts = tuple(contents or (("base",) if split == "train" else ("base", "novel")))
+        if "unseen" in parts and len(parts) > 1:
+            raise UserError("contents of EmojiScenes: 'unseen' does not mix with other splits")
+        self.vocabulary = self.world.unseen if parts == ("unseen",) else self.world.seen
+        self._class_of = {category.id: i for i, category in enumerate(self.vocabulary)}
+        if long_tail is None:
+            long_tail = 0.5 if split == "train" else 0.0
+        shown = self.world.of(parts)
+        super().__init__(
+            SceneSampler(shown, split, seed, size, objects, long_tail, repeat, font, artwork),
+            count,
+        )
+
+    @property
+    def class_names(self) -> list[str]:
+        """What `category_id` means: names of the base categories, then of the novel ones."""
+        return [category.name for category in self.vocabulary]
+
+    def describe(self, index: int, layout: Layout) -> dict[str, Any]:
+        """The record without its picture."""
+        return {
+            **self.header(index),
+            "annotations": [
+                {
+                    "bbox": [float(edge) for edge in item.box],
+                    "bbox_mode": BoxMode.XYXY_ABS,
+                    "category_id": self._class_of[item.category.id],
+                    "iscrowd": 0,
+                    "area": float(item.area),
+                }
+                for item in layout.objects
+            ],
+        }

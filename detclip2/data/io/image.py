@@ -1,0 +1,208 @@
+"""Whatever a caller calls an image -> one (H, W, 3) uint8 RGB array, or one clear sentence."""
+
+import io
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from detclip2.data.io.video import is_video
+from detclip2.utils.errors import UserError
+
+ImageSource: TypeAlias = str | PathLike[str] | bytes | np.ndarray | Image.Image | torch.Tensor
+
+# Pillow warns above 89 megapixels and refuses above 179. Survey photographs are larger, so the
+# limit is ours: 400 megapixels are 1.2 GB as an array, which a common machine still holds.
+MAX_PIXELS = 400_000_000
+
+_TRANSPARENT_MODES = {"RGBA", "RGBa", "LA", "La", "PA"}
+_pillow_limit_lock = threading.Lock()
+
+
+def read_image(source: ImageSource, name: str | None = None) -> np.ndarray:
+    """Read an image from where it is: a file, its bytes, or pixels in memory.
+
+    - Files and bytes: every format of Pillow; the first frame of an animation.
+    - Pillow images, also from files: any mode. The EXIF orientation is applied, so the picture
+      and the boxes found in it are as a viewer shows them, whichever way the image came in.
+    - Arrays (H, W), (H, W, 1), (H, W, 3) or (H, W, 4): RGB, not OpenCV's BGR.
+    - Tensors (H, W), (1, H, W), (3, H, W) or (4, H, W): RGB, on any device.
+
+    Values are 0..255 for integers, 0..1 for floats, the full range for uint16; 16 bits keep the
+    upper 8. Transparent pixels are laid on white: the colour that hides under them is arbitrary.
+    Colour profiles are not applied, as in Detectron2.
+
+    Args:
+        source: the image.
+        name: what messages call it; the file's name by default.
+
+    Returns:
+        (H, W, 3) uint8 RGB, contiguous; H and W are at least 1.
+
+    Raises:
+        UserError: a file that is missing, a folder, empty, truncated or not an image; more than
+            `MAX_PIXELS`; a shape, type or value range that is not listed above.
+    """
+    if isinstance(source, torch.Tensor):
+        return _from_tensor(source, name or "the image tensor")
+    if isinstance(source, np.ndarray):
+        return _from_array(source, name or "the image array")
+    if isinstance(source, Image.Image):
+        return _from_pillow(source, name or "the Pillow image")
+    if isinstance(source, bytes | bytearray | memoryview):
+        return _from_bytes(bytes(source), name or "the image bytes")
+    if isinstance(source, str | PathLike):
+        path = Path(source)
+        if is_video(path):
+            raise UserError(f"{path}: this is a video, where an image is expected.")
+        return _from_bytes(_file_bytes(path), name or str(path))
+    raise UserError(
+        f"{name or 'The image'} is a {type(source).__name__}; expected a path, bytes, a numpy "
+        "array (H, W, 3), a Pillow image or a tensor (3, H, W)."
+    )
+
+
+def _file_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path}: this image does not exist.") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: this is a folder, not an image.") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: this image cannot be read: {reason}.") from None
+
+
+def _from_bytes(data: bytes, name: str) -> np.ndarray:
+    if not data:
+        raise UserError(f"{name}: this image is empty (0 bytes).")
+    try:
+        with _without_pillow_limit():
+            image = Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:
+        raise UserError(f"{name}: this is not an image, or its head is damaged.") from None
+    except Exception as error:  # a damaged head makes Pillow's parsers raise almost anything
+        raise UserError(f"{name}: this image is damaged: {error}.") from None
+    with image:
+        return _from_pillow(image, name)
+
+
+def _from_pillow(image: Image.Image, name: str) -> np.ndarray:
+    width, height = image.size
+    _check_size(height, width, name)
+    try:
+        image.load()
+    except Exception as error:  # a damaged body makes Pillow's decoders raise almost anything
+        raise UserError(f"{name}: this image is truncated or damaged: {error}.") from None
+    image = _upright(image)
+    if image.mode.startswith(("I", "F")):  # 16-bit greyscale is "I;16" or "I"; "F" is 0..1
+        pixels = np.asarray(image)
+        if image.mode == "I":
+            pixels = _narrowed(pixels, np.uint16, name)
+        return _from_array(pixels, name)
+    if image.mode in _TRANSPARENT_MODES or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    try:
+        # A picture that is RGB already would be copied by `convert`, a tenth of decoding it.
+        return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+    except ValueError:
+        raise UserError(f"{name}: colour mode {image.mode} cannot be turned into RGB.") from None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        # Most pictures are upright, and of those Pillow would make a copy.
+        is_upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+        return image if is_upright else ImageOps.exif_transpose(image)
+    except Exception:  # damaged EXIF says nothing about the pixels, which are good
+        return image
+
+
+def _from_tensor(tensor: torch.Tensor, name: str) -> np.ndarray:
+    if tensor.ndim == 4:
+        raise UserError(f"{name} is a batch {tuple(tensor.shape)}; pass list(batch) instead.")
+    if tensor.ndim == 3:
+        if tensor.shape[0] not in (1, 3, 4):
+            raise UserError(f"{name} has shape {tuple(tensor.shape)}; expected (3, H, W), RGB.")
+        tensor = tensor.permute(1, 2, 0)
+    if tensor.dtype in (torch.bfloat16, torch.float16):  # numpy has no bfloat16
+        tensor = tensor.float()
+    return _from_array(tensor.detach().cpu().numpy(), name)
+
+
+def _from_array(array: np.ndarray, name: str) -> np.ndarray:
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
+        raise UserError(f"{name} has shape {array.shape}; expected (H, W, 3), RGB.")
+    _check_size(array.shape[0], array.shape[1], name)
+    array = _as_uint8(array, name)
+    if array.shape[2] == 4:
+        return _from_pillow(Image.fromarray(np.ascontiguousarray(array), "RGBA"), name)
+    if array.shape[2] == 1:
+        array = np.repeat(array, 3, axis=2)
+    return np.array(array, order="C")
+
+
+def _as_uint8(array: np.ndarray, name: str) -> np.ndarray:
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == np.uint16:
+        return (array >> 8).astype(np.uint8)
+    if array.dtype == bool:
+        return array.astype(np.uint8) * 255
+    if np.issubdtype(array.dtype, np.integer):
+        return _narrowed(array, np.uint8, name)
+    if np.issubdtype(array.dtype, np.floating):
+        # A resampled image overshoots by a hair; written so that NaN fails the test as well.
+        if not (array.min() >= -1e-3 and array.max() <= 1 + 1e-3):
+            raise UserError(
+                f"{name} holds floats outside 0..1 or NaN; turn 0..255 into uint8 first."
+            )
+        return np.rint(array.clip(0, 1) * 255).astype(np.uint8)
+    raise UserError(f"{name} has dtype {array.dtype}; expected uint8, or floats in 0..1.")
+
+
+def _narrowed(array: np.ndarray, dtype: type[np.unsignedinteger], name: str) -> np.ndarray:
+    """The same integers in a narrower type; refused where that would change them."""
+    if array.min() < 0 or array.max() > np.iinfo(dtype).max:
+        raise UserError(
+            f"{name} holds {array.dtype} values {array.min()}..{array.max()}; expected "
+            f"0..{np.iinfo(dtype).max}."
+        )
+    return array.astype(dtype)
+
+
+def _check_size(height: int, width: int, name: str) -> None:
+    if height == 0 or width == 0:
+        raise UserError(f"{name} is {width} x {height} pixels: there is nothing to see in it.")
+    if height * width > MAX_PIXELS:
+        raise UserError(
+            f"{name} is {width} x {height} pixels; the limit is {MAX_PIXELS // 10**6} "
+            "megapixels. Cut it into tiles or scale it down first."
+        )
+
+
+@contextmanager
+def _without_pillow_limit() -> Iterator[None]:
+    """Lift Pillow's limit while a head is read; no pixel is decoded before ours is checked.
+
+    The limit is a global of Pillow: under a lock, and put back, because it is not ours to change
+    for the rest of the process.
+    """
+    with _pillow_limit_lock:
+        before = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before

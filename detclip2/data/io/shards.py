@@ -1,0 +1,265 @@
+"""Image-text pairs from WebDataset tar shards: caption records, and samples that can be resumed.
+
+Lists of pairs (tsv, jsonl, COCO captions) are in :mod:`detclip2.data.datasets.captions`, with what
+a caption record is.
+"""
+
+import copy
+import itertools
+import json
+import random
+import tarfile
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any
+from urllib.parse import urlparse
+
+import fsspec
+import numpy as np
+import webdataset as wds
+from detectron2.utils import comm
+from torch.utils.data import IterableDataset, get_worker_info
+from webdataset.shardlists import expand_urls
+from webdataset.tariterators import group_by_keys
+
+from detclip2.data.mappers import Mapper
+from detclip2.data.sample import SkipSample
+from detclip2.data.skips import SkipCounter
+from detclip2.utils.errors import UserError
+
+IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff")
+LOOKAHEAD = 100
+
+
+class ImageTextShards(IterableDataset):
+    """Caption records from tar shards in WebDataset's layout.
+
+    A shard has, for each key, an image (``000.jpg``, ``.png``, ``.webp`` ...) and a caption
+    (``000.txt``, or ``caption`` in ``000.json``); phrases made ahead are a list ``phrases`` in
+    ``000.json``, or ``000.phrases.json``. A shard that is missing, damaged or cut short is
+    counted and the run goes on with what was read and the next shard.
+
+    The order follows from the seed and the part of the data, one part for each worker of each
+    process: with `resampled`, a part draws shards with replacement, without end; otherwise the
+    shuffled shards are dealt out over the parts and read once. Records then pass a shuffle buffer.
+
+    Args:
+        urls: a path or URL, or a list: local, ``pipe:command``, what WebDataset opens (http ...),
+            or any fsspec URL (s3, memory ...); braces are expanded ("cc3m/{00000..00331}.tar").
+        seed: of the order.
+        resampled: endless with replacement (training), or one pass (tools).
+        shuffle_buffer: records held for shuffling; 0 keeps the order of the shards' content.
+        counter: what is left out is counted here.
+
+    Raises:
+        UserError: if `urls` names no shard; while iterating, if no shard at all can be read.
+    """
+
+    def __init__(
+        self,
+        urls: str | Sequence[str],
+        seed: int = 0,
+        resampled: bool = True,
+        shuffle_buffer: int = 1000,
+        counter: SkipCounter | None = None,
+    ):
+        super().__init__()
+        listed = [urls] if isinstance(urls, str) else list(urls)
+        self.urls = [url for pattern in listed for url in expand_urls(str(pattern))]
+        if not self.urls:
+            raise UserError("image-text shards: the list of URLs is empty")
+        self.seed = seed
+        self.resampled = resampled
+        self.shuffle_buffer = shuffle_buffer
+        self.counter = counter or SkipCounter("image-text shards")
+        # Worker processes do not know the rank of the process that started them.
+        self.rank, self.world_size = comm.get_rank(), comm.get_world_size()
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        worker_id, num_workers = _worker()
+        return self.part(self.rank * num_workers + worker_id, self.world_size * num_workers)
+
+    def part(
+        self, index: int, parts: int, seed: int | None = None
+    ) -> Generator[dict[str, Any], None, None]:
+        """The records of part `index` of `parts`, in order; by another seed if one is given."""
+        seed = self.seed if seed is None else seed
+        records = self._records(self._shards(index, parts, seed))
+        if self.shuffle_buffer > 0:
+            buffer_seed = np.random.SeedSequence([seed, index, 1]).generate_state(1)[0]
+            rng = random.Random(int(buffer_seed))
+            initial = min(self.shuffle_buffer, 100)
+            records = wds.shuffle(self.shuffle_buffer, initial=initial, rng=rng)(records)
+        return records
+
+    def _shards(self, index: int, parts: int, seed: int) -> Iterator[str]:
+        if self.resampled:
+            rng = np.random.default_rng([seed, index])
+            while True:
+                yield self.urls[int(rng.integers(len(self.urls)))]
+        order = np.random.default_rng(seed).permutation(len(self.urls))
+        yield from (self.urls[i] for i in order[index::parts])
+
+    def _records(self, shards: Iterator[str]) -> Generator[dict[str, Any], None, None]:
+        # Without a limit, an endless source of which no shard can be read would spin forever.
+        empty_in_a_row, limit = 0, 4 * len(self.urls) + 16
+        for url in shards:
+            empty_in_a_row += 1
+            for sample in self._read_shard(url):
+                record = self._record(sample, url)
+                if record is not None:
+                    empty_in_a_row = 0
+                    yield record
+            if self.resampled and empty_in_a_row >= limit:
+                raise UserError(f"no image-text shard can be read, such as {url}")
+
+    def _read_shard(self, url: str) -> Iterator[dict[str, Any]]:
+        """The samples of one shard, up to where it is damaged."""
+
+        def count(error: Exception) -> bool:
+            self.counter.add("shard-unreadable", f"{url}: {error.args[0] if error.args else error}")
+            return True  # to go on
+
+        try:
+            stream = _open(url)
+        except Exception as error:  # of whatever library opens the URL
+            count(error)
+            return
+        # Files are grouped shard by shard: across shards, the last key of a damaged one would be
+        # joined with the first of the next where both are the same, an image with a foreign text.
+        yield from group_by_keys(_files(stream, url, count), handler=count)
+        try:
+            stream.close()
+        except Exception as error:  # a pipe whose command failed says so here
+            count(error)
+
+    def _record(self, sample: dict[str, Any], url: str) -> dict[str, Any] | None:
+        where = f"{url}/{sample['__key__']}"
+        extension = next((e for e in IMAGE_EXTENSIONS if e in sample), None)
+        try:
+            details = json.loads(sample.get("json", b"{}"))
+            caption = sample["txt"] if "txt" in sample else details["caption"]
+            phrases = details.get("phrases")
+            if "phrases.json" in sample:
+                phrases = json.loads(sample["phrases.json"])
+            if extension is None:
+                raise KeyError("image")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            self.counter.add("record-malformed", f"{where}: {error!r}")
+            return None
+        record = {
+            "file_name": where,
+            "image_id": sample["__key__"],
+            "image_bytes": sample[extension],
+            "caption": caption,
+        }
+        return record if phrases is None else {**record, "phrases": phrases}
+
+
+class ShardSamples(IterableDataset):
+    """The endless samples of a process from tar shards, from any position on.
+
+    A stream has exactly one sample for each record of its part of the shards: a record that the
+    mapper skips is counted and one of the next :data:`LOOKAHEAD` takes its place (the last of
+    them that can be used, so that a batch seldom has an image twice). So a position is a number of
+    records, and going to it reads tars but decodes no image.
+
+    With the same seed, number of processes and number of workers, the samples after `position`
+    are exactly those that follow in an uninterrupted run.
+
+    Args:
+        shards: the records, `resampled`.
+        mapper: (record, random generator) -> sample.
+        batch_size: samples of a batch of this process; worker processes make whole batches.
+        seed: of the order and of the augmentations.
+        position: batches of this process that were drawn before.
+
+    Raises:
+        UserError: if `shards` end, or while iterating, if record upon record gives no sample.
+    """
+
+    def __init__(
+        self,
+        shards: ImageTextShards,
+        mapper: Mapper,
+        batch_size: int,
+        seed: int = 0,
+        position: int = 0,
+    ):
+        super().__init__()
+        if not shards.resampled:
+            raise UserError("training never ends: image-text shards need resampled=True")
+        self.shards = copy.copy(shards)
+        self.shards.counter = mapper.counter  # one report for the source
+        self.mapper = mapper
+        self.batch_size = batch_size
+        self.seed = seed
+        self.position = position
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        worker_id, num_workers = _worker()
+        # The data loader takes batches from its workers in turn, always beginning with the first;
+        # after `position` batches, it was the turn of another one.
+        turn = (worker_id + self.position) % num_workers
+        start = self.batch_size * ((self.position + num_workers - 1 - turn) // num_workers)
+        part = self.shards.rank * num_workers + turn
+        parts = self.shards.world_size * num_workers
+        records = itertools.islice(self.shards.part(part, parts, self.seed), start, None)
+        window = deque(itertools.islice(records, LOOKAHEAD + 1))
+        for number in itertools.count(start):
+            yield self._sample(window, np.random.default_rng([self.seed, part, number]))
+            window.popleft()
+            window.append(next(records))
+
+    def _sample(self, window: deque[dict[str, Any]], rng: np.random.Generator) -> dict[str, Any]:
+        for record in (window[0], *reversed(window)):
+            try:
+                return self.mapper(record, rng)
+            except SkipSample as skip:
+                if record is window[0]:  # the others are counted when it is their turn
+                    self.mapper.counter.add(skip.kind, skip.message)
+        raise UserError(
+            f"{len(window)} records in a row gave no sample; {self.mapper.counter.report()}"
+        )
+
+
+def _worker() -> tuple[int, int]:
+    """The number of this data loader's worker, and how many there are."""
+    info = get_worker_info()
+    return (info.id, info.num_workers) if info else (0, 1)
+
+
+class _TarInfo(tarfile.TarInfo):
+    """Makes tarfile say so where an archive ends in the middle or has rubbish for a header.
+
+    By itself it takes that for the end, but a whole archive ends in blocks of zeros.
+    """
+
+    @classmethod
+    def fromtarfile(cls, tar: tarfile.TarFile) -> "_TarInfo":
+        try:
+            return super().fromtarfile(tar)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"not whole: {error} at byte {tar.offset}") from error
+
+
+def _files(stream: Any, url: str, count: Callable[[Exception], bool]) -> Iterator[dict[str, Any]]:
+    """The files of a tar as WebDataset groups them, up to where it is damaged."""
+    try:
+        with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_TarInfo) as tar:
+            for member in tar:
+                file = tar.extractfile(member)
+                if file is not None:
+                    yield {"fname": member.name, "data": file.read(), "__url__": url}
+                tar.members = []  # type: ignore[attr-defined] # else they pile up
+    except Exception as error:  # of the tar, its compression, or what brings the bytes
+        count(error)
+
+
+def _open(url: str) -> Any:
+    scheme = urlparse(url).scheme
+    if url == "-" or scheme in ("", "file") or scheme in wds.gopen_schemes:
+        return wds.gopen(url, "rb")
+    return fsspec.open(url, "rb").open()

@@ -1,0 +1,93 @@
+"""Phrase grounding as a test: which phrases a caption mentions, and where each of them is."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from detectron2.data import transforms as T
+
+from detclip2.data.records import Record, box_of, name_of, read_record_image
+from detclip2.data.sample import SkipSample, clean_phrase, unique_phrases
+from detclip2.utils.errors import UserError
+
+
+class Mention(NamedTuple):
+    """A phrase of a caption and all boxes of what it means."""
+
+    phrase: str
+    """Clean, see :func:`~detclip2.data.sample.clean_phrase`; not empty."""
+    boxes: tuple[tuple[float, float, float, float], ...]
+    """At least one, XYXY in pixels of the original image."""
+    types: tuple[str, ...] = ()
+    """What kind of thing it is, as the data set says: people, clothing, ..."""
+
+
+def mentions_of(record: Record) -> list[Mention]:
+    """The mentions of a grounding record, in the order of the caption.
+
+    They are its ``mentions``, where its reader gives them. Else there is one for each distinct
+    phrase of its annotations, with the boxes of all annotations that have it: where a caption says
+    "a man" of two different people, they are one mention.
+
+    Raises:
+        UserError: a box is not 4 finite numbers.
+    """
+    if "mentions" in record:
+        return list(record["mentions"])
+    boxes_of: dict[str, list[tuple[float, float, float, float]]] = {}
+    for annotation in record.get("annotations", ()):
+        try:
+            box = box_of(annotation)
+        except ValueError as error:
+            raise UserError(f"{name_of(record)}: {error}") from error
+        if not all(map(math.isfinite, box)):
+            raise UserError(f"{name_of(record)}: box {list(box)} is not finite")
+        for phrase in filter(None, map(clean_phrase, annotation.get("phrases", ()))):
+            boxes_of.setdefault(phrase, []).append(box)
+    return [Mention(phrase, tuple(boxes)) for phrase, boxes in boxes_of.items()]
+
+
+class MentionMapper:
+    """Grounding record -> what a model is asked: the image, and its own phrases as vocabulary.
+
+    Args:
+        augmentations: Detectron2 augmentations that resize.
+    """
+
+    def __init__(self, augmentations: Sequence[T.Augmentation]) -> None:
+        self.augmentations = T.AugmentationList(list(augmentations))
+
+    def __call__(self, record: Record) -> dict[str, Any]:
+        """A sample for a model in evaluation mode; its ``vocabulary`` has each phrase once.
+
+        Raises:
+            UserError: the image cannot be read, or has another size than the record says.
+        """
+        try:
+            image = read_record_image(record)
+        except SkipSample as error:
+            raise UserError(error.message) from error
+        height, width = image.shape[:2]
+        if (record.get("height", height), record.get("width", width)) != (height, width):
+            raise UserError(
+                f"{name_of(record)} is {width} x {height} pixels, but its annotations are of "
+                f"{record.get('width')} x {record.get('height')}: another version of the image"
+            )
+        augmented = T.AugInput(image)
+        self.augmentations(augmented)
+        return {
+            "image": torch.from_numpy(np.ascontiguousarray(augmented.image.transpose(2, 0, 1))),
+            "height": height,
+            "width": width,
+            "image_id": record["image_id"],
+            "sentence_id": record.get("sentence_id", 0),
+            "file_name": str(record.get("file_name", "")),
+            "vocabulary": vocabulary_of(mentions_of(record)),
+        }
+
+
+def vocabulary_of(mentions: Sequence[Mention]) -> list[str]:
+    """The distinct phrases of a caption's mentions: what the model is asked for."""
+    return unique_phrases([mention.phrase for mention in mentions])

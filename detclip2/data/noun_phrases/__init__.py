@@ -1,9 +1,0 @@
-"""Noun phrases of a caption: what image-text pairs teach (paper, sec. 3.1)."""
-
-from detclip2.data.noun_phrases.extract import (
-    MAX_PHRASES,
-    extract_noun_phrases,
-    spacy_is_available,
-)
-
-__all__ = ["MAX_PHRASES", "extract_noun_phrases", "spacy_is_available"]

@@ -1,1 +1,0 @@
-"""Where samples come from: one file for each kind of source."""

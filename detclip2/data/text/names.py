@@ -1,0 +1,142 @@
+"""Lists of names from callers and from files, checked before anything is computed."""
+
+import csv
+import io
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from detclip2.data.sample import MAX_PHRASE_LENGTH, clean_phrase
+from detclip2.resources import RESOURCES
+from detclip2.utils.errors import UserError
+
+Names: TypeAlias = Iterable[str | Sequence[str]]
+
+_BUILTIN = RESOURCES / "vocabularies"
+BUILTIN_NAMES = tuple(sorted(path.stem for path in _BUILTIN.glob("*.csv")))
+"""The lists that ship with the package, for :func:`read_builtin`."""
+
+logger = logging.getLogger(__name__)
+
+
+def check_names(names: Names) -> list[tuple[str, ...]]:
+    """The entries of a list of names, each as a tuple: a label, then its synonyms.
+
+    Strings come back exactly as they were.
+
+    Raises:
+        UserError: no names; one that is not a string, not valid text, empty, or longer than 1,000
+            characters; the sentence gives its position, counted from 1.
+    """
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise UserError(f"names must be a list of strings, not {str(names)[:40]!r}")
+    entries = [_check_entry(entry, position) for position, entry in enumerate(names, start=1)]
+    if not entries:
+        raise UserError("there are no names: give at least one thing to look for")
+    return entries
+
+
+def _check_entry(entry: str | Sequence[str], position: int) -> tuple[str, ...]:
+    names = (entry,) if isinstance(entry, str) else entry
+    if not isinstance(names, Sequence) or isinstance(names, bytes):
+        raise UserError(f"name {position} is of type {type(entry).__name__}; expected a string")
+    if not names:
+        raise UserError(f"name {position} is an empty list")
+    for name in names:
+        if not isinstance(name, str):
+            raise UserError(f"name {position} holds a {type(name).__name__}; expected a string")
+        if len(name) > MAX_PHRASE_LENGTH:
+            raise UserError(
+                f"name {position} has {len(name):,} characters ({name[:30]!r}...); the limit is "
+                f"{MAX_PHRASE_LENGTH:,}"
+            )
+        if any("\ud800" <= character <= "\udfff" for character in name):
+            raise UserError(f"name {position} is not valid text ({name!r}): it must be UTF-8")
+        if not clean_phrase(name):
+            raise UserError(f"name {position} is empty ({name!r})")
+    return tuple(names)
+
+
+def without_repeats(entries: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """The first of all entries whose labels differ in white space and control characters only.
+
+    The others are named in a warning.
+    """
+    first: dict[str, tuple[str, ...]] = {}
+    repeated: dict[str, None] = {}
+    for entry in entries:
+        key = clean_phrase(entry[0])
+        if key in first:
+            repeated[entry[0]] = None
+        else:
+            first[key] = entry
+    if repeated:
+        shown = ", ".join(repr(name) for name in list(repeated)[:5])
+        more = ", ..." if len(repeated) > 5 else ""
+        logger.warning("names given more than once are looked for once: %s%s", shown, more)
+    return list(first.values())
+
+
+def split_names(text: str) -> list[str]:
+    """Names separated by commas, without the white space around them."""
+    return [name.strip() for name in text.split(",")] if text.strip() else []
+
+
+def read_names(path: str | os.PathLike[str]) -> tuple[list[list[str]], dict[str, str]]:
+    """Names from a UTF-8 file: one a line, or the columns of a .csv file.
+
+    A csv has a header with the column ``name``, the label; ``synonyms`` (separated by ";") and
+    ``definition`` may stand beside it. Empty lines are passed over.
+
+    Returns:
+        entries (a label, then its synonyms) for :func:`check_names`, and label -> definition.
+
+    Raises:
+        UserError: the file is missing, not UTF-8, or a csv without a column ``name``.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: this file of names is not UTF-8 text") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: this file of names cannot be read: {reason}") from None
+    if path.suffix.lower() != ".csv":
+        # Not splitlines, which also splits at characters that may occur inside a name.
+        return [[line.strip()] for line in text.split("\n") if line.strip()], {}
+    entries, definitions = [], {}
+    try:
+        table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        if "name" not in (table.fieldnames or ()):
+            raise UserError(
+                f"{path}: a csv of names starts with a header that has the column `name` (and "
+                "perhaps `synonyms`, `definition`); for bare names use .txt, one a line"
+            )
+        for row in table:
+            name = (row["name"] or "").strip()
+            synonyms = [word.strip() for word in (row.get("synonyms") or "").split(";")]
+            entries.append([name, *filter(None, synonyms)])
+            if definition := (row.get("definition") or "").strip():
+                definitions[name] = definition
+    except csv.Error as error:
+        raise UserError(
+            f"{path}: this csv is damaged near line {table.line_num}: {error}"
+        ) from None
+    return entries, definitions
+
+
+def read_builtin(name: str) -> tuple[list[list[str]], dict[str, str]]:
+    """The categories of a data set in the order of their ids, as :func:`read_names` gives them.
+
+    Args:
+        name: one of `BUILTIN_NAMES`; ``resources/vocabularies/README.md`` says where each is from.
+
+    Raises:
+        UserError: there is no such list.
+    """
+    if name not in BUILTIN_NAMES:
+        raise UserError(f"there is no built-in list {name!r}; there are {', '.join(BUILTIN_NAMES)}")
+    return read_names(_BUILTIN / f"{name}.csv")

@@ -1,0 +1,136 @@
+"""Noun phrases of a whole data set, part by part, so that an interrupted run can go on.
+
+A part is a tar shard, or a number of lines of a text file. Its output appears under its final name
+only when it is complete, together with its counts; a part that has both is not done again.
+"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+from detclip2.data.text.noun_phrases.records import FORMATS, Options, Part, copy_shard, read_records
+from detclip2.utils.errors import UserError
+from detclip2.utils.files import write_whole
+
+
+def format_of(path: str, wanted: str = "auto") -> str:
+    """Format of an input file, by the end of its name where none is given."""
+    suffix = Path(path).suffix[1:].lower()
+    found = {"json": "jsonl", "ndjson": "jsonl"}.get(suffix, suffix) if wanted == "auto" else wanted
+    if found not in FORMATS:
+        raise UserError(f"{path}: give --format, one of {', '.join(FORMATS)}")
+    return found
+
+
+def plan_parts(paths: Sequence[str], lines_per_part: int, wanted: str = "auto") -> list[Part]:
+    """Divide input files into parts.
+
+    Raises:
+        UserError: a file that cannot be read, or whose format is not known.
+    """
+    parts: list[Part] = []
+    for path in paths:
+        kind = format_of(path, wanted)
+        try:
+            if kind == "tar":
+                with open(path, "rb"):
+                    parts.append(Part(len(parts), path, kind))
+            else:
+                for start, end, index in _line_parts(path, lines_per_part):
+                    parts.append(Part(len(parts), path, kind, start, end, index))
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    return parts
+
+
+def _line_parts(path: str, size: int) -> Iterator[tuple[int, int, int]]:
+    start = position = index = first_index = 0
+    with open(path, "rb") as file:
+        for line in file:
+            position += len(line)
+            index += bool(line.strip())
+            if index - first_index == size:
+                yield start, position, first_index
+                start, first_index = position, index
+    if index > first_index:
+        yield start, position, first_index
+
+
+def prepare_folder(folder: Path, parts: Sequence[Part], options: Options) -> list[Part]:
+    """Make the output folder or go on in it; returns the parts that are still to do.
+
+    Raises:
+        UserError: the folder holds the output of other inputs or options, or cannot be written.
+    """
+    outputs = {part.output(folder, options).resolve() for part in parts}
+    if len(outputs) < len(parts) or outputs & {Path(part.path).resolve() for part in parts}:
+        raise UserError(
+            f"--output {folder}: a copy of a shard would be written over another shard of the same "
+            "name; choose another folder, and one run for each set of names"
+        )
+    plan = {"options": asdict(options), "parts": [_identity(part) for part in parts]}
+    plan_file = folder / "plan.json"
+    try:
+        (folder / "counts").mkdir(parents=True, exist_ok=True)
+        if not plan_file.exists():
+            write_json(plan_file, plan)
+        elif json.loads(plan_file.read_text()) != plan:
+            raise UserError(
+                f"--output {folder}: holds phrases of other inputs or options (plan.json); "
+                "choose an empty folder, or repeat the command that began it"
+            )
+        # What a killed process was writing (names as detclip2.utils.files gives them).
+        for half_written in (*folder.glob(".*.[0-9]*"), *folder.glob("counts/.*.[0-9]*")):
+            half_written.unlink()
+    except (OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"--output {folder}: cannot be used ({error})") from error
+    return [
+        part
+        for part in parts
+        if not (part.counts(folder).exists() and part.output(folder, options).exists())
+    ]
+
+
+def _identity(part: Part) -> dict[str, Any]:
+    """A part, and the size of its file: another file under the same name is another input."""
+    return {**asdict(part), "file_size": os.path.getsize(part.path)}
+
+
+def do_part(part: Part, folder: Path, options: Options) -> dict[str, int]:
+    """Extract the phrases of one part and write them, and its counts.
+
+    Returns:
+        Counts: ``captions``, ``phrases``, and the kinds of what was left out (names as in
+        :data:`detclip2.data.skips.KINDS`).
+    """
+    counts: Counter[str] = Counter(captions=0, phrases=0)
+
+    def write(file: IO[bytes]) -> None:
+        if part.format == "tar" and options.copy_shards:
+            copy_shard(part, file, options, counts)
+        else:
+            for record in read_records(part, options, counts):
+                file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+
+    write_whole(part.output(folder, options), write)
+    write_json(part.counts(folder), counts)
+    return dict(counts)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a small json file, whole or not at all."""
+    write_whole(path, lambda file: file.write(json.dumps(content, indent=1).encode() + b"\n"))
+
+
+def total_counts(folder: Path, parts: Sequence[Part]) -> dict[str, int]:
+    """The counts of all parts together, also of those done in earlier runs."""
+    total: Counter[str] = Counter()
+    for part in parts:
+        total.update(json.loads(part.counts(folder).read_text()))
+    return dict(total)

@@ -1,0 +1,84 @@
+"""Learning curves of a run, drawn from its metrics.json."""
+
+import json
+import logging
+from collections import defaultdict
+from pathlib import Path
+
+from detectron2.engine import HookBase
+
+from detclip2.utils.files import write_whole
+
+logger = logging.getLogger(__name__)
+FILE_NAME = "curves.png"
+Curves = dict[str, list[tuple[int, float]]]
+
+
+class DrawCurves(HookBase):
+    """Draws ``curves.png`` when training ends; belongs after the writers.
+
+    Args:
+        output_dir: of the run, with its metrics.json.
+    """
+
+    def __init__(self, output_dir: str) -> None:
+        self.output_dir = Path(output_dir)
+
+    def after_train(self) -> None:
+        """Also after a training that has failed; that there is no picture is never an error."""
+        try:
+            draw_curves(read_metrics(self.output_dir / "metrics.json"), self.output_dir / FILE_NAME)
+        except (OSError, ValueError) as error:
+            logger.warning("no learning curves were drawn: %s", error)
+
+
+def read_metrics(path: Path) -> Curves:
+    """Name -> (iteration, value) in the order of time.
+
+    Where a run was resumed, the iterations that it did again count, not the first try.
+    """
+    values: dict[str, dict[int, float]] = defaultdict(dict)
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            scalars = json.loads(line)
+        except json.JSONDecodeError:  # the process was killed while it wrote this
+            continue
+        iteration = scalars.pop("iteration")
+        for name, value in scalars.items():
+            values[name][iteration] = value
+    return {name: sorted(points.items()) for name, points in values.items()}
+
+
+def draw_curves(curves: Curves, path: Path) -> None:
+    """Losses (by source where there are several), AP, learning rate and speed, one above another.
+
+    Raises:
+        ValueError: there is nothing to draw.
+    """
+    from matplotlib.figure import Figure  # takes a second
+
+    panels = {
+        "loss": _of_sources(curves, "total_loss"),
+        "AP": [name for name in curves if name.rpartition("/")[2] in ("AP", "AP50")],
+        "learning rate": [name for name in curves if name == "lr"],
+        "images a second": _of_sources(curves, "images_per_second"),
+    }
+    panels = {title: names for title, names in panels.items() if names}
+    if not panels:
+        raise ValueError("no metrics were written")
+    figure = Figure(figsize=(8, 2.5 * len(panels)), layout="constrained")
+    axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    for axis, (title, names) in zip(axes, panels.items(), strict=True):
+        for name in names:
+            iterations, values = zip(*curves[name], strict=True)
+            axis.plot(iterations, values, label=name, marker="." if len(values) < 30 else None)
+        axis.set_ylabel(title)
+        axis.legend(loc="best", fontsize="small")
+        axis.grid(alpha=0.3)
+    axes[-1].set_xlabel("iteration")
+    write_whole(path, lambda file: figure.savefig(file, format="png", dpi=100))
+
+
+def _of_sources(curves: Curves, name: str) -> list[str]:
+    """The names of a metric for each source; the plain one if there is a single source."""
+    return [key for key in curves if key.endswith(f"/{name}")] or [k for k in curves if k == name]

@@ -1,0 +1,199 @@
+"""Which source each iteration takes its batch from (paper, sec. 3.4)."""
+
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+
+from detclip2.data.hybrid_loader import HybridLoader
+from detclip2.data.io.shards import ImageTextShards
+from detclip2.utils.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+class Schedule:
+    """One source an iteration, in given proportions, in an order that a seed decides.
+
+    The paper says neither how often nor in which order its sources take turns. Here every run of
+    ``block`` iterations has each source's share of them (rounded by Webster's method, so that
+    nothing is lost over time), shuffled. The choice is a function of the iteration alone, so all
+    processes agree without a word, and a resumed run goes on as before.
+
+    Args:
+        ratios: source -> how many iterations it gets, relative to the others.
+        seed: of the order.
+        block: iterations in which the shares are kept.
+        starts: source -> its first iteration, 0 if not given; until then the others share. The
+            paper starts from trained towers. From random ones, pairs teach nothing before boxes
+            have taught regions to differ.
+
+    Raises:
+        UserError: a ratio that is not a number or negative, or none above zero; a start of no
+            source or below zero, or no source that starts at 0.
+    """
+
+    def __init__(
+        self,
+        ratios: Mapping[str, float],
+        seed: int = 0,
+        block: int = 100,
+        starts: Mapping[str, int] | None = None,
+    ) -> None:
+        numbers = [r for r in ratios.values() if isinstance(r, int | float) and 0 <= r < math.inf]
+        if len(numbers) < len(ratios) or sum(numbers) <= 0:
+            raise UserError(f"train.source_ratios must be positive numbers, not {dict(ratios)}")
+        self.ratios = {name: ratio for name, ratio in ratios.items() if ratio > 0}
+        self.starts = dict.fromkeys(self.ratios, 0) | dict(starts or {})
+        self._check_starts(ratios)
+        self.seed = seed
+        self.block = block
+        self._phases = [
+            (begin, _Turns({n: r for n, r in self.ratios.items() if self.starts[n] <= begin}))
+            for begin in sorted({self.starts[name] for name in self.ratios})
+        ]
+        self._order: tuple[tuple[int, int], list[str]] | None = None
+
+    def _check_starts(self, ratios: Mapping[str, float]) -> None:
+        if unknown := set(self.starts) - set(ratios):
+            raise UserError(f"train.source_starts names {sorted(unknown)}, which are no sources")
+        if not all(isinstance(start, int) and start >= 0 for start in self.starts.values()):
+            raise UserError(f"train.source_starts must be iterations from 0 on, not {self.starts}")
+        if 0 not in [self.starts[name] for name in self.ratios]:
+            raise UserError("train.source_starts must leave one source that starts at iteration 0")
+
+    def source_of(self, iteration: int) -> str:
+        """The source of an iteration, counted from 0."""
+        begin, turns = [phase for phase in self._phases if phase[0] <= iteration][-1]
+        block, position = divmod(iteration - begin, self.block)
+        if self._order is None or self._order[0] != (begin, block):
+            names = turns.between(block * self.block, (block + 1) * self.block)
+            seed = [self.seed, block] if begin == 0 else [self.seed, block, begin]
+            np.random.default_rng(seed).shuffle(names)
+            self._order = ((begin, block), names)
+        return self._order[1][position]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the order depends on."""
+        return {
+            "ratios": self.ratios,
+            "starts": self.starts,
+            "seed": self.seed,
+            "block": self.block,
+        }
+
+
+class _Turns:
+    """How often each source has its turn among the first iterations, by Webster's method."""
+
+    def __init__(self, ratios: Mapping[str, float]) -> None:
+        self.names = list(ratios)
+        self.shares = np.array(list(ratios.values())) / sum(ratios.values())
+
+    def between(self, first: int, last: int) -> list[str]:
+        """The sources of the iterations from ``first`` to before ``last``, in no order."""
+        counts = self._until(last) - self._until(first)
+        return [name for name, count in zip(self.names, counts, strict=True) for _ in range(count)]
+
+    def _until(self, iterations: int) -> np.ndarray:
+        """Iterations of each source among the first ones: its j-th is due at (j + 0.5) / share."""
+        # What is due well before the end, and then one after the other.
+        counts = np.floor(self.shares * max(iterations - len(self.shares), 0)).astype(int)
+        while counts.sum() < iterations:
+            counts[np.argmin((counts + 0.5) / self.shares)] += 1
+        return counts
+
+
+class AlternateSources(HookBase):
+    """Selects the source of every iteration, and logs its losses under its name.
+
+    With one source it keeps the loader's position in the checkpoint, and that is all it does.
+    Randomness inside the model (drop path) is seeded by seed, iteration and process, so that a
+    resumed run equals one that was not interrupted.
+
+    Args:
+        loader: the loader that the trainer draws from.
+        ratios: source -> share of the iterations; None gives every source the share in which a
+            pass over all of them sees each record once.
+        seed: of the schedule and of the model's randomness.
+        report_period: iterations between two reports of what was left out.
+        starts: source -> its first iteration, as for :class:`Schedule`.
+        block: iterations in which the shares are kept.
+    """
+
+    def __init__(
+        self,
+        loader: HybridLoader,
+        ratios: Mapping[str, float] | None = None,
+        seed: int = 0,
+        report_period: int = 1000,
+        starts: Mapping[str, int] | None = None,
+        block: int = 100,
+    ) -> None:
+        self.loader = loader
+        self.seed = seed
+        self.report_period = report_period
+        if ratios is None:
+            ratios = _in_proportion_to_data(loader)
+        if set(ratios) != set(loader.sources):
+            raise UserError(
+                f"train.source_ratios names {sorted(ratios)}, but the sources of dataloader.train "
+                f"are {sorted(loader.sources)}"
+            )
+        self.schedule = Schedule(ratios, seed, block, starts)
+
+    def before_step(self) -> None:
+        """Choose the source and seed what is random inside the model."""
+        iteration = self.trainer.iter
+        self.loader.select(self.schedule.source_of(iteration))
+        state = np.random.SeedSequence([self.seed, comm.get_rank(), iteration]).generate_state(1)
+        torch.manual_seed(int(state[0]))
+
+    def after_step(self) -> None:
+        """Log the losses of this iteration under the source's name."""
+        iteration = self.trainer.iter
+        if len(self.loader.sources) > 1 and comm.is_main_process():
+            storage = self.trainer.storage
+            for name, (value, when) in list(storage.latest().items()):
+                if when == iteration and "loss" in name and "/" not in name:
+                    storage.put_scalar(f"{self.loader.selected}/{name}", value)
+        if (iteration + 1) % self.report_period == 0:
+            self._report()
+
+    def after_train(self) -> None:
+        """Say what was left out."""
+        self._report()
+
+    def _report(self) -> None:
+        for line in self.loader.report():
+            logger.info(line)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The schedule and the position in every source."""
+        return {"schedule": self.schedule.state_dict(), "loader": self.loader.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where a checkpoint stopped."""
+        if state["schedule"] != self.schedule.state_dict():
+            logger.warning("the schedule of sources differs from the checkpoint's; ours is used")
+        self.loader.load_state_dict(state["loader"])
+
+
+def _in_proportion_to_data(loader: HybridLoader) -> dict[str, float]:
+    """Iterations of each source for one pass over its records."""
+    if len(loader.sources) == 1:
+        return dict.fromkeys(loader.sources, 1.0)
+    ratios = {}
+    for name, source in loader.sources.items():
+        if isinstance(source.records, ImageTextShards):
+            raise UserError(
+                f"the number of records of source {name!r} is not known, for it is read from tar "
+                "shards: give the shares of all sources as train.source_ratios"
+            )
+        ratios[name] = len(source.records) / source.total_batch_size
+    return ratios

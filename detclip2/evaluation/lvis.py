@@ -1,0 +1,276 @@
+"""LVIS's average precision, standard and Fixed, side by side and within bounded memory."""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from detectron2 import evaluation
+from detectron2.data import MetadataCatalog
+from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
+
+from detclip2.evaluation.checks import check_finite, check_known, write_results
+from detclip2.evaluation.detections import (
+    DETECTION,
+    BestOfClasses,
+    ByClass,
+    Detections,
+    best,
+    detections_of,
+    gather,
+)
+from detclip2.evaluation.lvis_ap import METRICS, Annotations, average_precision
+from detclip2.evaluation.protocol import Protocol, annotations_of, prompts_of
+from detclip2.utils.errors import UserError
+from detclip2.utils.files import write_whole
+
+logger = logging.getLogger(__name__)
+
+STANDARD, FIXED = "bbox", "bbox_fixed"
+_TITLES = {STANDARD: "standard AP", FIXED: "Fixed AP"}
+_RESULTS = {
+    STANDARD: "lvis_instances_results.json",
+    FIXED: "lvis_fixed_ap_instances_results.json",
+}
+# An image that was evaluated, and how many detections the model gave for it.
+_IMAGE = np.dtype([("id", np.int64), ("given", np.int64)])
+
+
+class LVISFixedAPEvaluator(evaluation.LVISEvaluator):
+    """AP, AP50, AP75, APs, APm, APl, APr, APc, APf of boxes over IoU 0.5 to 0.95, twice.
+
+    Standard AP keeps the best 300 detections of an image, whatever their classes, so that a good
+    detection of one class can drop out for better ones of another. Fixed AP (Dave et al.,
+    "Evaluating large-vocabulary object detectors: the devil is in the details", arXiv 2102.01066)
+    keeps the best 10,000 of each class over the data set and any number of an image; it is what
+    the tables of DetCLIPv2, GLIP and MDETR show.
+
+    It takes Detectron2's place under its name; the lvis package computes both numbers. Of each
+    process stay 32 bytes for a detection that either protocol keeps. Equal scores are ordered by
+    image id and box, so results do not depend on the order of images, batches or processes.
+
+    Args:
+        dataset_name: its metadata has a ``json_file`` in LVIS's format.
+        tasks: ("bbox",), or None for the same.
+        distributed: put together what all processes have; results are on the main one, the others
+            return None. Processes hand it over in files in `output_dir`.
+        output_dir: where results are written: LVIS's json of detections for either protocol,
+            and "results.json" with the protocol and the numbers. Nothing is if None.
+        max_dets_per_image: for the standard AP; None for LVIS's 300.
+        max_dets_per_class: for the Fixed AP.
+        prompts: what the model is asked for, as the protocol tells it; None for the data set's
+            names.
+
+    Raises:
+        UserError: the json is missing, not in LVIS's format, or lacks a key; tasks beside boxes.
+    """
+
+    def __init__(
+        self,
+        dataset_name: str,
+        tasks: Sequence[str] | None = None,
+        distributed: bool = True,
+        output_dir: str | None = None,
+        *,
+        max_dets_per_image: int | None = None,
+        max_dets_per_class: int = 10_000,
+        prompts: str | None = None,
+    ) -> None:
+        if tasks is not None and list(tasks) != ["bbox"]:
+            raise UserError(
+                f"LVISFixedAPEvaluator evaluates boxes, tasks=['bbox'], not {list(tasks)}"
+            )
+        metadata = MetadataCatalog.get(dataset_name)
+        if not metadata.get("json_file"):
+            raise UserError(f"data set {dataset_name!r} has no json_file: register it before")
+        self._json_file: str = PathManager.get_local_path(str(metadata.json_file))
+        try:
+            super().__init__(dataset_name, ("bbox",), distributed, output_dir)
+        except OSError as error:
+            raise UserError(f"{self._json_file}: {error.strerror or error}") from error
+        except KeyError as error:
+            raise UserError(f"{self._json_file} lacks LVIS's key {error.args[0]!r}") from error
+        except (ValueError, AssertionError, TypeError) as error:
+            raise UserError(f"{self._json_file} is not a json of LVIS: {error}") from error
+        self._annotations = Annotations(self._lvis_api, self._json_file)
+        self._class_of = _class_positions(metadata, self._annotations)
+        self._dataset_name = dataset_name
+        self._folder = None if output_dir is None else Path(output_dir)
+        self._max_dets = 300 if max_dets_per_image is None else max_dets_per_image
+        self._max_dets_of_class = max_dets_per_class
+        self._prompts = prompts
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all detections."""
+        self._images: list[tuple[int, int]] = []
+        self._best_of_images: list[Detections] = []
+        self._best_of_classes = BestOfClasses(self._max_dets_of_class)
+
+    def process(
+        self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Take in what a model has found in a batch of images.
+
+        Args:
+            inputs: have an ``image_id``.
+            outputs: have ``instances`` with ``pred_boxes`` (XYXY px of the original image),
+                ``scores`` and ``pred_classes``.
+
+        Raises:
+            UserError: an image is not in the annotations, or a class has no category there, or a
+                score or box is not a finite number.
+        """
+        for image, output in zip(inputs, outputs, strict=True):
+            image_id = image["image_id"]
+            check_known(image_id, self._annotations.images, self._json_file)
+            check_finite(image_id, output["instances"])
+            found = detections_of(output["instances"], image_id)
+            self._use_positions(found)
+            self._images.append((image_id, len(found)))
+            self._best_of_images.append(best(found, self._max_dets))
+            self._best_of_classes.add(found)
+
+    def evaluate(self) -> dict[str, dict[str, float]] | None:
+        """Both protocols.
+
+        Returns:
+            "bbox" (standard) and "bbox_fixed": percent by metric, NaN where there is nothing to
+            find; None on processes other than the main one.
+
+        Raises:
+            UserError: no image was evaluated, or one twice.
+        """
+        parts = {
+            "images": np.array(self._images, _IMAGE),
+            STANDARD: np.concatenate([np.empty(0, DETECTION), *self._best_of_images]),
+            FIXED: self._best_of_classes.kept(),
+        }
+        for key in (STANDARD, FIXED):
+            parts[key] = parts[key][np.argsort(parts[key]["category"], kind="stable")]
+        gathered = {key: self._gather(key, parts.pop(key)) for key in list(parts)}
+        if self._distributed and not comm.is_main_process():
+            return None
+        images = np.concatenate(gathered["images"])
+        self._check_images(images)
+        num_classes = len(self._annotations)
+        detections = {
+            STANDARD: ByClass(gathered[STANDARD], num_classes),
+            FIXED: ByClass(gathered[FIXED], num_classes, self._max_dets_of_class),
+        }
+        results = {k: average_precision(self._annotations, d) for k, d in detections.items()}
+        protocol = self._protocol(images)
+        logger.info("%s", protocol)
+        logger.info("%s", table(results))
+        self._write(detections, results, protocol)
+        return results
+
+    def _use_positions(self, found: Detections) -> None:
+        """From the model's classes to positions in the annotations' sorted category ids."""
+        classes = found["category"]
+        wrong = (classes < 0) | (classes >= len(self._class_of))
+        if wrong.any() or (self._class_of[classes] < 0).any():
+            known = np.flatnonzero(self._class_of >= 0)
+            name = classes[wrong | ~np.isin(classes, known)][0]
+            raise UserError(
+                f"a detection is of class {name}, for which {self._json_file} has no category: "
+                f"the model detects other names than those of {self._dataset_name!r}"
+            )
+        found["category"] = self._class_of[classes]
+
+    def _gather(self, name: str, part: Any) -> list[Any]:
+        return gather(part, self._folder, f"lvis_{name}") if self._distributed else [part]
+
+    def _check_images(self, images: Any) -> None:
+        ids, counts = np.unique(images["id"], return_counts=True)
+        if len(ids) == 0:
+            raise UserError(
+                f"no image of {self._dataset_name!r} was evaluated: the test loader is empty"
+            )
+        if counts.max() > 1:
+            raise UserError(
+                f"image {ids[counts.argmax()]} was evaluated {counts.max()} times: the test "
+                "loader must give each image once"
+            )
+        missing = len(self._annotations.images) - len(ids)
+        if missing:
+            logger.warning(
+                "%d of the %d images in %s were not evaluated; their objects count as not found",
+                missing,
+                len(self._annotations.images),
+                self._json_file,
+            )
+
+    def _protocol(self, images: Any) -> Protocol:
+        names = [category.get("name", "") for category in self._annotations.categories]
+        most = int(images["given"].max())
+        return Protocol(
+            dataset=f"{self._dataset_name}, {len(images)} images",
+            annotations=annotations_of(self._json_file),
+            prompts=self._prompts or prompts_of(names),
+            detections=(
+                f"{self._max_dets} an image (standard), {self._max_dets_of_class} a class "
+                f"(Fixed); the model gave up to {most} an image"
+            ),
+            metric="standard and Fixed AP of boxes, IoU 0.5:0.95",
+        )
+
+    def _write(
+        self,
+        detections: Mapping[str, ByClass],
+        results: Mapping[str, Mapping[str, float]],
+        protocol: Protocol,
+    ) -> None:
+        if self._folder is None:
+            return
+        for key, of_classes in detections.items():
+            path = self._folder / _RESULTS[key]
+            ids = self._annotations.category_ids
+            write_whole(path, partial(write_detections, detections=of_classes, category_ids=ids))
+            logger.info("%s: detections of the %s", path, _TITLES[key])
+        write_results(self._folder / "results.json", protocol, results)
+
+
+def table(results: Mapping[str, Mapping[str, float]]) -> str:
+    """The numbers of both protocols, one a line, in percent."""
+    head = " " * 12 + "".join(f"{name:>7}" for name in METRICS)
+    rows = [
+        f"{_TITLES[key]:12}" + "".join(f"{values[name]:7.2f}" for name in METRICS)
+        for key, values in results.items()
+    ]
+    return "\n".join([head, *rows])
+
+
+def write_detections(file: IO[bytes], detections: ByClass, category_ids: Sequence[int]) -> None:
+    """LVIS's and COCO's json of results: a list of image_id, category_id, bbox (XYWH px), score."""
+    file.write(b"[")
+    is_first = True
+    for index, category_id in enumerate(category_ids):
+        found = detections[index]
+        columns = (found["image"].tolist(), found["box"].tolist(), found["score"].tolist())
+        entries = [
+            {"image_id": image_id, "category_id": category_id, "bbox": box, "score": score}
+            for image_id, box, score in zip(*columns, strict=True)
+        ]
+        if entries:
+            text = json.dumps(entries)[1:-1]  # many at once: much faster than one by one
+            file.write((text if is_first else ",\n" + text).encode())
+            is_first = False
+    file.write(b"]")
+
+
+def _class_positions(metadata: Any, annotations: Annotations) -> Any:
+    """(classes of the model,) of positions in the annotations; -1 where they lack the category."""
+    position = {category_id: i for i, category_id in enumerate(annotations.category_ids)}
+    # Where the metadata do not say otherwise, ids are those of LVIS: from 1.
+    id_to_class = metadata.get("thing_dataset_id_to_contiguous_id") or {
+        category_id: category_id - 1 for category_id in annotations.category_ids
+    }
+    positions = np.full(max(id_to_class.values()) + 1, -1, np.int32)
+    for category_id, index in id_to_class.items():
+        positions[index] = position.get(category_id, -1)
+    return positions

@@ -1,0 +1,307 @@
+"""A user's own annotations in COCO's format: checked, and mended where their meaning is clear.
+
+What other tools write under the name of COCO's format differs in many ways. Each fault is mended,
+left out and counted, or, where nothing could be learnt from what remains, refused in a sentence,
+before any training starts.
+"""
+
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from detclip2.data.datasets.detection import read_json
+from detclip2.data.sample import clean_phrase
+from detclip2.finetuning.own_boxes import Entry, are_corners, box_of_mask, four_numbers
+from detclip2.utils.errors import UserError
+
+FINDINGS = {
+    "key-unknown": ("keys that are not of COCO's format", "not read"),
+    "id-not-integer": ("ids that are not integers", "numbered anew"),
+    "id-twice": ("entries with the id of an earlier one", "left out"),
+    "box-derived": ("annotations with a polygon or RLE and no box", "boxed by it"),
+    "box-corners": ("boxes that hold two corners, not a width and height", "read as corners"),
+    "box-flipped": ("boxes of negative width or height", "corners put in order"),
+    "box-outside": ("boxes that reach beyond their image", "cut at its edge"),
+    "box-unusable": ("boxes without four numbers, or without area in their image", "left out"),
+    "image-unknown": ("annotations of an image that is not listed", "left out"),
+    "category-unknown": ("annotations of a category that is not listed or named", "left out"),
+    "category-twice": ("categories with the name of an earlier one", "made one"),
+    "category-empty": ("categories without a box", "kept: detected by name alone"),
+    "category-alone": ("a single category", "kept: it learns from background only"),
+    "image-missing": ("images that are not in the folder", "left out"),
+    "image-damaged": ("images that cannot be read", "left out"),
+    "image-mismatched": ("images of another size than stated", "left out"),
+    "image-empty": ("images without a box", "kept: all in them is background"),
+}
+"""Kind of finding -> what it is, and what is done about it; in the order of reports."""
+
+_KNOWN_KEYS = {
+    "the file": {"info", "licenses", "images", "annotations", "categories", "type"},
+    "images": {
+        "id", "file_name", "width", "height", "license", "flickr_url", "coco_url",
+        "date_captured", "neg_category_ids", "not_exhaustive_category_ids",
+    },
+    "annotations": {
+        "id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation", "ignore",
+        "keypoints", "num_keypoints", "caption",
+    },
+    "categories": {"id", "name", "supercategory", "keypoints", "skeleton"},
+}  # fmt: skip
+_ROTATED = range(5, 9)  # EXIF orientations that swap width and height
+
+
+@dataclass
+class OwnData:
+    """What is usable of a json and its images."""
+
+    path: Path
+    names: list[str]
+    """C distinct names, as phrases."""
+    images: list[Entry]
+    """``id`` from 1, ``file_name``, ``height``, ``width``."""
+    annotations: list[Entry]
+    """``id`` from 1, ``image_id``, ``category_id`` (index into `names`), ``bbox`` XYWH inside the
+    image, ``area``, ``iscrowd``."""
+    findings: dict[str, list[str]] = field(default_factory=dict)
+    """Kind -> an example of each place where it was found."""
+
+    def note(self, kind: str, where: str) -> None:
+        """Count a finding."""
+        self.findings.setdefault(kind, []).append(where)
+
+    def counts(self) -> list[tuple[int, int]]:
+        """Images and boxes of each category."""
+        boxes = Counter(one["category_id"] for one in self.annotations)
+        pairs = {(one["category_id"], one["image_id"]) for one in self.annotations}
+        images = Counter(category for category, _ in pairs)
+        return [(images[i], boxes[i]) for i in range(len(self.names))]
+
+    def to_coco(self, names: list[str]) -> Entry:
+        """The json of it, with category ids from 1 in the order of `names`."""
+        identity = {name.casefold(): i for i, name in enumerate(names, 1)}
+        ids = [identity[name.casefold()] for name in self.names]
+        return {
+            "images": self.images,
+            "annotations": [
+                {**one, "category_id": ids[one["category_id"]]} for one in self.annotations
+            ],
+            "categories": [{"id": i, "name": name} for i, name in enumerate(names, 1)],
+        }
+
+
+def read_own_data(path: str | os.PathLike[str], image_root: str | os.PathLike[str]) -> OwnData:
+    """Read and check a json in COCO's format and the heads of its images.
+
+    Args:
+        path: the json.
+        image_root: the folder that its ``file_name`` is relative to.
+
+    Raises:
+        UserError: it cannot be read or is of another format; half of the images are missing; or
+            no image, category or box remains.
+    """
+    path = Path(path)
+    content = read_json(os.fspath(path), ("images", "annotations", "categories"))
+    data = OwnData(path, [], [], [])
+    _note_unknown_keys(data, content)
+    index_of = _read_categories(data, content["categories"])
+    image_of = _read_images(data, content["images"], Path(image_root))
+    _read_annotations(data, content["annotations"], index_of, image_of)
+    _note_what_is_empty(data)
+    return data
+
+
+def _note_unknown_keys(data: OwnData, content: Entry) -> None:
+    for part, known in _KNOWN_KEYS.items():
+        entries = [content] if part == "the file" else content[part]
+        if not isinstance(entries, list) or not all(isinstance(one, dict) for one in entries):
+            raise UserError(f"{data.path}: {part!r} is not a list of objects")
+        for key in sorted({str(key) for one in entries for key in one} - known):
+            data.note("key-unknown", f"{key!r} of {part}")
+
+
+def _read_categories(data: OwnData, entries: list[Entry]) -> dict[str, int]:
+    """Fills `names`; id in the file, as text -> index into them."""
+    index_of: dict[str, int] = {}
+    by_name: dict[str, int] = {}
+    for entry in entries:
+        where = f"category {entry.get('name')!r}"
+        identity = _identity(data, entry, where)
+        name = clean_phrase(str(entry.get("name") or "").replace("_", " "))
+        if identity is None or identity in index_of:
+            data.note("id-twice", where)
+            continue
+        if not name:
+            continue
+        if name.casefold() in by_name:
+            data.note("category-twice", where)
+        else:
+            by_name[name.casefold()] = len(data.names)
+            data.names.append(name)
+        index_of[identity] = by_name[name.casefold()]
+    if not data.names:
+        raise UserError(f"{data.path}: 'categories' has no entry with an id and a name")
+    return index_of
+
+
+def _read_images(data: OwnData, entries: list[Entry], root: Path) -> dict[str, Entry | None]:
+    """Fills `images`; id in the file, as text -> the image, None if it is left out."""
+    image_of: dict[str, Entry | None] = {}
+    for entry in entries:
+        file_name = str(entry.get("file_name") or "")
+        where = file_name or f"image {entry.get('id')}"
+        identity = _identity(data, entry, where)
+        if identity is None or identity in image_of:
+            data.note("id-twice", where)
+            continue
+        image_of[identity] = None
+        path = root / file_name
+        if not file_name or not path.is_file():
+            data.note("image-missing", where)
+            continue
+        size = _size_of(path)
+        if size is None:
+            data.note("image-damaged", where)
+        elif (stated := _stated_size(entry, size)) != size:
+            data.note("image-mismatched", f"{where} is {_by(size)}, not {_by(stated)}")
+        else:
+            image = {"id": len(data.images) + 1, "file_name": file_name}
+            data.images.append({**image, "width": size[0], "height": size[1]})
+            image_of[identity] = data.images[-1]
+    missing = data.findings.get("image-missing", [])
+    if missing and 2 * len(missing) >= len(entries):
+        raise UserError(
+            f"{data.path}: {len(missing)} of {len(entries)} images are not in {root}, such as "
+            f"{missing[0]}: is this the folder that file_name is relative to?"
+        )
+    if not data.images:
+        raise UserError(f"{data.path}: no image can be used ({_first_problem(data, 'image')})")
+    return image_of
+
+
+def _read_annotations(
+    data: OwnData,
+    entries: list[Entry],
+    index_of: dict[str, int],
+    image_of: dict[str, Entry | None],
+) -> None:
+    """Fills `annotations`."""
+    boxed: list[tuple[Entry, Entry, int, tuple[float, ...]]] = []
+    for entry in entries:
+        where = f"annotation {entry.get('id')}"
+        image = image_of.get(_key(entry.get("image_id")))
+        index = index_of.get(_key(entry.get("category_id")))
+        if image is None:
+            if _key(entry.get("image_id")) not in image_of:
+                data.note("image-unknown", f"{where}: image {entry.get('image_id')!r}")
+            continue
+        if index is None:
+            data.note("category-unknown", f"{where}: category {entry.get('category_id')!r}")
+            continue
+        where = f"{where} in {image['file_name']}"
+        box = four_numbers(entry.get("bbox"))
+        if box is None and entry.get("segmentation"):
+            box = box_of_mask(entry["segmentation"], image)
+            if box is not None:
+                data.note("box-derived", where)
+        if box is None:
+            data.note("box-unusable", f"{where}: {entry.get('bbox')!r}")
+            continue
+        boxed.append((entry, image, index, box))
+    corners = are_corners([box for *_, box in boxed], [image for _, image, *_ in boxed])
+    for entry, image, index, box in boxed:
+        where = f"annotation {entry.get('id')} in {image['file_name']}"
+        if corners:
+            data.note("box-corners", where)
+            box = (box[0], box[1], box[2] - box[0], box[3] - box[1])
+        inside = _inside(data, box, image, where)
+        if inside is not None:
+            data.annotations.append(
+                {
+                    "id": len(data.annotations) + 1,
+                    "image_id": image["id"],
+                    "category_id": index,
+                    "bbox": inside,
+                    "area": inside[2] * inside[3],
+                    "iscrowd": int(bool(entry.get("iscrowd") or entry.get("ignore"))),
+                }
+            )
+    if not data.annotations:
+        raise UserError(
+            f"{data.path}: no box can be used ({_first_problem(data, 'box', 'category', 'image')})"
+        )
+
+
+def _note_what_is_empty(data: OwnData) -> None:
+    for name, (_, boxes) in zip(data.names, data.counts(), strict=True):
+        if not boxes:
+            data.note("category-empty", repr(name))
+    with_boxes = {one["image_id"] for one in data.annotations}
+    for image in data.images:
+        if image["id"] not in with_boxes:
+            data.note("image-empty", image["file_name"])
+    if len(data.names) == 1:
+        data.note("category-alone", repr(data.names[0]))
+
+
+def _identity(data: OwnData, entry: Entry, where: str) -> str | None:
+    """The id of an image or category as text, for "7" and 7 are meant to be the same."""
+    value = entry.get("id")
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool):
+        data.note("id-not-integer", f"{value!r} of {where}")
+    return _key(value)
+
+
+def _key(identity: Any) -> str:
+    return str(int(identity) if isinstance(identity, float) and identity.is_integer() else identity)
+
+
+def _size_of(path: Path) -> tuple[int, int] | None:
+    """Width and height as a viewer shows the image; None if its head cannot be read."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            rotated = image.getexif().get(0x0112) in _ROTATED
+    except Exception:  # a damaged head makes Pillow's parsers raise almost anything
+        return None
+    return (height, width) if rotated else (width, height)
+
+
+def _inside(data: OwnData, box: tuple[float, ...], image: Entry, where: str) -> list[float] | None:
+    """A box XYWH, cut to its image; None if nothing remains."""
+    x, y, width, height = box
+    if width < 0 or height < 0:
+        data.note("box-flipped", where)
+        x, y, width, height = x + min(width, 0), y + min(height, 0), abs(width), abs(height)
+    x1, x2 = max(x, 0.0), min(x + width, float(image["width"]))
+    y1, y2 = max(y, 0.0), min(y + height, float(image["height"]))
+    if x2 <= x1 or y2 <= y1:
+        data.note("box-unusable", f"{where}: {list(box)}")
+        return None
+    # Coordinates counted from 1 are common, and a pixel is nothing to report.
+    if x < -1 or y < -1 or x + width > image["width"] + 1 or y + height > image["height"] + 1:
+        data.note("box-outside", where)
+    return [x1, y1, x2 - x1, y2 - y1]
+
+
+def _stated_size(entry: Entry, size: tuple[int, int]) -> tuple[Any, Any]:
+    """Width and height as the json has them; as `size` has them where it is silent."""
+    width, height = entry.get("width"), entry.get("height")
+    return size[0] if width is None else width, size[1] if height is None else height
+
+
+def _by(size: tuple[Any, Any]) -> str:
+    return f"{size[0]} x {size[1]}"
+
+
+def _first_problem(data: OwnData, *about: str) -> str:
+    for kind, examples in data.findings.items():
+        if kind.startswith(about) and FINDINGS[kind][1] == "left out":
+            return f"{FINDINGS[kind][0]}: {len(examples)}, such as {examples[0]}"
+    return "there is none in the file"

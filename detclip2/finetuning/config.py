@@ -1,0 +1,233 @@
+"""Fine-tuning on a user's own data: the schedule for its size, and the config of the run."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import LazyCall as L
+from detectron2.data import DatasetMapper, build_detection_test_loader
+from detectron2.data import transforms as T
+from omegaconf import DictConfig, OmegaConf
+
+from detclip2.config import inference_settings, load_config
+from detclip2.data.datasets.detection import detection_set, names_of_json
+from detclip2.data.hybrid_loader import HybridLoader, Source
+from detclip2.data.mappers import DetectionMapper
+from detclip2.engine.defaults import TRAIN
+from detclip2.engine.solver import iterations_of_epochs, warmup_cosine
+from detclip2.engine.step_cost import source_nodes
+from detclip2.evaluation.coco import CheckedCOCOEvaluator
+from detclip2.utils.errors import UserError
+
+# The paper fine-tunes on LVIS (100,000 images) for 24 epochs (Tab. 10), and on the small sets of
+# ODinW for up to 250 (Tab. 11). In between, we give every data set so many iterations at least.
+MIN_EPOCHS, MAX_EPOCHS, MIN_ITERATIONS = 24, 250, 1000
+EVALUATIONS = 5  # of a run
+MAX_PHRASES = 150  # Tab. 10
+ZERO_SHOT = "zero_shot"  # key and subfolder of what the names of --mix are measured with
+SCALES = (0.6, 0.7, 0.8, 0.9, 1.0)  # of the shorter edge: 480 to 800 px in the field
+
+
+@dataclass(frozen=True)
+class Data:
+    """The checked annotations of a run and their images."""
+
+    train: Path
+    val: Path
+    images: Path
+    num_train: int
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a user may say about a run; None leaves it to the data and the base model."""
+
+    batch_size: int | None = None
+    iterations: int | None = None
+    size: int | None = None
+    """Shorter edge of the images, px."""
+    lr: float | None = None
+    mix: str | None = None
+    """CONFIG/SOURCE: another source, so that what the model knew is not forgotten; the test set of
+    that config, where it has one, tells whether it is."""
+    mix_share: float = 0.25
+    """Of the iterations."""
+    num_workers: int = 2
+    device: str = "cpu"
+    seed: int = 0
+
+
+def iterations_for(num_images: int, batch_size: int) -> int:
+    """Iterations for a data set of this size: 24 epochs, or up to 250 to reach 1,000 iterations."""
+    epochs = min(max(MIN_EPOCHS, MIN_ITERATIONS * batch_size / num_images), MAX_EPOCHS)
+    return iterations_of_epochs(num_images, batch_size, epochs)
+
+
+def finetune_config(
+    base: DictConfig, base_name: str, weights: Path, data: Data, output: Path, settings: Settings
+) -> DictConfig:
+    """The config of a fine-tuning, which train_net.py runs as well.
+
+    Args:
+        base: of the model to start from, with ``model``, ``optimizer`` and ``inference``.
+        base_name: what messages call it.
+        weights: the file to start from.
+        data: what to learn.
+        output: the folder of the run.
+        settings: what the user has said.
+
+    Raises:
+        UserError: the base lacks a key, or the source to mix in cannot be had.
+    """
+    for key in ("model", "optimizer", "inference"):
+        if key not in base:
+            raise UserError(f"{base_name}: key {key!r} is missing, which fine-tuning takes from it")
+    known = inference_settings(base, base_name)
+    size = settings.size or known.min_size
+    max_size = known.max_size if settings.size is None else round(size * 1333 / 800)
+    base_batch = _batch_size(base)
+    batch_size = min(settings.batch_size or base_batch or 16, data.num_train)
+    iterations = settings.iterations or iterations_for(data.num_train, batch_size)
+    lr = settings.lr or base.optimizer.lr * math.sqrt(batch_size / (base_batch or batch_size))
+    train = OmegaConf.create(TRAIN)
+    train.update(
+        output_dir=str(output),
+        init_checkpoint=str(weights),
+        device=settings.device,
+        seed=settings.seed,
+    )
+    train.amp.enabled = settings.device == "cuda"
+    cfg = OmegaConf.create(
+        {
+            "model": OmegaConf.to_container(base.model, resolve=True),
+            "optimizer": OmegaConf.to_container(base.optimizer),
+            "lr_multiplier": L(warmup_cosine)(max_iter="${train.max_iter}", warmup_iterations=1),
+            "inference": OmegaConf.to_container(base.inference, resolve=True),
+            "dataloader": _dataloader(data, output.name, batch_size, settings),
+            "train": train,
+        },
+        flags={"allow_objects": True},
+    )
+    assert isinstance(cfg, DictConfig)
+    cfg.optimizer.lr = lr
+    cfg.inference.update(min_size=size, max_size=max_size)
+    resize = cfg.dataloader.train.own.mapper.augmentations[0]
+    resize.update(short_edge_length=[round(scale * size) for scale in SCALES], max_size=max_size)
+    if settings.mix:
+        mixed = Mixed.of(settings.mix, output / ZERO_SHOT)
+        cfg.dataloader.train.mixed = mixed.source
+        if mixed.test:
+            cfg[ZERO_SHOT] = mixed.test
+        share = settings.mix_share
+        cfg.train.source_ratios = {"own": 1 - share, "mixed": share}
+        if settings.iterations is None:
+            iterations = math.ceil(iterations / (1 - share))
+    set_iterations(cfg, iterations)
+    return cfg
+
+
+def set_iterations(cfg: DictConfig, iterations: int) -> None:
+    """Give a run this length, with the warm-up, evaluations and checkpoints that go with it."""
+    period = math.ceil(iterations / EVALUATIONS)
+    cfg.train.update(max_iter=iterations, eval_period=period)
+    cfg.train.checkpointer.update(period=period, max_to_keep=1)
+    cfg.lr_multiplier.warmup_iterations = min(500, math.ceil(iterations / 10))  # 500 in Tab. 11
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """What is taken from the config of ``--mix``, by values alone."""
+
+    source: Any
+    test: dict[str, Any] | None
+    """``test`` and ``evaluator`` for the names of that config; None where none gives AP."""
+
+    @classmethod
+    def of(cls, name: str, folder: Path) -> "Mixed":
+        """Of CONFIG/SOURCE.
+
+        Args:
+            name: CONFIG/SOURCE.
+            folder: takes the place of that config's output folder.
+
+        Raises:
+            UserError: there is no such config or source, or it refers to what is not there.
+        """
+        file, _, source = name.rpartition("/")
+        if not file:
+            raise UserError(f"--mix {name}: expected CONFIG/SOURCE, such as coco.py/detection")
+        cfg, file = load_config(file)
+        try:
+            sources = source_nodes(cfg)
+        except (AttributeError, KeyError):
+            sources = {}
+        if source not in sources:
+            raise UserError(f"--mix: {file} has the sources {sorted(sources)}, not {source!r}")
+        OmegaConf.update(cfg, "train.output_dir", str(folder), force_add=True)
+        data, test = cfg.dataloader, None
+        try:
+            if "test" in data and "bbox" in data.get("evaluator", {}).get("tasks", ()):
+                parts = ("test", "evaluator")
+                test = {p: OmegaConf.to_container(data[p], resolve=True) for p in parts}
+            return cls(OmegaConf.to_container(sources[source], resolve=True), test)
+        except Exception as error:  # of omegaconf, for what these refer to
+            raise UserError(f"--mix {name}: {str(error).splitlines()[0]}") from error
+
+
+def _batch_size(base: DictConfig) -> int | None:
+    """Of the first source with boxes that the base model was trained on."""
+    plain: Any = OmegaConf.to_container(base, resolve=False)
+    sources = plain.get("dataloader", {}).get("train", {})
+    for source in sources.values():
+        if isinstance(source, dict) and isinstance(source.get("total_batch_size"), int):
+            return int(source["total_batch_size"])
+    return None
+
+
+def _dataloader(data: Data, name: str, batch_size: int, settings: Settings) -> dict[str, Any]:
+    """Loaders of the user's data; sizes are filled in by the caller."""
+    return {
+        "train": L(HybridLoader)(
+            seed="${train.seed}",
+            own=L(Source)(
+                records=L(detection_set)(
+                    name=f"{name}_train", json_file=str(data.train), image_root=str(data.images)
+                ),
+                mapper=L(DetectionMapper)(
+                    names=L(names_of_json)(json_file="${...records.json_file}"),
+                    augmentations=[
+                        L(T.ResizeShortestEdge)(
+                            short_edge_length=[], max_size=0, sample_style="choice"
+                        ),
+                        L(T.RandomFlip)(horizontal=True),
+                    ],
+                    max_phrases=MAX_PHRASES,
+                ),
+                total_batch_size=batch_size,
+                num_workers=settings.num_workers,
+            ),
+        ),
+        "test": L(build_detection_test_loader)(
+            dataset=L(detection_set)(
+                name=f"{name}_val", json_file=str(data.val), image_root=str(data.images)
+            ),
+            mapper=L(DatasetMapper)(
+                is_train=False,
+                augmentations=[
+                    L(T.ResizeShortestEdge)(
+                        short_edge_length="${inference.min_size}",
+                        max_size="${inference.max_size}",
+                    )
+                ],
+                image_format="RGB",
+            ),
+            num_workers=0,
+            batch_size=1,
+        ),
+        "evaluator": L(CheckedCOCOEvaluator)(
+            dataset_name="${..test.dataset.name}",
+            tasks=["bbox"],
+            output_dir="${train.output_dir}/inference",
+        ),
+    }

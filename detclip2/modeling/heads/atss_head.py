@@ -1,0 +1,158 @@
+"""The RPN-free head of ATSS, with the deformable layer that joins its two towers (sec. 3.3)."""
+
+import math
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor, nn
+
+from detclip2.modeling.layers.conv3x3 import Conv3x3
+from detclip2.modeling.layers.deform_conv import deformable_conv
+from detclip2.utils.errors import UserError
+
+Objectness = Literal["class", "iou"]
+
+
+class Predictions(NamedTuple):
+    """What the head says of every anchor, all levels joined, finest first."""
+
+    regions: Tensor
+    """(B, K, D) region embeddings."""
+    deltas: Tensor
+    """(B, K, 4) box deltas with respect to the anchors."""
+    centerness: Tensor
+    """(B, K) centerness logits."""
+    objectness: Tensor | None = None
+    """(B, K) class-agnostic logits, of a head that has this output. Inference does not read it."""
+
+
+class ATSSHead(nn.Module):
+    """Two towers of convolutions shared by all levels.
+
+    The box tower predicts boxes and centerness. The class tower yields one embedding a location;
+    its first layer is a deformable convolution whose offsets come from the box tower, so that
+    image-text pairs, which have no boxes, teach the box tower too (paper, sec. 3.3, Tab. 3).
+
+    Args:
+        in_channels: channels of every pyramid level; the towers keep this width.
+        embed_dim: D.
+        num_levels: pyramid levels, each with a learnable scale on its box deltas (as ATSS).
+        num_convs: convolutions a tower, 4 in ATSS.
+        deformable: False removes the deformable layer (ablation of Tab. 3).
+        num_groups: groups of GroupNorm.
+        objectness: a class-agnostic logit a location, learnt where boxes are and read by the
+            word-region contrast alone (its ``proposal_score`` of the same name, Tab. 2a), or None.
+            ``class``: is it on an object, from the class tower; ``iou``: how well does its box
+            fit, from the box tower, as in IoU-aware heads (arXiv 1912.05992).
+
+    Raises:
+        UserError: ``objectness`` is none of these.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 256,
+        embed_dim: int = 256,
+        num_levels: int = 5,
+        num_convs: int = 4,
+        deformable: bool = True,
+        num_groups: int = 32,
+        objectness: Objectness | None = None,
+    ) -> None:
+        super().__init__()
+        if objectness not in (None, *get_args(Objectness)):
+            raise UserError(f"head.objectness is {objectness!r}; expected 'class', 'iou' or None")
+        self.box_tower = _tower(in_channels, num_convs, num_groups)
+        self.class_tower = _tower(in_channels, num_convs, num_groups)
+        self.deformable = DeformableLayer(in_channels, num_groups) if deformable else None
+        # A linear map where ATSS has a 3x3 convolution to class scores: it makes the similarity
+        # of a location with a phrase one dot product, which a vocabulary can be folded into.
+        self.region = nn.Conv2d(in_channels, embed_dim, kernel_size=1)
+        self.box = nn.Conv2d(in_channels, 4, kernel_size=3, padding=1)
+        self.centerness = nn.Conv2d(in_channels, 1, kernel_size=3, padding=1)
+        self.scales = nn.Parameter(torch.ones(num_levels))
+        for layer in (self.region, self.box, self.centerness):
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.zeros_(layer.get_parameter("bias"))
+        # Region embeddings of about unit length, so that similarities start within +-1.
+        nn.init.normal_(self.region.weight, std=1 / math.sqrt(in_channels * embed_dim))
+        self.objectness_kind = objectness
+        self.objectness = None if objectness is None else _objectness(objectness, in_channels)
+
+    def forward(self, features: list[Tensor]) -> Predictions:
+        """Levels of (B, C, H_l, W_l) -> predictions for the K = sum H_l W_l anchors."""
+        regions, deltas, centerness, objectness = [], [], [], []
+        for scale, x in zip(self.scales, features, strict=True):
+            box_features = self.box_tower(x)
+            class_features = x if self.deformable is None else self.deformable(x, box_features)
+            class_features = self.class_tower(class_features)
+            regions.append(self.region(class_features))
+            deltas.append(self.box(box_features) * scale)
+            centerness.append(self.centerness(box_features))
+            if self.objectness is not None:
+                of_class = self.objectness_kind == "class"
+                objectness.append(self.objectness(class_features if of_class else box_features))
+        return Predictions(
+            join_levels(regions),
+            join_levels(deltas),
+            join_levels(centerness).squeeze(-1),
+            join_levels(objectness).squeeze(-1) if objectness else None,
+        )
+
+
+class DeformableLayer(nn.Module):
+    """A modulated deformable 3x3 convolution that samples where the box tower points.
+
+    Args:
+        channels: input and output channels.
+        num_groups: groups of the GroupNorm behind it.
+    """
+
+    def __init__(self, channels: int, num_groups: int = 32) -> None:
+        super().__init__()
+        # Holds the weight alone; the layer never runs as an ordinary convolution.
+        self.conv = nn.Conv2d(channels, channels, kernel_size=3, padding=1, bias=False)
+        self.offsets_and_mask = nn.Conv2d(channels, 3 * 9, kernel_size=3, padding=1)
+        self.norm = nn.GroupNorm(num_groups, channels)
+        nn.init.kaiming_normal_(self.conv.weight, nonlinearity="relu")
+        # Starts as an ordinary convolution: no offsets and equal masks.
+        nn.init.zeros_(self.offsets_and_mask.weight)
+        nn.init.zeros_(self.offsets_and_mask.get_parameter("bias"))
+
+    def forward(self, x: Tensor, box_features: Tensor) -> Tensor:
+        """Sample ``x`` (B, C, H, W) at places read from ``box_features`` (B, C, H, W)."""
+        offsets, mask = self.offsets_and_mask(box_features).split((18, 9), dim=1)
+        # Offsets are in pixels: half precision would round them to a quarter of one.
+        with torch.autocast(x.device.type, enabled=False):
+            sampled = deformable_conv(
+                x.float(),
+                offsets.float(),
+                mask.float().sigmoid(),
+                self.conv.weight.float(),
+                self.training,
+            )
+        return torch.relu(self.norm(sampled))
+
+
+def join_levels(levels: list[Tensor]) -> Tensor:
+    """Levels of (B, C, H_l, W_l) -> (B, K, C), row by row, finest level first."""
+    return torch.cat([level.flatten(2) for level in levels], dim=2).transpose(1, 2)
+
+
+def _objectness(kind: Objectness, channels: int) -> nn.Conv2d:
+    conv = nn.Conv2d(channels, 1, kernel_size=3, padding=1)
+    nn.init.normal_(conv.weight, std=0.01)
+    # Focal loss starts from the probability 0.01, as alignment does.
+    prior = 0.01 if kind == "class" else 0.5
+    nn.init.constant_(conv.get_parameter("bias"), math.log(prior / (1 - prior)))
+    return conv
+
+
+def _tower(channels: int, num_convs: int, num_groups: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for _ in range(num_convs):
+        conv = Conv3x3(channels, channels, bias=False)
+        # Detectron2's FCOS uses std 0.01; with GroupNorm behind it the scale does not matter.
+        nn.init.normal_(conv.weight, std=0.01)
+        layers += [conv, nn.GroupNorm(num_groups, channels), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers)

@@ -1,0 +1,167 @@
+"""Phrases to vectors: any transformers text model, each phrase on its own (paper, sec. 3.1)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from detclip2.resources import RESOURCES
+from detclip2.utils.errors import UserError
+
+
+class TextTower(nn.Module):
+    """A text model of transformers with its tokenizer, and a projection to D.
+
+    Phrases never see each other, so labels come back as they were written, and an embedding can
+    be kept for ever.
+
+    Args:
+        model: a transformers text model whose output has ``last_hidden_state``.
+        tokenizer: its tokenizer.
+        embed_dim: D.
+        max_length: L, tokens a phrase including start and end; 16 in the paper (Tab. 9).
+        pooling: "end_of_text", the last token's state (CLIP, FILIP), or "mean" over the phrase's
+            own tokens, without those that mark its start and end.
+        identity: names the encoder, for embeddings that are kept in files.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        embed_dim: int = 256,
+        max_length: int = 16,
+        pooling: str = "end_of_text",
+        identity: str = "",
+    ) -> None:
+        super().__init__()
+        if pooling not in ("end_of_text", "mean"):
+            raise UserError(f"text_tower.pooling is {pooling!r}; expected 'end_of_text' or 'mean'")
+        self.model = model
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.pooling = pooling
+        config: Any = model.config
+        width: int = config.hidden_size
+        self.identity = identity or f"{config.model_type}-{width}"
+        self.projection = nn.Linear(width, embed_dim, bias=False)
+        nn.init.normal_(self.projection.weight, std=width**-0.5)
+
+    def forward(self, phrases: Sequence[str]) -> Tensor:
+        """M phrases -> (M, D) embeddings, not normalised. No phrase gives a (0, D) tensor."""
+        if not phrases:
+            return self.projection.weight.new_zeros(0, self.projection.out_features)
+        tokens = self.tokenizer(
+            list(phrases),
+            padding=True,
+            truncation=True,
+            max_length=self.max_length,
+            return_tensors="pt",
+            return_special_tokens_mask=True,
+        ).to(self.projection.weight.device)
+        mask = tokens["attention_mask"]
+        states = self.model(
+            input_ids=tokens["input_ids"], attention_mask=mask
+        ).last_hidden_state  # (M, L, width)
+        if self.pooling == "mean":
+            own = 1 - tokens["special_tokens_mask"]
+            pooled = (states * own[..., None]).sum(1) / own.sum(1, keepdim=True).clamp(min=1)
+        else:
+            last = mask.sum(1) - 1
+            pooled = states[torch.arange(len(states), device=states.device), last]
+        return self.projection(pooled)
+
+
+def load_text_model(path: str, pretrained: bool = True) -> nn.Module:
+    """A transformers text model from a folder, or from the local cache by its hub id.
+
+    Never touches the network. Of a model with two towers (CLIP, SigLIP) the text tower is taken, of
+    one with encoder and decoder (T5) the encoder.
+
+    Args:
+        path: a folder with config.json (and model.safetensors), or a hub id already in the cache.
+        pretrained: False builds it with random weights from config.json alone.
+
+    Raises:
+        UserError: says which file is missing and where to put it.
+    """
+    import transformers
+
+    path = resolve_folder(path)
+    try:
+        config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
+        if config.model_type in ("clip", "clip_text_model"):
+            text_config = getattr(config, "text_config", config)
+            if pretrained:
+                return transformers.CLIPTextModel.from_pretrained(
+                    path, config=text_config, local_files_only=True
+                )
+            return transformers.CLIPTextModel(text_config)
+        if pretrained:
+            model = transformers.AutoModel.from_pretrained(path, local_files_only=True)
+        else:
+            model = transformers.AutoModel.from_config(config)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(_missing_files(path, "config.json and model.safetensors", error)) from error
+    if hasattr(config, "text_config"):
+        return model.text_model
+    return model.get_encoder() if config.is_encoder_decoder else model
+
+
+def fresh_text_model(path: str) -> nn.Module:
+    """A CLIP text model that is to be trained from nothing: config.json gives its sizes.
+
+    With the usual random weights, the embeddings of any two phrases have a cosine of about 0.8,
+    and a detector spends most of a short training in telling them apart. Here every block starts
+    as the identity and positions start at zero, so that phrases without a common word start
+    nearly orthogonal: a bag of words, which training turns into more.
+
+    Args:
+        path: a folder with config.json, see :func:`load_text_model`.
+    """
+    model = load_text_model(path, pretrained=False)
+    for name, parameter in model.named_parameters():
+        if name.endswith(("out_proj.weight", "fc2.weight", "position_embedding.weight")):
+            nn.init.zeros_(parameter)
+        elif name.endswith("token_embedding.weight"):
+            nn.init.normal_(parameter)
+    return model
+
+
+def load_tokenizer(path: str) -> Any:
+    """The tokenizer in a folder, or in the local cache by its hub id. Never touches the network.
+
+    Raises:
+        UserError: says which file is missing and where to put it.
+    """
+    import transformers
+
+    path = resolve_folder(path)
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise UserError(_missing_files(path, "tokenizer.json", error)) from error
+    tokenizer.padding_side = tokenizer.truncation_side = "right"
+    return tokenizer
+
+
+def resolve_folder(path: str) -> str:
+    """``resource://NAME`` is a folder shipped inside this package; anything else stays as it is."""
+    prefix = "resource://"
+    if path.startswith(prefix):
+        return str(RESOURCES / path[len(prefix) :])
+    return path
+
+
+def _missing_files(path: str, files: str, error: Exception) -> str:
+    if Path(path).is_dir():
+        reason = str(error).splitlines()[0]
+        return f"the text tower in the folder {path} cannot be loaded; it needs {files}: {reason}"
+    return (
+        f"the text tower {path!r} is neither a folder nor in the local cache of the hub: put "
+        f"{files} into a folder and give its path as text_tower.model.path, or fetch a hub id once "
+        f"with `hf download {path}` where there is a network"
+    )

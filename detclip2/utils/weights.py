@@ -1,0 +1,107 @@
+"""Weights from files: safetensors, or torch files that need no pickle."""
+
+import pickle
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from detclip2.utils.errors import UserError
+
+State = dict[str, torch.Tensor]
+NO_STATE = "holds no state dict of tensors (expected name -> tensor)"
+
+
+def read_weights(path: str | Path) -> State:
+    """The state dict in a .safetensors or torch file, on the CPU.
+
+    A torch file may hold the state dict itself or a checkpoint with it under "model", or under
+    "ema" an average of the weights, which is preferred.
+
+    Raises:
+        UserError: the file is missing, broken, or needs pickle, which could run any code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"there is no weights file at {path}")
+    content = read_checkpoint(path, "weights")
+    state = content.get("ema", content["model"])
+    if not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+        raise UserError(f"{path} {NO_STATE}")
+    return state
+
+
+def read_checkpoint(path: str | Path, what: str = "a checkpoint") -> dict[str, Any]:
+    """What is in a .safetensors or torch file, on the CPU, with its state dict under "model".
+
+    Args:
+        path: a file that is there.
+        what: what messages call its content.
+
+    Raises:
+        UserError: the file is broken, needs pickle, or has no state dict.
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".safetensors":
+            return {"model": load_file(path)}
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # Torch's files are zip files; in others, what looks like pickle may be any garbage.
+        if not zipfile.is_zipfile(path):
+            raise UserError(f"{path} cannot be read as {what}: it is no file of tensors") from error
+        raise UserError(
+            f"{path} needs pickle, which can run any code when loaded, so it is refused: "
+            "save its state dict of tensors as .safetensors"
+        ) from error
+    except Exception as error:  # what a broken file makes the readers raise could be anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path} cannot be read as {what}: {reason}") from error
+    if not isinstance(content, dict) or "model" not in content:
+        content = {"model": content}
+    state = content["model"]
+    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+        raise UserError(f"{path} {NO_STATE}")
+    return content
+
+
+def load_weights(
+    module: nn.Module,
+    path: str | Path,
+    ignore: Sequence[str] = (),
+    convert: Callable[[State], State] | None = None,
+) -> None:
+    """Load a file into ``module``; every parameter must be there with its shape.
+
+    Args:
+        module: the module to fill.
+        path: a file that :func:`read_weights` reads.
+        ignore: prefixes of entries in the file that ``module`` need not have (e.g. a classifier).
+        convert: gives the entries the names and shapes that ``module`` uses.
+
+    Raises:
+        UserError: names the entries that do not fit.
+    """
+    state = read_weights(path)
+    if convert is not None:
+        state = convert(state)
+    state = {name: t for name, t in state.items() if not name.startswith(tuple(ignore))}
+    own = module.state_dict()
+    problems = [f"missing {name}" for name in own if name not in state]
+    problems += [f"unknown {name}" for name in state if name not in own]
+    problems += [
+        f"{name} is {tuple(state[name].shape)}, expected {tuple(tensor.shape)}"
+        for name, tensor in own.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    if problems:
+        shown = "; ".join(problems[:5]) + ("; ..." if len(problems) > 5 else "")
+        raise UserError(
+            f"the weights in {path} do not fit the model of the config "
+            f"({len(problems)} entries differ: {shown}): give the config they were trained with"
+        )
+    module.load_state_dict(state)

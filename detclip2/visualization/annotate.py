@@ -1,0 +1,160 @@
+"""Files of pictures and videos in; out the same with what was found drawn in, and as json."""
+
+import itertools
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, TypeAlias
+
+from av.error import FFmpegError
+from detectron2.structures import Instances
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+
+from detclip2.data.io.image import read_image
+from detclip2.data.io.video import Frame, Video, write_video
+from detclip2.inference.results import to_coco
+from detclip2.utils.errors import UserError
+from detclip2.utils.files import whole_file, write_whole
+from detclip2.visualization.detections import draw_instances
+
+StrPath: TypeAlias = str | os.PathLike[str]
+Detect: TypeAlias = Callable[[Any], Any]
+"""A predictor with a vocabulary, or ``functools.partial`` of one with settings of its own."""
+
+
+@dataclass
+class Tally:
+    """What was found in a video."""
+
+    frames: int = 0
+    """How many there are."""
+    labels: dict[str, tuple[int, float]] = field(default_factory=dict)
+    """Label -> in how many frames it was found, and its best score."""
+
+    def add(self, instances: Instances) -> None:
+        """Count one frame."""
+        self.frames += 1
+        best: dict[str, float] = {}
+        for label, score in zip(instances.labels, instances.scores.tolist(), strict=True):
+            best[label] = max(score, best.get(label, 0.0))
+        for label, score in best.items():
+            frames, before = self.labels.get(label, (0, 0.0))
+            self.labels[label] = frames + 1, max(score, before)
+
+
+def annotate_picture(
+    detect: Detect, source: StrPath, target: StrPath, record: StrPath | None = None
+) -> Instances:
+    """Detect in a picture and draw it.
+
+    Args:
+        detect: the predictor.
+        source: the picture.
+        target: the file to write, .jpg or .png.
+        record: a json file to write too: ``file_name``, ``width``, ``height`` and ``detections``,
+            each with ``label``, ``score``, ``bbox`` XYWH px and ``category_id``, the position in
+            the vocabulary from 0.
+
+    Returns:
+        what was found.
+
+    Raises:
+        UserError: the picture cannot be read, or a file not be written.
+    """
+    image = read_image(source)
+    instances = detect(image)
+    drawn = Image.fromarray(draw_instances(image, instances))
+    image_format = "JPEG" if Path(target).suffix.lower() in (".jpg", ".jpeg") else "PNG"
+    try:
+        write_whole(Path(target), lambda file: drawn.save(file, image_format, quality=95))
+    except OSError as error:
+        raise UserError(f"{target}: this picture cannot be written: {error}") from None
+    if record is not None:
+        height, width = image.shape[:2]
+        head = {"file_name": os.fspath(source), "width": width, "height": height}
+        text = json.dumps({**head, "detections": _rows(instances)}, ensure_ascii=False)
+        try:
+            write_whole(Path(record), lambda file: file.write(text.encode()))
+        except OSError as error:
+            raise UserError(f"{record}: this file cannot be written: {error}") from None
+    return instances
+
+
+def annotate_video(
+    detect: Detect, source: StrPath, target: StrPath, record: StrPath | None = None
+) -> Tally:
+    """Detect in every frame of a video and draw it, without keeping the frames.
+
+    Args:
+        detect: the predictor.
+        source: the video.
+        target: the .mp4 file to write; it has no sound.
+        record: a json file to write too: ``file_name``, ``rate`` and ``frames``, one a line, each
+            with ``frame`` (from 0), ``time`` (seconds) and ``detections``, see
+            :func:`annotate_picture`.
+
+    Returns:
+        what was found.
+
+    Raises:
+        UserError: the video cannot be read to its end, or a file not be written; then neither is.
+    """
+    video = Video(source)
+    tally = Tally()
+    try:
+        with ExitStack() as files:
+            annotated = files.enter_context(whole_file(Path(target)))
+            lines = files.enter_context(whole_file(Path(record))) if record is not None else None
+            found = _found(detect, video)
+            if lines is not None:
+                found = _recorded(found, lines, video)
+            write_video(annotated, _drawn(found, tally), video.rate)
+    except (OSError, FFmpegError) as error:  # of a disk that is full, for one
+        raise UserError(f"{target}: this video cannot be written: {error}") from None
+    return tally
+
+
+Found: TypeAlias = tuple[Frame, Instances]
+
+
+def _found(detect: Detect, video: Video) -> Iterator[Found]:
+    """The frames with what is in them, while a bar shows how far it is."""
+    shown, seen = itertools.tee(video.frames())  # which differ by one batch at most
+    results = detect(frame.image for frame in seen)
+    pairs = zip(shown, results, strict=True)
+    console = Console(stderr=True)
+    hidden = not console.is_terminal
+    yield from track(
+        pairs, video.path.name, video.count, console=console, transient=True, disable=hidden
+    )
+
+
+def _drawn(found: Iterable[Found], tally: Tally) -> Iterator[Frame]:
+    for frame, instances in found:
+        tally.add(instances)
+        yield frame._replace(image=draw_instances(frame.image, instances))
+
+
+def _recorded(found: Iterable[Found], file: IO[bytes], video: Video) -> Iterator[Found]:
+    """The same, after each frame's line is written."""
+    head = {"file_name": str(video.path), "rate": float(video.rate)}
+    file.write(json.dumps(head, ensure_ascii=False)[:-1].encode() + b', "frames": [')
+    for number, (frame, instances) in enumerate(found):
+        line = {"frame": number, "time": frame.time, "detections": _rows(instances)}
+        file.write(b",\n" if number else b"\n")
+        file.write(json.dumps(line, ensure_ascii=False).encode())
+        yield frame, instances
+    file.write(b"\n]}\n")
+
+
+def _rows(instances: Instances) -> list[dict[str, Any]]:
+    rows = []
+    for label, row in zip(instances.labels, to_coco(instances, image_id=0), strict=True):
+        del row["image_id"]  # which the json says once
+        rows.append({"label": label, **row})
+    return rows

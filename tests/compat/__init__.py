@@ -1,1 +1,0 @@
-"""The contract with Detectron2: these tests pass on the real one and on the stand-in."""

@@ -1,0 +1,141 @@
+import json
+
+import pytest
+
+from detclip2.data.datasets.detection import category_names
+from detclip2.data.datasets.odinw import odinw_prompts, odinw_set, odinw_sets, read_odinw
+from detclip2.utils.errors import UserError
+
+
+@pytest.mark.parametrize("benchmark", [13, 35])
+def test_there_are_as_many_as_the_name_says(benchmark):
+    sets = odinw_sets(benchmark)
+    assert len(sets) == benchmark
+    assert len({one.folder for one in sets}) == benchmark
+    for one in sets:
+        assert set(one.splits) == {"train", "valid", "test"}, one.name
+        assert one.source
+        assert benchmark in one.benchmarks
+
+
+def test_odinw_35_has_all_of_odinw_13():
+    of_35 = {one.name for one in odinw_sets(35)}
+    assert {one.name for one in odinw_sets(13)} < of_35
+
+
+@pytest.mark.parametrize("benchmark", [13, 35])
+@pytest.mark.parametrize("written", [False, True])
+def test_every_class_has_a_prompt_of_its_own(benchmark, written):
+    for one in odinw_sets(benchmark):
+        prompts = one.prompts(benchmark, written)
+        assert len(prompts) == len(one.classes) == len(set(prompts)), one.name
+        assert all(prompt == prompt.strip() != "" for prompt in prompts), one.name
+        assert set(one.instead_of_names) <= set(one.classes), one.name
+        if one.classes_of_13:
+            assert len(one.classes_of_13) == len(one.classes)
+
+
+def test_prompts_are_names_or_what_glip_wrote():
+    (aquarium,) = odinw_sets(13, ["Aquarium"])
+    assert aquarium.prompts() == list(aquarium.classes)
+    assert aquarium.prompts(written=True)[3] == "puffin with orange beaks"
+    (rabbits,) = odinw_sets(35, ["CottontailRabbits"])
+    assert (rabbits.prompts(13), rabbits.prompts(35)) == (["Cottontail-Rabbit"], ["rabbit"])
+    (drone,) = odinw_sets(35, ["DroneControl"])
+    assert "follow hand" in drone.prompts()
+
+
+def test_names_agree_with_the_collected_facts(test_data):
+    """Class names collected apart from these files; folders make the keys."""
+    facts = json.loads((test_data / "names" / "odinw_classes.json").read_text())
+
+    def key(text):
+        return "".join(c for c in text.lower() if c.isalnum())
+
+    for one in odinw_sets(35):
+        folder = key(one.folder.rpartition("/")[0] + "_" + one.folder.rpartition("/")[2])
+        (fact,) = (facts[name] for name in facts if key(name) == folder)
+        assert list(one.classes) == fact["odinw_35_names"]
+        assert (13 in one.benchmarks) == ("odinw_13" in fact["benchmarks"])
+        if 13 in one.benchmarks:
+            assert list(one.classes_of_13 or one.classes) == fact["odinw_13_names"]
+
+
+def test_a_name_that_is_not_there_is_told_with_the_nearest():
+    with pytest.raises(UserError, match="did you mean 'Aquarium'"):
+        odinw_sets(13, ["aquarium"])
+    with pytest.raises(UserError, match="ODinW-13 has no data set 'BCCD'"):
+        odinw_sets(13, ["BCCD"])
+    with pytest.raises(UserError, match="no ODinW-14"):
+        odinw_sets(14)
+
+
+@pytest.fixture
+def blood(tmp_path):
+    """The data set BCCD, and a function that writes annotations of it."""
+    (one,) = odinw_sets(35, ["BCCD"])
+    path = one.annotations(tmp_path, "valid")
+    path.parent.mkdir(parents=True)
+
+    def write(categories, category_id):
+        box = {"id": 0, "image_id": 5, "category_id": category_id, "bbox": [1, 1, 2, 2]}
+        content = {
+            "images": [{"id": 5, "file_name": "a.jpg"}],
+            "annotations": [box],
+            "categories": [{"id": i, "name": name} for i, name in categories],
+        }
+        path.write_text(json.dumps(content))
+        return read_odinw(one, tmp_path, "valid")
+
+    return write
+
+
+def test_names_in_the_file_say_which_class_is_which(blood):
+    content = blood([(4, "WBC"), (2, "RBC"), (9, "Platelets")], 9)
+    assert [c["id"] for c in content["categories"]] == [9, 2, 4]
+    assert [c["name"] for c in content["categories"]] == ["Platelets", "RBC", "WBC"]
+
+
+def test_other_names_leave_it_to_the_ids(blood, caplog):
+    content = blood([(0, "cells"), (1, "p"), (2, "r"), (3, "w")], 3)
+    assert [(c["id"], c["name"]) for c in content["categories"]] == [
+        (1, "Platelets"),
+        (2, "RBC"),
+        (3, "WBC"),
+    ]
+    assert "other names" in caplog.text
+
+
+@pytest.mark.parametrize("category_id", [0, 4])
+def test_a_box_of_no_class_is_refused(blood, category_id):
+    with pytest.raises(UserError, match=rf"annotation 0 has the category_id {category_id}"):
+        blood([(0, "cells"), (1, "p"), (2, "r"), (3, "w")], category_id)
+
+
+def test_a_set_for_training_has_prompts_for_names(tmp_path):
+    """Its file has the classes in another order, under other ids, and boxes without an area."""
+    (one,) = odinw_sets(13, ["Aquarium"])
+    classes = list(reversed(one.classes))
+    content = {
+        "images": [{"id": 7, "file_name": "a.jpg", "height": 40, "width": 40}],
+        "categories": [{"id": 10 + i, "name": name} for i, name in enumerate(classes)],
+        "annotations": [
+            {
+                "id": 0,
+                "image_id": 7,
+                "category_id": 10 + classes.index("puffin"),
+                "bbox": [1, 2, 3, 4],
+            }
+        ],
+    }
+    path = one.annotations(tmp_path, "train")
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(content))
+    (record,) = odinw_set("Aquarium", str(tmp_path), "train", str(tmp_path / "output"))
+    assert record["file_name"] == str(path.parent / "a.jpg")
+    prompts = odinw_prompts("Aquarium")
+    assert category_names("Aquarium_train") == prompts
+    assert prompts[record["annotations"][0]["category_id"]] == "puffin with orange beaks"
+    written = json.loads((tmp_path / "output" / "Aquarium_train.json").read_text())
+    assert written["annotations"][0]["id"] == 1
+    assert written["annotations"][0]["area"] == 12

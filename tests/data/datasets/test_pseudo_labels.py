@@ -1,0 +1,78 @@
+"""Boxes that a model has drawn on image-text pairs: their file, their records, the tool."""
+
+import numpy as np
+import pseudo_label
+import pytest
+import torch
+from detectron2.structures import Boxes, Instances
+
+from detclip2.data.datasets.grounding import OdvgFile
+from detclip2.data.datasets.pseudo_labels import PseudoLabelled, odvg_line, write_odvg
+from detclip2.data.emojiscenes import EmojiPairs
+from detclip2.data.hybrid_loader import Source
+from detclip2.data.mappers import CaptionMapper, GroundingMapper
+from detclip2.utils.errors import UserError
+
+COUNT = 5
+
+
+@pytest.fixture
+def pairs():
+    return EmojiPairs(20, count=8, size=64)
+
+
+class Detector:
+    """Finds the first phrase of every picture at (1, 2, 31, 42), with scores 0.9 and 0.2."""
+
+    def encode_phrases(self, phrases):
+        return torch.stack([torch.tensor([float(len(p)), 1.0]) for p in phrases])
+
+    def __call__(self, samples):
+        found = []
+        for sample in samples:
+            expected = self.encode_phrases(sample["phrases"])
+            torch.testing.assert_close(sample["vocabulary"], expected)
+            instances = Instances((64, 64))
+            instances.pred_boxes = Boxes(torch.tensor([[1.0, 2, 31, 42], [0, 0, 9, 9]]))
+            instances.scores = torch.tensor([0.9, 0.2])
+            instances.pred_classes = torch.tensor([0, 0])
+            found.append({"instances": instances})
+        return found
+
+
+def test_what_is_labelled_is_read_and_trained_on(pairs, tmp_path):
+    mapper = CaptionMapper(include_caption=False)
+    lines = pseudo_label.label_pairs(Detector(), Source(pairs, mapper, 4), COUNT, 0.3)
+    path = tmp_path / "labels.jsonl"
+    labelled = sum(bool(pairs[i]["phrases"]) for i in range(COUNT))
+    assert write_odvg(lines, path) == labelled
+    for i, record in enumerate(PseudoLabelled(pairs, str(path))):
+        assert record["caption"] == pairs[i]["caption"]
+        np.testing.assert_array_equal(record["image"], pairs[i]["image"])
+        if not pairs[i]["phrases"]:
+            continue
+        sample = GroundingMapper()(record, np.random.default_rng(0))
+        assert sample["phrases"] == pairs[i]["phrases"][:1]
+        assert sample["instances"].gt_boxes.tensor.tolist() == [[1, 2, 31, 42]]
+    assert len(PseudoLabelled(pairs, str(path))[1:3]) == 2
+    assert OdvgFile(str(path), "")[0]["annotations"][0]["bbox"] == [1, 2, 31, 42]
+
+
+def test_labels_of_another_source_are_refused(pairs, tmp_path):
+    path = tmp_path / "labels.jsonl"
+    line = odvg_line("emoji-pairs-0-7", (64, 64), "a dog", [("dog", [1.0, 2.0, 3.0, 4.0])])
+    write_odvg(iter([line]), path)
+    with pytest.raises(UserError, match="another source"):
+        PseudoLabelled(pairs, str(path))[0]
+    write_odvg(iter([line] * 9), path)
+    with pytest.raises(UserError, match="9 records, but there are 8"):
+        PseudoLabelled(pairs, str(path))
+
+
+def test_the_tool_tells_mistakes(tmp_path, capsys):
+    config = tmp_path / "config.py"
+    config.write_text("dataloader = dict(train=dict())\n")
+    command = ["--pairs", f"{config}/pairs", "--count", "1", "--output", str(tmp_path / "x")]
+    assert pseudo_label.main([*command, "--model", str(tmp_path)]) == 2
+    assert "config.yaml" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()

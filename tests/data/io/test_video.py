@@ -1,0 +1,195 @@
+import io
+import struct
+import weakref
+from fractions import Fraction
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from detclip2.data.io.image import read_image
+from detclip2.data.io.video import Frame, Video, is_video, write_video
+from detclip2.utils.errors import UserError
+from tests.helpers.videos import COUNT, RATE, SIZE, cut, pictures, write
+
+
+@pytest.fixture
+def mp4(tmp_path):
+    return write(tmp_path / "clip.mp4")
+
+
+def by_opencv(path):
+    capture = cv2.VideoCapture(str(path))
+    while (result := capture.read())[0]:
+        yield cv2.cvtColor(result[1], cv2.COLOR_BGR2RGB)
+    capture.release()
+
+
+def test_frames_are_those_that_opencv_reads(mp4):
+    video = Video(mp4)
+    frames = list(video.frames())
+    assert (video.rate, video.count) == (RATE, COUNT)
+    theirs = list(by_opencv(mp4))
+    assert len(frames) == len(theirs) == COUNT
+    for i, (frame, image, drawn) in enumerate(zip(frames, theirs, pictures(), strict=True)):
+        assert frame.time == pytest.approx(i / RATE)
+        assert frame.image.shape == (*SIZE, 3)
+        assert frame.image.dtype == np.uint8
+        assert np.abs(frame.image.astype(int) - image).mean() < 2  # other conversion to RGB
+        assert np.abs(frame.image.astype(int) - drawn).mean() < 4  # H.264 loses a little
+
+
+def test_a_video_can_be_read_again_and_left_early(mp4):
+    video = Video(mp4)
+    first = next(iter(video))
+    assert len(list(video)) == COUNT
+    np.testing.assert_array_equal(first, next(iter(video)))
+
+
+def test_one_frame_is_in_memory_at_a_time(mp4):
+    alive = []
+    most = 0
+    for image in Video(mp4):
+        alive.append(weakref.ref(image))
+        most = max(most, sum(reference() is not None for reference in alive))
+    assert len(alive) == COUNT
+    assert most <= 2  # the loop's variable holds the last while the next is made
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [
+        ("clip.avi", "mpeg4"),
+        ("clip.mkv", "libx264"),
+        ("clip.webm", "libvpx-vp9"),
+        ("clip.ts", "libx264"),
+        ("clip.MOV", "mpeg4"),
+    ],
+)
+def test_other_formats(tmp_path, name, codec):
+    path = write(tmp_path / name, codec=codec)
+    assert is_video(path)
+    frames = list(Video(path).frames())
+    assert len(frames) == COUNT
+    assert [frame.time for frame in frames] == pytest.approx(np.arange(COUNT) / RATE, abs=2e-3)
+
+
+def test_frames_of_a_telephone_held_upright(mp4):
+    upright = Video(mp4)
+    content = mp4.read_bytes()
+    matrix = content.index(b"tkhd") + 4 + 40
+    assert struct.unpack_from(">9i", content, matrix)[0] == 0x10000
+    quarter = struct.pack(">9i", 0, 0x10000, 0, -0x10000, 0, 0, SIZE[0] << 16, 0, 0x40000000)
+    turned = mp4.with_name("turned.mp4")
+    turned.write_bytes(content[:matrix] + quarter + content[matrix + 36 :])
+    for lying, standing in zip(upright, Video(turned), strict=True):
+        np.testing.assert_array_equal(standing, np.rot90(lying, -1))  # clockwise
+    assert next(by_opencv(turned)).shape == (SIZE[1], SIZE[0], 3)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [
+        ("clip.mp4", "libx264", {"movflags": "faststart"}),
+        ("clip.mp4", "mpeg4", {"movflags": "faststart"}),
+        ("clip.mp4", "libx264", {"movflags": "frag_keyframe+empty_moov"}),
+        ("clip.mp4", "libx264", {}),  # its index is at the end
+        ("clip.avi", "mpeg4", {}),
+        ("clip.mkv", "libx264", {}),
+        ("clip.webm", "libvpx-vp9", {}),
+        # Not MPEG-TS: it has no index, and FFmpeg does not always report the broken last frame.
+    ],
+)
+def test_a_video_that_ends_in_the_middle_of_a_frame(tmp_path, name, codec, options, share):
+    path = write(tmp_path / name, codec=codec, noise=True, options=options)
+    assert len(list(Video(path))) == COUNT
+    cut(path, share)
+    with pytest.raises(UserError, match=r"middle of a frame|cut off") as error:
+        list(Video(path))
+    assert str(path) in str(error.value)
+
+
+def test_a_live_stream_has_no_length_in_its_head(tmp_path):
+    class Pipe(io.RawIOBase):
+        def __init__(self):
+            self.content = b""
+
+        def writable(self):
+            return True
+
+        def seekable(self):
+            return False
+
+        def write(self, data):
+            self.content += bytes(data)
+            return len(data)
+
+    pipe = Pipe()
+    with av.open(pipe, "w", format="matroska") as container:
+        stream = container.add_stream("mpeg4", rate=RATE)
+        stream.height, stream.width = SIZE
+        for image in pictures():
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    path = tmp_path / "live.mkv"
+    path.write_bytes(pipe.content)
+    assert len(list(Video(path))) == COUNT
+
+
+def test_damage_in_the_middle_is_passed_over(tmp_path):
+    path = write(tmp_path / "clip.ts", pictures(20), codec="mpeg2video", noise=True)
+    packets = bytearray(path.read_bytes())
+    middle = len(packets) // 188 // 4 * 188
+    del packets[middle : middle + 188]  # one of the packets of a transport stream is lost
+    path.write_bytes(packets)
+    assert len(list(Video(path))) >= 18
+
+
+@pytest.mark.parametrize("content", [None, b"", b"these are notes\n" * 100, "folder"])
+def test_what_is_no_video(tmp_path, content):
+    path = tmp_path / "clip.mp4"
+    if content == "folder":
+        path.mkdir()
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=r"clip\.mp4: this (is not a video|video does not exist)"):
+        Video(path)
+
+
+def test_sound_alone(tmp_path):
+    path = tmp_path / "song.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=44100)
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        silence.sample_rate = 44100
+        container.mux(stream.encode(silence))
+        container.mux(stream.encode())
+    with pytest.raises(UserError, match="no pictures"):
+        Video(path)
+
+
+def test_is_video():
+    assert is_video("a.mp4")
+    assert is_video("A.MKV")
+    for other in ("a.jpg", "a.gif", "mp4", b"a.mp4", None, np.zeros(3)):
+        assert not is_video(other)
+    with pytest.raises(UserError, match=r"a\.mp4: this is a video, where an image is expected"):
+        read_image("a.mp4")
+
+
+@pytest.mark.parametrize("size", [(64, 96), (33, 47), (1, 1), (2, 300)])
+def test_what_is_written_is_read_again(tmp_path, size):
+    path = tmp_path / "out.mp4"
+    times = [0.0, 0.04, 0.1, 0.1, 1.0]  # frames need not be evenly spaced
+    images = [np.full((*size, 3), 40 * i, np.uint8) for i in range(len(times))]
+    with path.open("wb") as file:
+        write_video(file, map(Frame, images, times), Fraction(25))
+    frames = list(Video(path).frames())
+    assert [frame.time for frame in frames] == pytest.approx(times, abs=1e-3)
+    for image, frame in zip(images, frames, strict=True):
+        height, width = (side + side % 2 for side in size)
+        assert frame.image.shape == (height, width, 3)
+        assert np.abs(frame.image.astype(int) - image[0, 0]).max() < 6
+    assert len(list(by_opencv(path))) == len(times)

@@ -1,0 +1,47 @@
+import json
+import logging
+from types import SimpleNamespace
+
+import pytest
+from detectron2.engine import hooks
+from detectron2.utils.events import JSONWriter
+from PIL import Image
+
+from detclip2.engine.hooks.curves import DrawCurves, draw_curves, read_metrics
+from detclip2.engine.hooks.source_schedule import AlternateSources
+from tests.helpers.toy import toy_loader, toy_trainer
+
+
+def test_draws_what_a_run_has_written(tmp_path):
+    loader = toy_loader()
+    trainer = toy_trainer(loader)
+    writer = hooks.PeriodicWriter([JSONWriter(str(tmp_path / "metrics.json"))], period=1)
+    trainer.register_hooks([AlternateSources(loader), writer, DrawCurves(str(tmp_path))])
+    trainer.train(0, 12)
+    curves = read_metrics(tmp_path / "metrics.json")
+    assert {"total_loss", "first/total_loss", "second/total_loss"} <= curves.keys()
+    assert [iteration for iteration, _ in curves["total_loss"]] == list(range(12))
+    assert Image.open(tmp_path / "curves.png").size == (800, 250)
+
+
+def test_what_was_done_again_counts_and_half_a_line_does_not(tmp_path):
+    lines = [{"iteration": i, "lr": float(i)} for i in (0, 1, 2)]
+    again = [{"iteration": i, "lr": 10.0 * i, "bbox/AP": 7.0} for i in (1, 2)]
+    text = "\n".join(map(json.dumps, [*lines, *again])) + '\n{"iteration": 3, "l'
+    (tmp_path / "metrics.json").write_text(text)
+    curves = read_metrics(tmp_path / "metrics.json")
+    assert curves == {"lr": [(0, 0.0), (1, 10.0), (2, 20.0)], "bbox/AP": [(1, 7.0), (2, 7.0)]}
+    draw_curves(curves, tmp_path / "curves.png")
+    assert Image.open(tmp_path / "curves.png").size == (800, 500)
+
+
+@pytest.mark.parametrize("content", [None, "", "not json"])
+def test_no_curves_are_no_error(tmp_path, content, caplog):
+    caplog.set_level(logging.WARNING)
+    if content is not None:
+        (tmp_path / "metrics.json").write_text(content)
+    hook = DrawCurves(str(tmp_path))
+    hook.trainer = SimpleNamespace()
+    hook.after_train()
+    assert "no learning curves were drawn" in caplog.text
+    assert not (tmp_path / "curves.png").exists()

@@ -1,0 +1,43 @@
+"""The model that ships with the package does what its card says."""
+
+import json
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from detclip2 import OpenVocabularyPredictor
+from detclip2.config import load_config
+from detclip2.engine.train_loop import evaluate
+from detclip2.inference.vocabulary import Vocabulary
+from detclip2.utils.model_folder import CONFIG_NAME, SHIPPED
+
+
+@pytest.fixture(scope="module")
+def predictor():
+    return OpenVocabularyPredictor(device="cpu")
+
+
+def test_its_ap_on_new_scenes_is_that_of_its_card(predictor, tmp_path):
+    card = json.loads((SHIPPED / "results.json").read_text())["shipped"]
+    cfg, _ = load_config(SHIPPED / CONFIG_NAME)
+    name = "shipped_model_scenes"
+    cfg.train.output_dir = str(tmp_path)
+    cfg.dataloader.test.dataset.update(name=name, count=card["scenes"])
+    try:
+        found = evaluate(cfg, predictor.model)["bbox"]
+    finally:
+        DatasetCatalog.pop(name, None)
+        MetadataCatalog.pop(name, None)
+    assert found["AP"] == pytest.approx(card["AP"], abs=0.5)
+    assert found["APr"] == pytest.approx(card["APr"], abs=0.5)
+    assert found["APr"] > 0.3 * found["AP"]  # names that never had a box are found too
+
+
+def test_its_vocabulary_fits(predictor):
+    vocabulary = Vocabulary.load(SHIPPED / "vocabulary.safetensors")
+    encoded = predictor.encode(vocabulary.labels)
+    assert (encoded.embeddings - vocabulary.embeddings).abs().max() < 1e-5
+
+
+def test_it_is_small():
+    assert sum(path.stat().st_size for path in SHIPPED.iterdir()) < 25 * 2**20

@@ -1,0 +1,95 @@
+"""The convolution by Winograd's method against plain sums in double precision."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from detclip2.modeling.layers.conv3x3 import MIN_PLACES, Conv3x3
+
+needs_nnpack = pytest.mark.skipif(
+    not torch.backends.nnpack.is_available(), reason="this build of PyTorch has no NNPACK"
+)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Counts what goes to NNPACK."""
+    count = []
+    original = torch._nnpack_spatial_convolution
+
+    def counted(*args, **kwargs):
+        count.append(args[0].shape)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(torch, "_nnpack_spatial_convolution", counted)
+    return count
+
+
+def conv(bias=True, channels=(64, 80)):
+    torch.manual_seed(0)
+    return Conv3x3(*channels, bias=bias).eval()
+
+
+def image(batch_size=1, size=(21, 30)):
+    return torch.randn(batch_size, 64, *size, generator=torch.Generator().manual_seed(1))
+
+
+@needs_nnpack
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("size", [(20, 20), (21, 30), (7, 61), (1, 400)])
+def test_values(calls, batch_size, bias, size):
+    layer, x = conv(bias), image(batch_size, size)
+    with torch.no_grad():
+        found = layer(x)
+        bias = layer.bias.double() if bias else None
+        expected = F.conv2d(x.double(), layer.weight.double(), bias, padding=1)
+    assert len(calls) == 1
+    error = (found - expected).abs() / expected.std()
+    assert error.max() < 1e-4
+    assert error.square().mean().sqrt() < 1e-5
+
+
+@needs_nnpack
+def test_what_the_layout_in_memory_is_does_not_matter():
+    layer, x = conv(), image(2)
+    with torch.no_grad():
+        assert torch.equal(layer(x.to(memory_format=torch.channels_last)), layer(x))
+        moved = image(2, (22, 31))[..., 1:, 1:]
+        assert torch.equal(layer(moved), layer(moved.contiguous()))
+
+
+def test_training_has_the_plain_sums(calls):
+    layer, x = conv(), image()
+    plain = F.conv2d(x, layer.weight, layer.bias, padding=1)
+    assert torch.equal(layer(x), plain)
+    layer(x).sum().backward()
+    with torch.no_grad():  # a first pass, whose values a second one with gradients has to meet
+        assert torch.equal(layer.train()(x), plain)
+    assert not calls
+
+
+@pytest.mark.parametrize("case", ["off", "small", "narrow", "double", "autocast"])
+def test_where_it_is_not_used(calls, case):
+    layer, x = conv(), image()
+    if case == "small":
+        x = image(size=(1, MIN_PLACES - 1))
+    if case == "narrow":
+        layer = conv(channels=(64, 4))
+    if case == "double":
+        layer, x = layer.double(), x.double()
+    with (
+        torch.no_grad(),
+        torch.backends.nnpack.flags(enabled=case != "off"),
+        torch.autocast("cpu", torch.bfloat16, enabled=case == "autocast"),
+    ):
+        assert torch.equal(layer(x), F.conv2d(x, layer.weight, layer.bias, padding=1))
+    assert not calls
+
+
+def test_like_shares_the_parameters():
+    other = torch.nn.Conv2d(64, 80, 3, padding=1)
+    own = Conv3x3.like(other)
+    assert own.weight is other.weight
+    assert own.bias is other.bias
+    assert Conv3x3.like(torch.nn.Conv2d(64, 80, 3, padding=1, bias=False)).bias is None

@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+
+from detclip2.inference.explain import Explanation
+from detclip2.visualization.explanation import GAP, MIN_WIDTH, PANEL, draw_explanation
+from detclip2.visualization.text_panel import draw_text
+
+
+def explanation(count=2, size=(60, 80), seed=0):
+    height, width = size
+    rng = np.random.default_rng(seed)
+    return Explanation(
+        image=np.full((height, width, 3), 200, np.uint8),
+        caption="two red apples on a table",
+        phrases=[f"thing {i}" for i in range(count)],
+        boxes=np.array([[0, 0, width / 2, height / 2]] * count, np.float32).reshape(-1, 4),
+        scores=np.linspace(0.9, 0.2, count, dtype=np.float32),
+        heat=rng.random((count, 3 * height, 3 * width), dtype=np.float32),
+    )
+
+
+@pytest.mark.parametrize(("count", "rows", "columns"), [(1, 1, 2), (3, 1, 4), (4, 2, 4), (9, 3, 4)])
+def test_panels_in_rows_of_four(count, rows, columns):
+    figure = draw_explanation(explanation(count))
+    assert figure.dtype == np.uint8
+    title = len(draw_text(["x"], PANEL))
+    width = columns * (PANEL + GAP) + GAP
+    header = len(draw_text(["two red apples on a table"], width, 18))
+    panel_height = round(60 * PANEL / 80)
+    assert figure.shape == (header + rows * (title + panel_height + GAP), width, 3)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 1000), (1000, 1), (2000, 1500)])
+def test_pictures_of_any_shape(size):
+    figure = draw_explanation(explanation(1, size))
+    panel = max(MIN_WIDTH, round(PANEL * size[1] / max(size)))
+    assert figure.shape[1] == 2 * (panel + GAP) + GAP
+
+
+def test_heat_is_where_it_is():
+    cold = explanation(1)
+    cold.heat[:] = 0.0
+    hot = explanation(1)
+    hot.heat[:] = 0.0
+    hot.heat[0, 120:150, 180:220] = 0.3
+    changed = (draw_explanation(hot) != draw_explanation(cold)).any(axis=2)
+    rows, columns = changed.nonzero()
+    figure = draw_explanation(cold)
+    left, top = PANEL + 2 * GAP, len(figure) - GAP - round(60 * PANEL / 80)
+    scale = PANEL / (3 * 80)
+    title_below = rows >= top  # the title tells the highest value, which is another too
+    assert rows[title_below].min() == pytest.approx(top + 120 * scale, abs=4)
+    assert rows[title_below].max() == pytest.approx(top + 150 * scale, abs=4)
+    assert columns[title_below].min() == pytest.approx(left + 180 * scale, abs=4)
+    assert columns[title_below].max() == pytest.approx(left + 220 * scale, abs=4)
+
+
+def test_text_fits_its_width():
+    short = draw_text(["a few words"], 300)
+    long = draw_text(["many words " * 30, "", "and a paragraph"], 300)
+    assert short.shape[1] == long.shape[1] == 300
+    assert len(long) > 3 * len(short)
+    assert (long[:, -1] == 255).all(), "nothing runs out of it"
+    assert (short != 255).any()
