@@ -1,10 +1,12 @@
 """AdamW with the paper's values (Tab. 9)."""
 
+from copy import deepcopy
+
 import torch
 from detectron2.config import LazyCall as L
 from detectron2.solver import get_default_optimizer_params
 
-from detclip2.engine.optim import TextTowerFactor
+from detclip2.engine.solver import Factors, LayerDecay, TextTowerFactor
 
 AdamW = L(torch.optim.AdamW)(
     params=L(get_default_optimizer_params)(
@@ -17,4 +19,13 @@ AdamW = L(torch.optim.AdamW)(
     lr=2.8e-4,
     betas=(0.9, 0.999),
     weight_decay=0.05,
+)
+
+# Not in the paper: layer-wise decay of the learning rate, for fine-tuning a pretrained Swin.
+AdamW_layer_decay = deepcopy(AdamW)
+AdamW_layer_decay.params.lr_factor_func = L(Factors)(
+    functions=[
+        L(TextTowerFactor)(factor=0.1),
+        L(LayerDecay)(decay=0.8, depths=[2, 2, 6, 2]),  # Swin-L: [2, 2, 18, 2]
+    ]
 )

@@ -1,27 +1,52 @@
-"""DetCLIPv2: open-vocabulary detection learnt from boxes, grounded phrases and image-text pairs."""
+"""DetCLIPv2: open-vocabulary detection from boxes, grounded phrases and image-text pairs.
 
-from typing import TYPE_CHECKING, Any
+The public names are imported on first use: ``import detclip2`` loads no framework. It offers the
+stand-in for Detectron2 if the real one is not installed (see `detclip2.utils.standin`).
+"""
+
+from typing import TYPE_CHECKING
+
+from detclip2.utils import standin
+from detclip2.utils.errors import UserError
+from detclip2.utils.lazy import lazy_names
 
 __version__ = "0.1.0"
-__all__ = ["OpenVocabularyPredictor", "__version__"]
+__all__ = [
+    "DetectionThresholds",
+    "OpenVocabularyPredictor",
+    "UserError",
+    "Vocabulary",
+    "__version__",
+    "draw_instances",
+    "explain",
+    "get_config",
+    "to_coco",
+    "to_pandas",
+    "to_supervision",
+]
+
+standin.offer()
 
 if TYPE_CHECKING:
+    from detclip2.config import get_config
+    from detclip2.inference.explain import explain
     from detclip2.inference.predictor import OpenVocabularyPredictor
-
-
-def __getattr__(name: str) -> Any:
-    """Import the predictor on first use, so that ``import detclip2`` loads no framework."""
-    if name == "OpenVocabularyPredictor":
-        from detclip2.utils.quiet import without_upstream_warnings
-
-        try:
-            with without_upstream_warnings():
-                from detclip2.inference.predictor import OpenVocabularyPredictor
-        except ModuleNotFoundError as error:
-            from detclip2.utils.errors import missing_package
-
-            if not (sentence := missing_package(error)):
-                raise
-            raise ModuleNotFoundError(sentence, name=error.name) from None
-        return OpenVocabularyPredictor
-    raise AttributeError(f"module 'detclip2' has no attribute {name!r}")
+    from detclip2.inference.results import to_coco, to_pandas, to_supervision
+    from detclip2.inference.vocabulary import Vocabulary
+    from detclip2.modeling.postprocess import DetectionThresholds
+    from detclip2.visualization.detections import draw_instances
+else:
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "DetectionThresholds": "modeling.postprocess",
+            "OpenVocabularyPredictor": "inference.predictor",
+            "Vocabulary": "inference.vocabulary",
+            "draw_instances": "visualization.detections",
+            "explain": "inference.explain",
+            "get_config": "config",
+            "to_coco": "inference.results",
+            "to_pandas": "inference.results",
+            "to_supervision": "inference.results",
+        },
+    )

@@ -1,4 +1,4 @@
-"""The command ``detclip2``: one module of :mod:`detclip2.commands` for each subcommand."""
+"""The command ``detclip2``: one module of `detclip2.commands` for each subcommand."""
 
 import argparse
 import importlib
@@ -9,24 +9,25 @@ from detclip2 import __version__
 from detclip2.utils.errors import UserError, missing_package
 from detclip2.utils.quiet import without_upstream_warnings
 
-# Subcommand -> help. Its module (`-` becomes `_`) is imported only when it is called, so that
-# `detclip2 --help` loads no framework. A module has `add_arguments(parser)` and `run(args)`.
+# Subcommand -> help in one line. Its module (`-` becomes `_`) is imported only when it
+# is called, so that `detclip2 --help` loads no framework.
 COMMANDS = {
-    "check-env": "print versions, the Detectron2 in use, the device, and what is missing",
-    "explain": "draw which region of a picture each phrase of a caption chooses",
-    "finetune": "train a model on your own annotations in COCO's format",
-    "odinw": "measure a model on the data sets of ODinW that are on disk",
-    "phrases": "extract the noun phrases of captions, for millions of them",
-    "plan": "print what a training will take: iterations, samples, memory, time",
-    "predict": "detect what you name in pictures and videos, and draw it",
+    "check-env": "print versions, Detectron2, device and problems",
+    "explain": "draw the region that each phrase of a caption selects",
+    "finetune": "train a model on annotations in COCO's format",
+    "odinw": "evaluate a model on the data sets of ODinW on disk",
+    "phrases": "extract noun phrases from captions, in parallel",
+    "plan": "print the samples, memory and time of a training",
+    "predict": "detect named things in images and videos",
     "scenes": "draw samples of EmojiScenes as a contact sheet",
-    "show-data": "draw what a source of a training config gives to the model",
-    "vocabulary": "encode names once, into a file that stands for them",
+    "show-data": "draw samples of a source of a training config",
+    "train": "train, resume or evaluate a config",
+    "vocabulary": "encode names once, into a vocabulary file",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand; returns the exit code (0 good, 2 a mistake the user can mend)."""
+    """Run one subcommand and return the exit code: 0, or 2 for a mistake of the user."""
     try:
         with without_upstream_warnings():
             args = _parse(list(sys.argv[1:] if argv is None else argv))
@@ -41,14 +42,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="detclip2", description="Open-vocabulary detection.")
+    listed = "\n".join(f"  {name:12}{help_text}" for name, help_text in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="detclip2",
+        description="Open-vocabulary detection.",
+        epilog=f"commands:\n{listed}\n\nexample:\n  detclip2 predict --help",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=f"detclip2 {__version__}")
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    subparsers = parser.add_subparsers(
+        dest="command", metavar="COMMAND", required=True, help="one of the commands below"
+    )
     chosen = next((word for word in argv if not word.startswith("-")), None)
     for name, help_text in COMMANDS.items():
-        subparser = subparsers.add_parser(name, help=help_text, description=help_text)
+        subparser = subparsers.add_parser(
+            name,
+            description=help_text,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         if name == chosen:
             module = importlib.import_module(f"detclip2.commands.{name.replace('-', '_')}")
+            subparser.epilog = f"example:\n  {module.EXAMPLE}"
             module.add_arguments(subparser)
             subparser.set_defaults(run=module.run)
     return parser.parse_args(argv)

@@ -1,10 +1,10 @@
-"""LazyConfigs from files and the model they describe; a sentence for what is wrong in them."""
+"""LazyConfigs: load, override, check and build them, with an error message for each mistake."""
 
 import difflib
 import inspect
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
-from detclip2.modeling.thresholds import Selection
+from detclip2.modeling.postprocess import MEANINGS, DetectionThresholds
 from detclip2.utils.errors import UserError
+from detclip2.utils.moved_targets import with_present_names
+from detclip2.utils.repository import config_file
 
 
 @dataclass(frozen=True)
@@ -26,23 +28,46 @@ class InferenceSettings:
     """Images are resized so that the shorter edge has this length, px ..."""
     max_size: int
     """... unless the longer edge would exceed this one, px."""
-    score_threshold: float | None = None
-    """This one and the next three: see :mod:`detclip2.modeling.thresholds`; what is None is left
-    to the model's ``postprocess``."""
-    nms_threshold: float | None = None
-    class_agnostic_nms: bool | None = None
-    max_detections: int | None = None
     batch_size: int = 1
-    """Images that are read, and go through the model, at once."""
+    """Images per forward pass."""
+    thresholds: DetectionThresholds = field(default_factory=DetectionThresholds)
+    """Four keys of the node, under their own names; None leaves a setting to the model."""
+
+
+def get_config(name: str, keys: str | tuple[str, ...] | None = None) -> Any:
+    """Load a config of this project anew, from a checkout or from the wheel.
+
+    ``get_config("models/detclipv2.py").swin_t`` is a fragment of ``configs/``,
+    ``get_config("emoji_nano_detection")`` a runnable config of a project.
+
+    Args:
+        name: see `detclip2.utils.repository.config_file`.
+        keys: a name in the file, or several, as for Detectron2's ``LazyConfig.load``.
+
+    Returns:
+        The config, or the value of ``keys``, a tuple for several.
+
+    Raises:
+        UserError: there is no config of this name, it has no such key, or it does not run.
+    """
+    path = config_file(name)
+    try:
+        return LazyConfig.load(str(path), keys)
+    except UserError:
+        raise
+    except KeyError as error:
+        raise UserError(f"{path}: this config has no key {error}") from error
+    except Exception as error:  # a config is a program: anything may go wrong in it
+        raise UserError(f"{path}: this config cannot be loaded: {_reason(error)}") from error
 
 
 def load_config(source: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[DictConfig, str]:
-    """A config from a .py or .yaml file, or one that is loaded already.
+    """Load a config from a .py or .yaml file; a loaded config is returned.
 
     Loading a .py file runs it.
 
     Returns:
-        the config, and what messages call it.
+        The config, and its name in messages.
 
     Raises:
         UserError: the file is missing, not of these kinds, or does not run.
@@ -65,6 +90,8 @@ def load_config(source: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[Dic
         raise UserError(f"{path}: this config cannot be loaded: {_reason(error)}") from error
     if not isinstance(cfg, DictConfig):
         raise UserError(f"{path}: this config holds no keys")
+    if path.suffix != ".py":
+        cfg = _to_omegaconf(with_present_names(OmegaConf.to_container(cfg, resolve=False)))
     return cfg, str(path)
 
 
@@ -74,34 +101,34 @@ def apply_overrides(
     """Change keys of a config, in place, by strings such as "train.max_iter=100" (hydra's grammar).
 
     Raises:
-        UserError: a string that is not of this form, an option of the command line among them, or
-            a key that the config does not have. What stands beside a ``_target_`` is an argument
-            of it, which :func:`check_keys` knows.
+        UserError: a string has another form, an option of the command line is among them, or the
+            config lacks a key. Keys beside a ``_target_`` are its arguments, which `check_keys`
+            checks.
     """
     for override in overrides:
-        if override.startswith("-"):  # Detectron2's parser takes all that follows a key for keys
+        if override.startswith("-"):  # Detectron2's parser takes all after a key for keys
             raise UserError(f"{override}: options come before the first KEY=VALUE")
         try:
             _check_overridden(cfg, override.partition("=")[0].lstrip("+~"), name)
             LazyConfig.apply_overrides(cfg, [override])
         except UserError:
             raise
-        except Exception as error:  # of hydra's parser, omegaconf, or Detectron2's own
+        except Exception as error:  # from hydra, omegaconf or Detectron2
             raise UserError(f"{name}: {override!r} cannot be applied: {_reason(error)}") from error
     return cfg
 
 
 def build(cfg: DictConfig, path: str, name: str = "the config") -> Any:
-    """What a node of a config describes.
+    """Build the object that a node of a config describes.
 
     Args:
         cfg: the config.
-        path: of the node in it, such as "dataloader.train".
-        name: what messages call the config.
+        path: path of the node, such as "dataloader.train".
+        name: name of the config in messages.
 
     Raises:
-        UserError: the node is missing, one of its keys is unknown (with the nearest known one), or
-            it cannot be built.
+        UserError: the node is missing, one of its keys is unknown (the nearest known key is named),
+            or it cannot be built.
     """
     node: Any = cfg
     for key in path.split("."):
@@ -111,15 +138,15 @@ def build(cfg: DictConfig, path: str, name: str = "the config") -> Any:
         return instantiate(node)
     except UserError:
         raise
-    except Exception as error:  # whatever the constructors raise for values that make no sense
+    except Exception as error:  # constructors raise anything for wrong values
         raise UserError(f"{name}: {path} cannot be built: {_reason(error)}") from error
 
 
 def build_model(cfg: DictConfig, name: str = "the config") -> nn.Module:
-    """The model of ``cfg.model``, with the weights that its constructor gives it.
+    """Build the model of ``cfg.model``, with the weights from its constructor.
 
     Raises:
-        UserError: see :func:`build`.
+        UserError: see `build`.
     """
     model = build(cfg, "model", name)
     if not isinstance(model, nn.Module):
@@ -128,21 +155,22 @@ def build_model(cfg: DictConfig, name: str = "the config") -> nn.Module:
 
 
 def inference_settings(cfg: DictConfig, name: str = "the config") -> InferenceSettings:
-    """The node ``cfg.inference``.
+    """Read the node ``cfg.inference``.
 
     Raises:
         UserError: a key is missing or unknown, or a size is not positive.
     """
     node = _required(cfg, "inference", name)
-    known = [f.name for f in fields(InferenceSettings)]
+    known = [f.name for f in fields(InferenceSettings) if f.name != "thresholds"] + [*MEANINGS]
     for key in node:
         if key not in known:
             raise UserError(unknown_key(name, "inference", str(key), known))
     for key in ("min_size", "max_size"):
         _required(node, key, f"{name}: inference")
     try:
-        settings = InferenceSettings(**node)
-        Selection.of(settings)
+        thresholds = DetectionThresholds(**{key: node[key] for key in node if key in MEANINGS})
+        others = {key: node[key] for key in node if key not in MEANINGS}
+        settings = InferenceSettings(**others, thresholds=thresholds)
         positive = min(settings.min_size, settings.max_size, settings.batch_size) > 0
     except UserError as error:
         raise UserError(f"{name}: inference: {error}") from None
@@ -154,16 +182,16 @@ def inference_settings(cfg: DictConfig, name: str = "the config") -> InferenceSe
 
 
 def check_keys(cfg: Any, path: str, name: str) -> None:
-    """Every key beside a ``_target_`` must be an argument of that target.
+    """Check that every key beside a ``_target_`` is an argument of that target.
 
     Args:
-        cfg: the node to check, with all below it.
-        path: where it is in the config, e.g. "model".
-        name: what messages call the config.
+        cfg: the node to check, with its subnodes.
+        path: path of the node in the config, e.g. "model".
+        name: name of the config in messages.
 
     Raises:
-        UserError: names the first key that is not, and the nearest argument; or a target that
-            cannot be imported; or a value that refers to what is not there.
+        UserError: a key is unknown (the nearest argument is named), a target cannot be imported, or
+            a value refers to a missing key.
     """
     try:
         nodes = list(_targets(cfg, path))
@@ -185,7 +213,7 @@ def check_keys(cfg: Any, path: str, name: str) -> None:
 
 
 def unknown_key(name: str, path: str, key: str, known: Iterable[str]) -> str:
-    """The sentence for a key that does not exist, with the nearest one that does."""
+    """The message for an unknown key, with the nearest known keys."""
     known = list(known)
     near = difflib.get_close_matches(key, known, n=3)
     hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(known)}"
@@ -218,7 +246,7 @@ def _targets(cfg: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _arguments(target: Callable[..., Any]) -> list[str] | None:
-    """Names of a callable's arguments; None where it takes any, or does not tell."""
+    """Names of a callable's arguments; None if it takes any, or has no signature."""
     try:
         parameters = inspect.signature(target).parameters
     except (TypeError, ValueError):

@@ -17,9 +17,9 @@ synonyms, source (all that an entry comes from) and count. Sources are taken in 
   "spring" is a coil, not a season. Needs nltk and WordNet's files (Debian: wordnet-base; WordNet's
   licence permits any use with its notice kept).
 
-An entry that is called like an earlier one (by name, synonym or plural, or as "mouse" is the one
-"mouse (computer equipment)") is merged into it, unless both have a definition and these differ:
-then it stays apart, or, with the very same name, is left out: a name has one definition.
+An entry with the name of an earlier one (a name, synonym or plural, or "mouse" for "mouse (computer
+equipment)") is merged into it, unless both have definitions that differ. Then it is a separate
+entry, or is skipped if the names are equal: a name has one definition.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from detclip2.data.sample import clean_phrase
+from detclip2.data.text.clean import clean_phrase
 from detclip2.data.text.concepts import Concept, ConceptDictionary, bare_name, variants, words_of
 from detclip2.data.text.names import read_names
 from detclip2.utils.errors import UserError
@@ -131,7 +131,7 @@ def _union(a: Concept, b: Concept) -> Concept:
 
 
 def _others(name: str, names: Iterable[str]) -> tuple[str, ...]:
-    """The names that are not `name`, without repetitions."""
+    """The names other than `name`, each once."""
     distinct = {words_of(other): other for other in reversed(list(names)) if other}
     distinct.pop(words_of(name), None)
     return tuple(reversed(distinct.values()))
@@ -157,20 +157,20 @@ class WordNet:
 
         class Reader(WordNetCorpusReader):
             def open(self, file: str):
-                # Debian leaves out this list of names of WordNet's own files, which we never ask
-                # for; nltk does not start without.
+                # Debian lacks this list of names of WordNet's own files, which we never ask
+                # for; nltk does not start without it.
                 if file == "lexnames" and not Path(folder, file).exists():
                     return io.StringIO("".join(f"{i:02d} lexname{i} 0\n" for i in range(45)))
                 return super().open(file)
 
             def map_wn(self, version: str = "wordnet") -> None:
-                """Other languages, which would need more files."""
+                """Load no other languages, which would need more files."""
 
         if folder not in nltk.data.path:
             nltk.data.path.append(folder)  # nltk opens files below these folders only
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # says that there are no other languages
+                warnings.simplefilter("ignore")  # states that there are no other languages
                 self._reader = Reader(folder, None)
         except OSError as error:
             raise UserError(f"WordNet in {folder}: {error} (Debian: wordnet-base)") from error
@@ -194,7 +194,7 @@ class WordNet:
             yield self._concept(synset)
 
     def nouns(self) -> Iterator[Any]:
-        """All synsets of nouns, as nltk has them."""
+        """All synsets of nouns, as nltk objects."""
         return self._reader.all_synsets("n")
 
     @staticmethod
@@ -209,7 +209,7 @@ def _hypernyms(synset: Any) -> list[Any]:
 
 
 def add_definitions(concepts: Iterable[Concept], wordnet: WordNet) -> Iterator[Concept]:
-    """The entries, those without a definition with WordNet's and its synonyms."""
+    """The entries; those without a definition get that of WordNet, and its synonyms."""
     for concept in concepts:
         found = None if concept.definition else wordnet.define(concept.name)
         yield (
@@ -227,12 +227,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True, help="jsonl to write")
     parser.add_argument("--categories", nargs="+", default=[], metavar="SOURCE=FILE")
     parser.add_argument("--phrases", nargs="+", default=[], metavar="SOURCE=FILE")
-    parser.add_argument("--min-count", type=int, default=100, help="of a noun phrase")
+    parser.add_argument("--min-count", type=int, default=100, help="occurrences of a noun phrase")
     parser.add_argument(
-        "--wordnet", nargs="?", const=WORDNET_FOLDER, help=f"its folder ({WORDNET_FOLDER})"
+        "--wordnet", nargs="?", const=WORDNET_FOLDER, help=f"folder of WordNet ({WORDNET_FOLDER})"
     )
     parser.add_argument(
-        "--wordnet-under", nargs="+", default=[], metavar="SYNSET", help="animal.n.01 ..."
+        "--wordnet-under", nargs="+", default=[], metavar="SYNSET", help="add nouns below it"
     )
     args = parser.parse_args(argv)
     try:

@@ -1,4 +1,4 @@
-"""Weights from elsewhere, in this project's files: Swin backbones and text towers.
+"""Convert published weights to this project's files: Swin backbones and text towers.
 
     python scripts/convert_weights.py swin WEIGHTS --name swin_tiny_patch4_window7_224 --output FILE
     python scripts/convert_weights.py text FOLDER --output FOLDER
@@ -6,8 +6,8 @@
 ``swin`` reads a Swin of timm, of transformers, or of Swin's authors (.pth with "model"), and writes
 timm's names, for ``model.backbone.bottom_up.weights``. ``text`` reads a folder of transformers with
 CLIP, BERT, MiniLM or another text model, and writes one with the text tower alone, its tokenizer
-included, for ``model.text_tower.model.path``. What has no place there is listed; what is missing is
-refused.
+included, for ``model.text_tower.model.path``. Entries that are not needed are listed; missing ones
+are refused.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from detclip2.utils.errors import UserError
 from detclip2.utils.files import write_whole
 from detclip2.utils.weights import State, read_weights
 
-# What a backbone does not use: the classifier, the last norm, masks that are computed anew.
+# Entries that a backbone does not use: classifier, last norm, masks that are recomputed.
 NOT_USED = ("head.", "norm.")
 COMPUTED = ("attn_mask", "relative_position_index")
 # transformers -> timm, in turn: its files, and what its modules are called since version 5.

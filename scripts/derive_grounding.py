@@ -11,7 +11,7 @@ annotation: ``info.rule_derived`` says so, and the rule is
 2. a phrase belongs to a category of the image if it ends in its name, or a synonym from
    --dictionary, in singular or plural ("two large dogs": dog);
 3. a plural belongs to all boxes of the category; a singular to the only one. A singular where
-   there are several boxes is left out, because it is not known which is meant
+   there are several boxes is skipped, because it is not known which is meant
    (--ambiguous all takes them all).
 
 Crowd regions keep ``iscrowd``: a mapper then knows that not all instances are boxed.
@@ -26,7 +26,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from detclip2.data.datasets.detection import read_json
+from detclip2.data.io.coco_json import read_json
 from detclip2.data.text.concepts import Concept, ConceptDictionary, variants, words_of
 from detclip2.data.text.noun_phrases import extract_noun_phrases
 from detclip2.utils.errors import UserError
@@ -108,7 +108,7 @@ def derive(
             "description": "Grounding derived by rule from captions and boxes; not annotated",
             "rule_derived": True,
             "tool": "detclip2 scripts/derive_grounding.py",
-            "ambiguous": "all" if take_all else "left out",
+            "ambiguous": "all" if take_all else "skipped",
         },
         "categories": [{"id": 1, "name": "object", "supercategory": "object"}],
         "images": [],

@@ -1,15 +1,15 @@
-"""Write the table of configs in projects/DetCLIPv2/README.md, so that nobody types a number of it.
+"""Write the table of configs in projects/DetCLIPv2/README.md.
 
     python scripts/model_zoo.py            # write it
     python scripts/model_zoo.py --check    # 1 if it is not what would be written
 
-A row for each runnable config. What it is comes from its first line, parameters and GFLOPs from its
+A row for each runnable config. Its description is its first line, parameters and GFLOPs from its
 model, built without memory for weights; the paper's numbers and ours from ``model_zoo.json`` beside
 the table, whose entries are
 
     "CONFIG": {"paper": "...", "ours": {"result", "command", "date", "machine"}}
 
-and the relative time, of an image in units of scripts/benchmark.py's yard, from what that script
+and the time of an image relative to the reference of scripts/benchmark.py, from what that script
 has kept in ``docs/performance.json``. What is absent stays "-" or "not trained".
 """
 
@@ -20,6 +20,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import detclip2  # noqa: F401  (first, as it offers the stand-in for Detectron2)
+
+# isort: split
 import torch
 from detectron2.config import LazyConfig, instantiate
 from detectron2.structures import ImageList
@@ -41,7 +44,7 @@ END = "<!-- end of the table -->"
 COLUMNS = (
     "config", "what it is", "image + text (M)", "input", "GFLOPs", "relative time", "paper", "ours"
 )  # fmt: skip
-NAMES = 80  # in the vocabulary whose similarity is counted, and timed
+NAMES = 80  # names of the vocabulary
 # As configs/models and scripts/benchmark.py call the models, by their backbone.
 MODELS = {
     "resnet10t": "nano",
@@ -53,7 +56,7 @@ CLIP = "openai/clip-vit-base-patch32"
 
 
 class Detector(nn.Module):
-    """What is computed for an image once the names are encoded, up to the similarities."""
+    """The image side of the model, up to the similarities with encoded names."""
 
     def __init__(self, model: DetCLIPv2) -> None:
         super().__init__()
@@ -63,13 +66,13 @@ class Detector(nn.Module):
         """(1, 3, H, W) and (C, D) -> S (1, K, C), deltas (1, K, 4), centerness (1, K)."""
         images = ImageList(image, [(image.shape[-2], image.shape[-1])])
         features = self.model.backbone(images.tensor)
-        predictions = self.model.head([features[name] for name in self.model.in_features])
-        similarity = self.model.align(predictions.regions, vocabulary)
-        return similarity, predictions.deltas, predictions.centerness
+        outputs = self.model.head([features[name] for name in self.model.head_in_features])
+        similarity = self.model.align(outputs["regions"], vocabulary)
+        return similarity, outputs["deltas"], outputs["centerness"]
 
 
 def build(node: DictConfig) -> DetCLIPv2:
-    """A model whose weights have shapes alone."""
+    """A model whose weights have shapes but no values."""
     node = node.copy()
     with torch.device("meta"):
         if node.text_tower.model.path == CLIP:
@@ -79,7 +82,7 @@ def build(node: DictConfig) -> DetCLIPv2:
 
 
 def input_size(cfg: DictConfig) -> tuple[int, int]:
-    """Height and width of an image in evaluation: scenes are square, photographs wide."""
+    """Height and width of an image in evaluation: drawn scenes are square, real images wide."""
     if "world" in cfg:
         return cfg.world.size, cfg.world.size
     return cfg.inference.min_size, cfg.inference.max_size
@@ -93,17 +96,17 @@ def gflops(model: DetCLIPv2, size: tuple[int, int]) -> float:
     """
     step = max(model.backbone.size_divisibility, 1)
     padded = [-(-length // step) * step for length in size]
-    # Tensors that say they are on the CPU but have no memory: the meta device knows no autocast.
+    # Tensors on the CPU without memory: the meta device does not support autocast.
     fake = FakeTensorMode(allow_non_fake_inputs=True)
-    # Winograd's method is a faster way to the same convolution, whose plain sums are counted.
-    # The products of attention are, too: the counter does not know its fused form for CPUs.
+    # Winograd's method computes the same convolution faster; the plain sums are counted.
+    # So are the products of attention: the counter does not support its fused form for CPUs.
     plain = torch.backends.nnpack.flags(enabled=False)
     products = sdpa_kernel(SDPBackend.MATH)
     with fake, plain, products, torch.no_grad(), FlopCounterMode(display=False) as counter:
         model = model.to_empty(device="cpu")
         image = torch.empty(1, 3, *padded)
         Detector(model)(image, torch.empty(NAMES, model.embed_dim))
-    return counter.get_total_flops() / 2 / 1e9  # it counts multiply and add apart
+    return counter.get_total_flops() / 2 / 1e9  # it counts multiplications and additions separately
 
 
 def count(module: nn.Module) -> float:
@@ -112,7 +115,7 @@ def count(module: nn.Module) -> float:
 
 
 def summary(path: Path) -> str:
-    """What a config says of itself: its first sentence."""
+    """The first sentence of a config's docstring."""
     text = path.read_text(encoding="utf-8").split('"""')[1]
     return " ".join(text.strip().split("\n\n")[0].split()).rstrip(".").replace("|", "/")
 
@@ -132,7 +135,7 @@ def sizes_of(cfg: DictConfig, known: dict[str, tuple[str, str, str]]) -> tuple[s
 
 
 def relative_times() -> dict[tuple[str, tuple[int, int]], float]:
-    """Model and input size -> time of an image with `NAMES` cached names, in yards."""
+    """Model and input size -> relative time of an image with `NAMES` cached names."""
     if not TIMES.exists():
         return {}
     measured = json.loads(TIMES.read_text(encoding="utf-8")).get("inference", {"result": []})
@@ -145,14 +148,14 @@ def relative_times() -> dict[tuple[str, tuple[int, int]], float]:
 
 
 def relative_time(cfg: DictConfig, times: dict[tuple[str, tuple[int, int]], float]) -> str:
-    """Of a config's model at its input."""
+    """The relative time of a config's model at its input."""
     model = MODELS.get(cfg.model.backbone.bottom_up.name, "")
     time = times.get((model, input_size(cfg)))
     return "-" if time is None else f"{time:.2f}"
 
 
 def ours(entry: dict[str, str] | None) -> str:
-    """A result with all that is needed to have it again."""
+    """A result with its command, date and machine."""
     if not entry:
         return "not trained"
     return f"{entry['result']} (`{entry['command']}`, {entry['date']}, {entry['machine']})"
@@ -183,14 +186,14 @@ def table(zoo: dict[str, dict[str, Any]]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write the table, or compare."""
+    """Write the table, or compare it; returns 1 if it differs."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--check", action="store_true", help="write nothing")
+    parser.add_argument("--check", action="store_true", help="only compare the table")
     args = parser.parse_args(argv)
     for variable in ("DETECTRON2_DATASETS", "DETCLIP2_TEST_DATA"):
-        os.environ.setdefault(variable, ".")  # configs name folders by them; nothing is read
+        os.environ.setdefault(variable, ".")  # configs need these variables; no file is read
     readme = PROJECT / "README.md"
     text = readme.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
@@ -198,7 +201,7 @@ def main(argv: list[str] | None = None) -> int:
     zoo = json.loads((PROJECT / "model_zoo.json").read_text(encoding="utf-8"))
     new = f"{before}{BEGIN}\n{table(zoo)}\n{END}{after}"
     if args.check:
-        print("as it should be" if new == text else "the table is not what the configs say")
+        print("the table is up to date" if new == text else "the table differs from the configs")
         return int(new != text)
     write_whole(readme, lambda file: file.write(new.encode()))
     return 0

@@ -1,16 +1,16 @@
-r"""Let a detector draw boxes on image-text pairs, as GLIP and DetCLIP did, to train on them.
+r"""Label image-text pairs with the boxes of a detector, to train on them, as GLIP and DetCLIP do.
 
     python scripts/pseudo_label.py --model FOLDER --pairs CONFIG/SOURCE --count 20000 \
         --output pairs.jsonl [--score 0.3]
 
-FOLDER is a training's output; CONFIG/SOURCE a source of pairs, such as
-projects/DetCLIPv2/configs/emoji_nano_pairs.py/pairs. The vocabulary of a picture is its caption's
-own noun phrases. Boxes of at least --score are kept, and written as ODVG jsonl, one line a pair:
-OdvgFile reads it where the pictures are files, PseudoLabelled where they are drawn on the fly.
-Pairs without such a box stay, without regions; training leaves them out and counts them.
+FOLDER is a training's output; CONFIG/SOURCE a source of image-text pairs, such as
+projects/DetCLIPv2/configs/emoji_nano_pairs.py/pairs. The vocabulary of an image is its caption's
+own noun phrases. Boxes of at least --score are kept, and written as ODVG jsonl, one line an image:
+OdvgFile reads it where the images are files, PseudoLabelled where they are drawn on the fly.
+Images without such a box are kept, without regions; training skips and counts them.
 
 This is a baseline for the word-region contrast of the paper, which needs no such step and is not
-bound by what the detector knows already.
+limited to categories that the detector knows.
 """
 
 import argparse
@@ -19,6 +19,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import detclip2  # noqa: F401  (first, as it offers the stand-in for Detectron2)
+
+# isort: split
 import numpy as np
 import torch
 from detectron2.config import instantiate
@@ -27,11 +30,9 @@ from omegaconf import DictConfig
 from detclip2.commands.model_arguments import add_model_arguments, config_and_weights
 from detclip2.config import build_model, load_config
 from detclip2.data.datasets.pseudo_labels import odvg_line, write_odvg
-from detclip2.data.hybrid_loader import Source
-from detclip2.data.io.shards import ImageTextShards
+from detclip2.data.hybrid_loader import Source, source_nodes
 from detclip2.data.mappers.base import draw_sample
-from detclip2.data.records import decode_caption
-from detclip2.engine.step_cost import source_nodes
+from detclip2.data.mappers.records import decode_caption
 from detclip2.modeling.meta_arch.detclipv2 import DetCLIPv2
 from detclip2.utils.errors import UserError
 from detclip2.utils.weights import load_weights
@@ -48,7 +49,7 @@ def label_pairs(
         model: detects in evaluation mode.
         pairs: its mapper is a CaptionMapper without the whole caption.
         count: how many.
-        score: boxes below are left out.
+        score: boxes below are skipped.
     """
     known: dict[str, torch.Tensor] = {}  # phrase -> embedding
     for start in range(0, count, BATCH):
@@ -76,7 +77,7 @@ def label_pairs(
 def regions_of(
     output: dict[str, Any], phrases: list[str], score: float
 ) -> list[tuple[str, list[float]]]:
-    """The detections that are sure enough, as phrases with boxes (XYXY px, to a tenth)."""
+    """The detections above a score, as phrases with boxes (XYXY px, to a tenth)."""
     instances = output["instances"]
     instances = instances[instances.scores >= score]
     boxes = instances.pred_boxes.tensor.cpu().double().numpy().round(1).tolist()
@@ -85,19 +86,19 @@ def regions_of(
 
 
 def build_pairs(node: DictConfig) -> Source:
-    """The source of pairs that a config's node describes, for labelling."""
+    """The source of image-text pairs of a config's node, for labelling."""
     node = node.copy()
     node.mapper.include_caption = False
     return instantiate(node)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Label and write; 2 for a mistake that the user can mend."""
+    """Label and write; returns 2 for a mistake that the user can fix."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--pairs", required=True, metavar="CONFIG/SOURCE")
-    parser.add_argument("--count", type=int, required=True, metavar="N", help="the first N pairs")
+    parser.add_argument("--count", type=int, required=True, metavar="N", help="label the first N")
     parser.add_argument("--output", type=Path, required=True, metavar="JSONL")
     parser.add_argument("--score", type=float, default=0.3, help="least score (default 0.3)")
     add_model_arguments(parser)
@@ -113,10 +114,10 @@ def main(argv: list[str] | None = None) -> int:
         if source not in nodes:
             raise UserError(f"{pairs_name} has the sources {sorted(nodes)}, not {source!r}")
         pairs = build_pairs(nodes[source])
-        if isinstance(pairs.records, ImageTextShards):
-            raise UserError(f"--pairs {args.pairs}: shards cannot be labelled, records can")
-        if not 0 < args.count <= len(pairs.records):
-            raise UserError(f"--count {args.count}: there are {len(pairs.records)} pairs")
+        if pairs.length is None:
+            raise UserError(f"--pairs {args.pairs}: a stream cannot be labelled, records can")
+        if not 0 < args.count <= pairs.length:
+            raise UserError(f"--count {args.count}: there are {pairs.length} pairs")
         boxes = write_odvg(label_pairs(model, pairs, args.count, args.score), args.output)
     except UserError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)

@@ -1,20 +1,19 @@
 #!/usr/bin/env bash
 # Make the virtual environment of this project: bash scripts/setup.sh [.venv]
 #
-# Safe to run again at any time: what is there stays, and what an interrupted run left half done is
-# done again. PYTHON names another interpreter. $VENV/.ready marks an environment that is complete.
+# Safe to run again at any time: finished steps stay, and interrupted ones are repeated. PYTHON names another interpreter. $VENV/.ready marks an environment that is complete.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 venv=${1:-.venv}
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
-# What comes as source is built with the pinned setuptools too, not with the newest one. (The first
+# Source packages are built with the pinned setuptools, not with the newest one. (The first
 # name is read by pip up to 25.2, the second by later ones.)
 export PIP_CONSTRAINT=$PWD/requirements.lock PIP_BUILD_CONSTRAINT=$PWD/requirements.lock
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
 
-supported() {  # is this an interpreter that runs, of a version that setup.cfg allows?
+supported() {  # does this interpreter run, with a version that setup.cfg allows?
     "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null
 }
 
@@ -59,27 +58,28 @@ rm -f "$venv/.ready"
 if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
     make_venv
 elif ! supported "$venv/bin/python"; then
-    die "$venv is not of Python 3.10 to 3.13; remove it and call again: rm -rf $venv"
+    die "$venv is not of Python 3.10 to 3.13; remove it and run this again: rm -rf $venv"
 fi
 python=$venv/bin/python
 
-# A marker that outlives an interrupted install: pip takes a half-written package for a whole one.
+# Marks an interrupted install: pip takes a half-written package for a complete one.
 force=()
 if [ -e "$venv/.installing" ]; then force=(--force-reinstall); fi
 touch "$venv/.installing"
 say "installing the pinned dependencies (about 3 GB to download at the first time)"
-# Three quiet minutes look like a hang to a person, and a log wants no progress bars.
+# Progress bars on a terminal, none in a log.
 quiet=(--quiet)
 if [ -t 1 ]; then quiet=(); fi
-# No dependency is resolved here: requirements.lock is complete, and leaves out on purpose what
-# would clash (see [tool.uv] in pyproject.toml).
+# No dependency is resolved here: requirements.lock is complete, and has on purpose no packages that
+# conflict (see [tool.uv] in pyproject.toml).
 "$python" -m pip install ${quiet[@]+"${quiet[@]}"} ${force[@]+"${force[@]}"} --no-deps --no-compile \
     --use-pep517 -r requirements.lock
 "$python" -m pip install --quiet --no-deps --no-build-isolation --editable .
-# The stand-in gives way to a real Detectron2 in this environment.
-real='import importlib.metadata as m; raise SystemExit("+subset" in m.version("detectron2"))'
-if ! "$python" -c "$real" 2>/dev/null; then
-    "$python" -m pip install --quiet --no-deps --no-build-isolation --editable ./compat
+# Earlier versions installed the stand-in for Detectron2 as a distribution of that name.
+old='import importlib.metadata as m; raise SystemExit("+subset" not in m.version("detectron2"))'
+if "$python" -c "$old" 2>/dev/null; then
+    say "removing the stand-in that was installed as detectron2"
+    "$python" -m pip uninstall --quiet --yes detectron2
 fi
 rm -f "$venv/.installing"
 
@@ -93,9 +93,15 @@ except UserError:
     raise SystemExit(3)
 PYTHON
 if [ "$status" -eq 3 ]; then
-    apt_install fonts-noto-color-emoji || say "no colour emoji font found, which the demo draws" \
-        "with; install it: apt-get install fonts-noto-color-emoji (or give the path of" \
+    apt_install fonts-noto-color-emoji || say "no colour emoji font found; the demo needs one;" \
+        "install it: apt-get install fonts-noto-color-emoji (or give the path of" \
         "NotoColorEmoji.ttf in DETCLIP2_EMOJI_FONT)"
+fi
+
+# Two tests of scripts/build_concepts.py need WordNet, and are skipped without it.
+if [ ! -e /usr/share/wordnet/data.noun ]; then
+    apt_install wordnet-base || say "WordNet is not installed; two tests need it and are skipped." \
+        "To run them: apt-get install wordnet-base"
 fi
 
 pwd -P >"$venv/.ready"

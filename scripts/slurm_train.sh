@@ -5,7 +5,7 @@
 #   sbatch --nodes=4 --gpus-per-node=8 --cpus-per-task=96 --time=24:00:00 \
 #       scripts/slurm_train.sh CONFIG OUT [key=value ...]
 #
-# The same command goes on where a job has ended before the training did.
+# If a job ends before the training, the same command resumes it.
 #SBATCH --job-name=detclip2
 #SBATCH --ntasks-per-node=1
 #SBATCH --open-mode=append
@@ -18,15 +18,15 @@ config=$1
 output=$2
 shift 2
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-port=$((20000 + SLURM_JOB_ID % 10000)) # jobs that share a node must not meet
+port=$((20000 + SLURM_JOB_ID % 10000)) # jobs on one node need different ports
 # PROCESSES: where there are no GPUs.
 processes=${PROCESSES:-${SLURM_GPUS_ON_NODE:-1}}
 
-# srun takes the cores of a task from sbatch no longer (Slurm 22.05).
+# Since Slurm 22.05, srun does not take the number of cores from sbatch.
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
-# torchrun gives its processes 30 seconds after SIGTERM unless it is told otherwise.
+# torchrun gives its processes 30 seconds after SIGTERM by default.
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=150
-# "python -m torch.distributed.run" is torchrun, of the Python at hand.
+# "python -m torch.distributed.run" is torchrun, run by this Python.
 exec srun --kill-on-bad-exit=1 python -m torch.distributed.run \
     --nnodes "$SLURM_JOB_NUM_NODES" --nproc-per-node "$processes" --max-restarts 3 \
     --rdzv-id "$SLURM_JOB_ID" --rdzv-backend c10d --rdzv-endpoint "$first:$port" \

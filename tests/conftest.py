@@ -3,12 +3,16 @@ from pathlib import Path
 
 import pytest
 
+import detclip2  # noqa: F401  (offers the stand-in where there is no Detectron2)
+
+pytest_plugins = ["tests.helpers.costs", "pytester"]
+
 MODELS = Path(__file__).parents[1] / "configs" / "models" / "detclipv2.py"
 
 
 @pytest.fixture(scope="session")
 def test_data():
-    """The folder with small real data sets; tests that need it are skipped where it is not."""
+    """The folder with small real data sets; tests that need it are skipped if it is missing."""
     folder = os.environ.get("DETCLIP2_TEST_DATA")
     if not folder:
         pytest.skip("real data: DETCLIP2_TEST_DATA is not set")
@@ -16,8 +20,20 @@ def test_data():
 
 
 @pytest.fixture(scope="session")
+def emoji_font():
+    """The font that scenes are drawn with; tests that draw are skipped if it is missing."""
+    from detclip2.data.emojiscenes.sprites import find_emoji_font
+    from detclip2.utils.errors import UserError
+
+    try:
+        return find_emoji_font()
+    except UserError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
 def nano_config():
-    """A config of the nano model for small pictures; treat it as read-only."""
+    """A config of the nano model for small images; treat it as read-only."""
     from detectron2.config import LazyConfig
     from omegaconf import OmegaConf
 
@@ -29,7 +45,7 @@ def nano_config():
 
 @pytest.fixture(scope="session")
 def nano_folder(nano_config, tmp_path_factory):
-    """A model folder with the nano model at random weights."""
+    """A model folder of the nano model with random weights."""
     import torch
     from detectron2.config import LazyConfig, instantiate
     from safetensors.torch import save_file
@@ -57,7 +73,7 @@ def tiny_config():
 
 @pytest.fixture
 def tiny_model(tiny_config):
-    """The model of `tiny_config` at the same random weights every time, in training mode."""
+    """The model of `tiny_config` with fixed random weights, in training mode."""
     import torch
     from detectron2.config import instantiate
 
@@ -68,10 +84,12 @@ def tiny_model(tiny_config):
 
 @pytest.fixture
 def colors():
-    """A predictor whose right answers are known."""
+    """A predictor whose correct detections are known."""
     from detclip2.config import InferenceSettings
     from detclip2.inference.predictor import OpenVocabularyPredictor
+    from detclip2.modeling.postprocess import DetectionThresholds
     from tests.helpers.color_model import ColorModel
 
-    settings = InferenceSettings(min_size=120, max_size=200, score_threshold=0.1, batch_size=4)
+    thresholds = DetectionThresholds(score_threshold=0.1)
+    settings = InferenceSettings(120, 200, batch_size=4, thresholds=thresholds)
     return OpenVocabularyPredictor.from_model(ColorModel(), settings)

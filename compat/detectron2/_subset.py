@@ -1,4 +1,4 @@
-"""What is not part of this package says so, in one line, when it is imported or looked up."""
+"""Names that are not part of this package are reported in one line when they are used."""
 
 import sys
 from importlib.abc import MetaPathFinder
@@ -15,7 +15,7 @@ def not_here(name: str) -> str:
 
 
 class _Loader(SourceFileLoader):
-    """Runs a module of this package, and gives it a `__getattr__` that explains what is missing."""
+    """Runs a module of this package, and adds a `__getattr__` that explains missing names."""
 
     def exec_module(self, module):
         def absent(name):
@@ -35,7 +35,7 @@ class _Finder(MetaPathFinder):
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is None:
             # Not a ModuleNotFoundError: in `from package import name` Python would replace it by
-            # its own message. pydoc.locate needs `name` to know that the error is about this name.
+            # its own message. pydoc.locate reads `name` to see that the error is about this name.
             raise ImportError(not_here(fullname.rpartition(".")[2]), name=fullname)
         if isinstance(spec.loader, SourceFileLoader):
             spec.loader = _Loader(spec.loader.name, spec.loader.path)
@@ -43,6 +43,6 @@ class _Finder(MetaPathFinder):
 
 
 def install() -> None:
-    """Put the finder in front, once."""
+    """Put the finder first, once."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())

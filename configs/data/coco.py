@@ -8,6 +8,7 @@ from detclip2.data.datasets.detection import detection_set, names_of_json
 from detclip2.data.hybrid_loader import HybridLoader, Source
 from detclip2.data.mappers import DetectionMapper
 from detclip2.evaluation.coco import CheckedCOCOEvaluator
+from detclip2.inference.vocabulary import Vocabulary
 
 from .test_mapper import inference, test_mapper
 
@@ -31,6 +32,8 @@ detection = L(Source)(
             ),
             L(T.RandomFlip)(horizontal=True),
         ],
+        templates="${dataloader.vocabulary.templates}",  # as in evaluation
+        definitions="${dataloader.vocabulary.definitions}",
         max_phrases=150,
     ),
     total_batch_size=16,
@@ -53,5 +56,9 @@ dataloader = dict(
         dataset_name="${..test.dataset.name}",
         tasks=["bbox"],
         output_dir="${train.output_dir}/inference",
+    ),
+    # The vocabulary of the model: names alone.
+    vocabulary=L(Vocabulary.of_dataset)(
+        dataset_name="${..test.dataset.name}", templates=["{}"], definitions=None, synonyms=None
     ),
 )

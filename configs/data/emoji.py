@@ -9,6 +9,7 @@ from detclip2.data.hybrid_loader import HybridLoader, Source
 from detclip2.data.mappers import CaptionMapper, DetectionMapper, GroundingMapper
 from detclip2.data.text.concepts import ConceptDictionary
 from detclip2.evaluation.lvis import LVISFixedAPEvaluator
+from detclip2.inference.vocabulary import Vocabulary
 
 from .test_mapper import inference, test_mapper
 
@@ -16,7 +17,7 @@ from .test_mapper import inference, test_mapper
 # and of those that come with a caption.
 world = dict(categories=200, size=320, pairs_size="${world.size}", seed=0)
 
-# Names of negatives that a data set's own do not have (the paper's concept dictionary, sec. 3.1).
+# Further names for negatives (the paper's concept dictionary, sec. 3.1).
 concepts = L(ConceptDictionary.from_names)(names=L(seen_names)(world="${world.categories}"))
 
 detection = L(Source)(
@@ -29,14 +30,14 @@ detection = L(Source)(
     ),
     mapper=L(DetectionMapper)(
         names=L(base_names)(world="${world.categories}"),
-        augmentations=[],  # scenes differ in every way already
+        augmentations=[],  # scenes vary enough without augmentation
         max_phrases=150,
     ),
     total_batch_size=16,
     num_workers=2,
 )
 
-# Image-text pairs show base and novel categories; captions name only some of what is there.
+# Image-text pairs show base and novel categories; captions name only some of the objects.
 pairs = L(Source)(
     records=L(EmojiPairs)(
         world="${world.categories}",
@@ -49,13 +50,13 @@ pairs = L(Source)(
     num_workers=2,
 )
 
-# Captions whose phrases are tied to boxes, of base categories alone.
+# Captions whose phrases have boxes, of base categories only.
 grounding = L(Source)(
     records=L(EmojiGrounding)(
         world="${world.categories}", count=100_000, size="${world.size}", seed="${world.seed}"
     ),
     mapper=L(GroundingMapper)(
-        augmentations=[],  # none that flips: captions say "left of"
+        augmentations=[],  # no flip: captions say "left of"
         max_phrases=100,
         negatives=concepts,
     ),
@@ -82,6 +83,10 @@ dataloader = dict(
         dataset_name="${..test.dataset.name}",
         tasks=["bbox"],
         output_dir="${train.output_dir}/inference",
+    ),
+    # Training and evaluation use names alone as phrases.
+    vocabulary=L(Vocabulary.of_dataset)(
+        dataset_name="${..test.dataset.name}", templates=["{}"], definitions=None, synonyms=None
     ),
 )
 

@@ -34,6 +34,7 @@ dataloader = dict(
         dataset_name="${..test.dataset.name}",
         output_dir="${train.output_dir}/inference",
     ),
+    vocabulary=None,  # each sample asks for the phrases of its own caption
 )
 
 postprocess = L(TopKPerPhrase)(nms_threshold=0.6, max_candidates=1000, max_detections=10)

@@ -8,7 +8,9 @@ from detectron2.config import LazyCall as L
 from detectron2.data import build_detection_test_loader
 
 from detclip2.data.datasets.lvis import lvis_set
+from detclip2.data.text.concepts import ConceptDictionary
 from detclip2.evaluation.lvis import LVISFixedAPEvaluator
+from detclip2.inference.vocabulary import Vocabulary
 
 from .test_mapper import inference, test_mapper
 
@@ -27,5 +29,12 @@ dataloader = dict(
         output_dir="${train.output_dir}/inference",
         max_dets_per_image=300,  # of standard AP
         max_dets_per_class=10_000,  # of Fixed AP
+    ),
+    # "name, definition" (paper sec. 3.1), with LVIS's own definitions.
+    vocabulary=L(Vocabulary.of_dataset)(
+        dataset_name="${lvis.split}",
+        templates=["{}"],
+        definitions=L(ConceptDictionary.builtin)(name="lvis"),
+        synonyms=None,
     ),
 )

@@ -1,4 +1,4 @@
-"""What the paper pre-trains on (sec. 4.1, Tab. 1): Objects365, GoldG and CC15M.
+"""The pre-training data of the paper (sec. 4.1, Tab. 1): Objects365, GoldG and CC15M.
 
 Batch sizes are those of Swin-T on 32 GPUs (Tab. 9). GoldG and the negatives of its captions come
 as GLIP and scripts/build_concepts.py make them; CC15M as tar shards in WebDataset's layout.
@@ -7,6 +7,7 @@ as GLIP and scripts/build_concepts.py make them; CC15M as tar shards in WebDatas
 from detectron2.config import LazyCall as L
 from detectron2.data import transforms as T
 
+from detclip2.data.datasets.captions import CaptionJsonl, CaptionTsv
 from detclip2.data.datasets.detection import detection_set, names_of_json
 from detclip2.data.datasets.grounding import mdetr_records
 from detclip2.data.hybrid_loader import Source
@@ -16,13 +17,14 @@ from detclip2.data.text.concepts import ConceptDictionary
 
 pretraining = dict(
     folder="${oc.env:DETECTRON2_DATASETS}",
-    # Noun phrases that captions are told apart from (sec. 3.1).
+    # The concept dictionary (sec. 3.1): definitions of categories, negatives of captions.
     concepts="${pretraining.folder}/concepts.jsonl",
     shards="${pretraining.folder}/cc15m/{00000..01299}.tar",
 )
 
-# How many images the paper counts (Tab. 1): the schedule follows from these.
+# Numbers of images in the paper (Tab. 1), from which the schedule is computed.
 images = dict(detection=660_000, flickr=149_000, mixed=621_000, pairs=13_000_000)
+images_of_cc3m = 3_000_000
 
 multi_scale = [
     L(T.ResizeShortestEdge)(
@@ -40,15 +42,21 @@ detection = L(Source)(
         json_file="${pretraining.folder}/objects365/annotations/objects365_train.json",
         image_root="${pretraining.folder}/objects365/train",
     ),
-    # Definitions are left out: evaluation asks for names alone, so that training must, too.
     mapper=L(DetectionMapper)(
         names=L(names_of_json)(json_file="${...records.json_file}"),
+        # "name, definition" (sec. 3.1), from the dictionary of the evaluation.
+        templates="${dataloader.vocabulary.templates}",
+        definitions="${dataloader.vocabulary.definitions}",
         augmentations=multi_scale,
         max_phrases=150,
     ),
     total_batch_size=128,
     num_workers=8,
 )
+
+# Definitions of the categories of all data sets, in training and in evaluation: for the key
+# `dataloader.vocabulary.definitions`.
+concepts = L(ConceptDictionary.load)(path="${pretraining.concepts}")
 
 # GoldG has two files, each a source of its own.
 flickr = L(Source)(
@@ -59,7 +67,7 @@ flickr = L(Source)(
     mapper=L(GroundingMapper)(
         augmentations=multi_scale,
         max_phrases=100,
-        negatives=L(ConceptDictionary.load)(path="${pretraining.concepts}"),
+        negatives=concepts,
     ),
     total_batch_size=128,
     num_workers=8,
@@ -73,7 +81,7 @@ mixed = L(Source)(
     mapper=L(GroundingMapper)(
         augmentations=multi_scale,
         max_phrases=100,
-        negatives=L(ConceptDictionary.load)(path="${pretraining.concepts}"),
+        negatives=concepts,
     ),
     total_batch_size=128,
     num_workers=8,
@@ -84,6 +92,29 @@ pairs = L(Source)(
     mapper=L(CaptionMapper)(
         augmentations=[L(T.Resize)(shape=[320, 320])], max_phrases=32, include_caption=True
     ),
+    total_batch_size=6144,
+    num_workers=8,
+)
+
+# CC3M by its list of captions and URLs: images are files called by the MD5 of their URLs.
+cc3m = L(Source)(
+    records=L(CaptionTsv)(
+        tsv_file="${pretraining.folder}/cc3m/Train_GCC-training.tsv",
+        image_root="${pretraining.folder}/cc3m/images",
+        file_name="{md5}.jpg",
+    ),
+    mapper=pairs.mapper,
+    total_batch_size=6144,
+    num_workers=8,
+)
+
+# The same with noun phrases that `detclip2 phrases` has extracted before training.
+cc3m_phrases = L(Source)(
+    records=L(CaptionJsonl)(
+        jsonl_file="${pretraining.folder}/cc3m/phrases.jsonl",
+        image_root="${pretraining.folder}/cc3m/images",
+    ),
+    mapper=pairs.mapper,
     total_batch_size=6144,
     num_workers=8,
 )

@@ -1,4 +1,4 @@
-"""How pictures reach the model outside of training: resized, and that is all."""
+"""Preprocessing outside of training: images are resized, nothing else."""
 
 from detectron2.config import LazyCall as L
 from detectron2.data import DatasetMapper

@@ -3,6 +3,8 @@
 from copy import deepcopy
 
 from detectron2.config import LazyCall as L
+from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
+from detectron2.modeling.box_regression import Box2BoxTransform
 
 from detclip2.modeling.alignment import Alignment
 from detclip2.modeling.assigners.atss import ATSSAssigner
@@ -18,6 +20,8 @@ from detclip2.modeling.text.text_tower import (
     load_text_model,
     load_tokenizer,
 )
+
+STRIDES = [8, 16, 32, 64, 128]  # of the levels p3 to p7, px
 
 swin_t = L(DetCLIPv2)(
     backbone=L(feature_pyramid)(
@@ -40,7 +44,7 @@ swin_t = L(DetCLIPv2)(
         objectness=None,  # "class" or "iou" for the proposal scores of these names (Tab. 2a)
     ),
     text_tower=L(TextTower)(
-        # The paper starts from FILIP, which was never released; CLIP is the nearest to be had.
+        # The paper starts from FILIP, which was never released; CLIP is the nearest public model.
         model=L(load_text_model)(path="openai/clip-vit-base-patch32", pretrained=True),
         tokenizer=L(load_tokenizer)(path="${..model.path}"),
         embed_dim="${..head.embed_dim}",
@@ -55,8 +59,23 @@ swin_t = L(DetCLIPv2)(
         box_weight=2.0,
         centerness_weight=1.0,
         boxes_of_grounding=False,  # sec. 3.3
+        objectness_weight=1.0,  # not given in the paper; used only with head.objectness
     ),
-    contrast=L(WordRegionContrast)(),
+    contrast=L(WordRegionContrast)(
+        num_proposals=100,  # R, Tab. 2d
+        nms_threshold=0.6,  # neither this one nor the next is given in the paper
+        pre_nms=1000,
+        proposal_score="text_batch",  # Tab. 2a
+        matching="one_to_one",  # Tab. 2b
+        matching_temperature=0.1,  # tau_t of eq. 4, for "one_to_many"; not given in the paper
+        direction="text_to_image",  # Tab. 2c
+        temperature=0.5,  # tau of eq. 5, Tab. 2e
+        label_smoothing=0.1,  # Tab. 9
+        weight=0.1,  # lambda of eq. 6
+        negatives="global",  # images of all processes
+        cosine=False,
+        max_elements=2**24,  # similarities in memory at once
+    ),
     postprocess=L(PostProcess)(
         score_threshold=0.05,
         nms_threshold=0.6,
@@ -64,6 +83,16 @@ swin_t = L(DetCLIPv2)(
         max_candidates=3000,
         max_detections=300,
     ),
+    head_in_features=["p3", "p4", "p5", "p6", "p7"],
+    anchor_generator=L(DefaultAnchorGenerator)(
+        sizes=[[8 * stride] for stride in STRIDES],  # one square a location, as in ATSS
+        aspect_ratios=[[1.0]],
+        strides=STRIDES,
+        offset=0.5,
+    ),
+    box2box_transform=L(Box2BoxTransform)(weights=(10.0, 10.0, 5.0, 5.0)),
+    pixel_mean=[123.675, 116.28, 103.53],  # RGB
+    pixel_std=[58.395, 57.12, 57.375],
 )
 
 swin_l = deepcopy(swin_t)
@@ -111,4 +140,4 @@ nano.text_tower = L(TextTower)(
     pooling="mean",
     identity="detclip2-nano",
 )
-nano.align.initial_scale = 5.0  # short trainings start from a steeper similarity
+nano.align.initial_scale = 5.0  # short trainings need a larger initial scale

@@ -1,1 +1,4 @@
-"""The subcommands of ``detclip2``, one module each: ``add_arguments(parser)`` and ``run(args)``."""
+"""The subcommands of ``detclip2``, one module each.
+
+A module has ``EXAMPLE`` (a command line), ``add_arguments(parser)`` and ``run(args)``.
+"""

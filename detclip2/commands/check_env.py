@@ -1,4 +1,4 @@
-"""``detclip2 check-env``: versions, the Detectron2 in use, the device, and what is missing."""
+"""``detclip2 check-env``: print versions, the Detectron2 in use, the device and problems."""
 
 import argparse
 import warnings
@@ -9,17 +9,19 @@ from rich.table import Table
 
 from detclip2.utils.environment import Finding, findings
 
-WIDTH_IN_A_FILE = 120  # a report pasted into an issue should not be folded at 80 columns
+WIDTH_IN_A_FILE = 120  # reports in files are not folded at 80 columns
+
+EXAMPLE = "detclip2 check-env"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Take no arguments."""
+    """Declare no arguments."""
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the report; returns 1 when something is missing without which nothing works."""
+    """Print the report; return 1 if something necessary is missing."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the packages that are imported to see whether they can
+        warnings.simplefilter("ignore")  # of packages that are imported as a check
         rows = list(findings())
     console = Console()
     if not console.is_terminal:

@@ -1,4 +1,4 @@
-"""``detclip2 explain``: which region of a picture each noun phrase of a caption chooses."""
+"""``detclip2 explain``: draw the region that each noun phrase of a caption selects."""
 
 import argparse
 from pathlib import Path
@@ -18,13 +18,21 @@ from detclip2.visualization.explanation import draw_explanation
 
 FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
 
+EXAMPLE = 'detclip2 explain kitchen.jpg --caption "a cat on a red chair" --output figure.png'
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments."""
-    parser.add_argument("image", type=Path, metavar="IMAGE", help="a picture")
-    parser.add_argument("--caption", required=True, help='what it shows, as "a cat on a red chair"')
+    """Declare the arguments."""
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="an image file")
     parser.add_argument(
-        "--output", type=Path, required=True, metavar="FILE", help="the figure, .png or .jpg"
+        "--caption", required=True, help='caption of the image, such as "a cat on a red chair"'
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="the figure to write, .png or .jpg",
     )
     add_model_arguments(parser)
 
@@ -34,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     if args.output.suffix.lower() not in FORMATS:
         raise UserError(f"--output {args.output}: the name of the figure must end in .png or .jpg")
     if args.output.absolute() == args.image.absolute():
-        raise UserError(f"--output {args.output}: the figure would take the picture's place")
+        raise UserError(f"--output {args.output}: the figure would replace the image")
     predictor = OpenVocabularyPredictor(*config_and_weights(args), device=args.device)
     explanation = explain(predictor, args.image, args.caption)
     figure = Image.fromarray(draw_explanation(explanation))
@@ -57,6 +65,6 @@ def _table(explanation: Explanation) -> Table:
         explanation.phrases, explanation.scores, explanation.boxes, strict=True
     ):
         corners = ", ".join(f"{corner:.0f}" for corner in box)
-        # Text, not str: a phrase may hold what rich takes for markup.
+        # Text, not str: rich would read brackets in a phrase as markup.
         table.add_row(Text(phrase, overflow="fold"), f"{score:.3f}", corners)
     return table

@@ -1,4 +1,4 @@
-"""``detclip2 finetune``: train a model on annotations in COCO's format, checked beforehand."""
+"""``detclip2 finetune``: check annotations in COCO's format and train a model on them."""
 
 import argparse
 import contextlib
@@ -35,46 +35,54 @@ ROWS_SHOWN = 30
 RESULTS_NAME = "finetune.json"
 SCORES = ("AP", "AP50", "AP75")
 
+EXAMPLE = "detclip2 finetune --train train.json --val val.json --images images --output model"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
-    parser.add_argument("--train", type=Path, required=True, metavar="JSON", help="to learn from")
-    parser.add_argument("--val", type=Path, required=True, metavar="JSON", help="to measure AP on")
+    """Declare the arguments."""
     parser.add_argument(
-        "--images", type=Path, required=True, metavar="DIR", help="what file_name is relative to"
+        "--train", type=Path, required=True, metavar="JSON", help="annotations to train on"
+    )
+    parser.add_argument(
+        "--val", type=Path, required=True, metavar="JSON", help="annotations to measure AP on"
+    )
+    parser.add_argument(
+        "--images",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder that file_name is relative to",
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="a new folder")
     add_model_arguments(parser)
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--iterations", type=_positive(int), metavar="N", help="by default, as "
-                        "the number of images asks for")  # fmt: skip
-    length.add_argument("--max-minutes", type=_positive(float), metavar="X",
-                        help="train for less, if a few measured steps say that it would take "
-                        "longer")  # fmt: skip
-    parser.add_argument(
-        "--batch-size", type=_positive(int), metavar="B", help="images an iteration"
-    )
+    length.add_argument("--iterations", type=_positive(int), metavar="N", help="length (default: "
+                        "by the number of images)")  # fmt: skip
+    length.add_argument("--max-minutes", type=_positive(float), metavar="X", help="shorten the "
+                        "training to this time, estimated from a few steps")  # fmt: skip
+    parser.add_argument("--batch-size", type=_positive(int), metavar="B", help="images per "
+                        "iteration (default: the model's)")  # fmt: skip
     parser.add_argument("--size", type=_positive(int), metavar="PX", help="shorter edge of the "
                         "images (default: the model's)")  # fmt: skip
     parser.add_argument("--lr", type=_positive(float), metavar="X", help="learning rate (default: "
                         "the model's, by the square root of the batch size)")  # fmt: skip
-    parser.add_argument("--mix", metavar="CONFIG/SOURCE", help="a source of another config to go "
-                        "on learning from, so that its names are not forgotten")  # fmt: skip
-    parser.add_argument("--mix-share", type=_share, default=0.25, metavar="X",
-                        help="of the iterations (default 0.25)")  # fmt: skip
+    parser.add_argument("--mix", metavar="CONFIG/SOURCE", help="also train on a source of another "
+                        "config, so that the model keeps its names")  # fmt: skip
+    parser.add_argument("--mix-share", type=_share, default=0.25, metavar="X", help="share of "
+                        "--mix in the iterations (default: 0.25)")  # fmt: skip
     parser.add_argument("--num-workers", type=int, default=2, metavar="N", help="processes that "
-                        "read images (default 2)")  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
+                        "read images (default: 2)")  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --output")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check, train, compare, show the errors."""
+    """Check the data, train, and compare with the model before."""
     console = console_for_tables()
     output = args.output.resolve()
     if args.resume:
         if not (output / RESULTS_NAME).is_file():
-            raise UserError(f"--resume: there is no fine-tuning to go on with in {args.output}")
+            raise UserError(f"--resume: there is no fine-tuning to continue in {args.output}")
         cfg = _set_up(output)
     else:
         cfg = _new_run(args, output, console)
@@ -87,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
     _write_json(output / RESULTS_NAME, results)
     _report(console, "AP in percent", results)
     if ZERO_SHOT in cfg:
-        _report(console, "of names from --mix", results[ZERO_SHOT], by_name=False)
+        _report(console, "AP of names from --mix", results[ZERO_SHOT], by_name=False)
     page = write_worst_errors(
         Path(cfg.dataloader.test.dataset.json_file),
         output / "inference" / "coco_instances_results.json",
@@ -104,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _new_run(args: argparse.Namespace, output: Path, console: Console) -> Any:
-    """Check everything, write the folder of the run, measure the model; the config."""
+    """Check the inputs, write the folder of the run, and evaluate the model; return the config."""
     base, weights = config_and_weights(args)
     base_cfg, base_name = load_config(base)
     _check_folder(output)
@@ -140,7 +148,7 @@ def _new_run(args: argparse.Namespace, output: Path, console: Console) -> Any:
     if ZERO_SHOT in cfg:
         results[ZERO_SHOT] = {"before": _measure(cfg, model, ZERO_SHOT, console)}
     elif args.mix:
-        console.print("the config of --mix has no test set: what is forgotten is not measured")
+        console.print("the config of --mix has no test set: AP of its names is not measured")
     _write_json(output / RESULTS_NAME, results)
     if args.max_minutes is not None:
         step = seconds_per_iteration(cfg, model)
@@ -162,20 +170,24 @@ def _new_run(args: argparse.Namespace, output: Path, console: Console) -> Any:
 def _measure(cfg: Any, model: Any, part: str, console: Console) -> dict[str, Any]:
     """AP on the test set of a part of the config."""
     console.print(f"measuring on {cfg[part].evaluator.dataset_name} ...")
-    with contextlib.redirect_stdout(io.StringIO()):  # of pycocotools
+    with contextlib.redirect_stdout(io.StringIO()):  # drops the prints of pycocotools
         return dict(train_loop.evaluate(cfg, model.eval(), part)["bbox"])
 
 
 def _set_up(output: Path) -> Any:
-    """The config of the run, with its log and seeds, as train_net.py sets them up."""
+    """The config of the run, with log and seeds set up as by train_net.py."""
     arguments = default_argument_parser().parse_args(["--config-file", str(output / CONFIG_NAME)])
-    # The log goes to log.txt alone.
+    # The log goes to log.txt only.
     with contextlib.redirect_stdout(io.StringIO()):
         return train_loop.set_up(arguments)
 
 
 def _check_folder(output: Path) -> None:
-    """Make the folder of the run; one with files, or that cannot be written to, is refused."""
+    """Make the folder of the run.
+
+    Raises:
+        UserError: the folder has files or cannot be written to.
+    """
     try:
         output.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=output):
@@ -184,20 +196,20 @@ def _check_folder(output: Path) -> None:
         raise UserError(f"--output {output}: cannot be written to ({error.strerror})") from None
     if any(output.iterdir()):
         raise UserError(
-            f"--output {output}: this folder has files; name a new one, or add --resume to go on "
-            "with the run in it"
+            f"--output {output}: this folder has files; name a new one, or add --resume to "
+            "continue the run in it"
         )
 
 
 def _names(own: dict[str, OwnData]) -> list[str]:
-    """The names of both files, those to learn first."""
+    """The names of both files; those of train first."""
     names = {name.casefold(): name for part in own.values() for name in reversed(part.names)}
     order = dict.fromkeys(name.casefold() for part in own.values() for name in part.names)
     return [names[name] for name in order]
 
 
 def report_data(console: Console, own: dict[str, OwnData], names: list[str]) -> None:
-    """Print what there is to learn, and what was found wrong."""
+    """Print the categories with their images and boxes, and the problems."""
     table = Table(box=SIMPLE_HEAD)
     table.add_column("category")
     counts: dict[str, dict[str, tuple[int, int]]] = {}
@@ -216,7 +228,7 @@ def report_data(console: Console, own: dict[str, OwnData], names: list[str]) -> 
     console.print(table)
     if len(rows) > ROWS_SHOWN:
         console.print(f"({len(rows) - ROWS_SHOWN} categories with fewer boxes are not shown)")
-    problems = Table("found", "in", "count", "what is done", "such as", box=SIMPLE_HEAD)
+    problems = Table("problem", "in", "count", "what is done", "such as", box=SIMPLE_HEAD)
     for kind, (what, done) in FINDINGS.items():
         for part, data in own.items():
             if examples := data.findings.get(kind):
@@ -225,11 +237,11 @@ def report_data(console: Console, own: dict[str, OwnData], names: list[str]) -> 
     known = {name.casefold() for name in own["train"].names}
     new = [name for name in own["val"].names if name.casefold() not in known]
     if new:
-        what = "categories that train does not have"
-        problems.add_row(what, "val", str(len(new)), "measured, not learnt", Text(new[0]))
+        what = "categories that are not in train"
+        problems.add_row(what, "val", str(len(new)), "measured, not trained", Text(new[0]))
     shared = _shared_images(own)
     if shared:
-        what = "images that are in train, too: AP is too good"
+        what = "images that are also in train: AP is too high"
         problems.add_row(what, "val", str(len(shared)), "kept", Text(shared[0], overflow="fold"))
     console.print(problems if problems.row_count else "no problems found")
 

@@ -1,4 +1,4 @@
-"""The arguments that say which model a command uses."""
+"""Arguments of the commands that use a model."""
 
 import argparse
 from pathlib import Path
@@ -8,20 +8,28 @@ from detclip2.utils.model_folder import default_model, read_model_folder
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """``--model``, or ``--config`` and ``--weights``; and ``--device``."""
+    """Declare ``--model``, ``--config``, ``--weights`` and ``--device``."""
     parser.add_argument(
-        "--model", type=Path, metavar="DIR", help="a folder with config.yaml and model.safetensors"
+        "--model",
+        type=Path,
+        metavar="DIR",
+        help="a folder with config.yaml and model.safetensors (default: $DETCLIP2_MODEL, else the "
+        "model that ships with detclip2)",
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="a LazyConfig, .py or .yaml")
-    parser.add_argument("--weights", type=Path, metavar="FILE", help=".safetensors or .pth")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="a LazyConfig, .py or .yaml; needs --weights"
+    )
+    parser.add_argument(
+        "--weights", type=Path, metavar="FILE", help=".safetensors or .pth; needs --config"
+    )
     parser.add_argument("--device", help='"cpu", "cuda", ... (default: the GPU if there is one)')
 
 
 def config_and_weights(args: argparse.Namespace) -> tuple[Path, Path]:
-    """What the arguments name; the default model where they name nothing.
+    """The paths of config and weights; those of the default model without arguments.
 
     Raises:
-        UserError: they contradict each other, or the model is not there.
+        UserError: the arguments contradict each other, or the model does not exist.
     """
     if args.model is None and args.config is None and args.weights is None:
         return default_model()

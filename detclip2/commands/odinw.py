@@ -1,8 +1,9 @@
-"""``detclip2 odinw``: AP on the data sets of ODinW that are on disk, and their mean."""
+"""``detclip2 odinw``: AP on the data sets of ODinW on disk, and their mean."""
 
 import argparse
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,47 +27,64 @@ from detclip2.evaluation.odinw import (
     write_summary,
 )
 from detclip2.inference.predictor import OpenVocabularyPredictor
+from detclip2.inference.vocabulary import Vocabulary
+
+EXAMPLE = "detclip2 odinw ODinW --output results --benchmark 35"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments."""
-    parser.add_argument("root", type=Path, help="the folder with the data sets, as GLIP's download")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where json goes")
-    parser.add_argument("--benchmark", type=int, choices=BENCHMARKS, default=13, help="(13)")
+    """Declare the arguments."""
+    parser.add_argument("root", type=Path, help="folder of the data sets, as GLIP's download")
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="folder for results as json"
+    )
+    parser.add_argument(
+        "--benchmark",
+        type=int,
+        choices=BENCHMARKS,
+        default=13,
+        help="ODinW-13 or -35 (default: 13)",
+    )
     parser.add_argument(
         "--split",
         choices=SPLITS,
         default="valid",
-        help="GLIP evaluates on valid without training, on test after it (valid)",
+        help="GLIP evaluates on valid without training, on test after it (default: valid)",
     )
-    parser.add_argument("--sets", nargs="+", default=[], metavar="NAME", help="only these")
+    parser.add_argument(
+        "--sets", nargs="+", default=[], metavar="NAME", help="data sets to evaluate (default: all)"
+    )
     parser.add_argument(
         "--prompts",
         choices=("names", "written"),
         default="names",
-        help="ask for the names of classes, or GLIP's hand-written prompts where there are any",
+        help="names of classes, or GLIP's hand-written prompts if there are any (default: names)",
     )
     parser.add_argument(
-        "--score-threshold", type=float, default=0.05, metavar="X", help="drop lower scores (0.05)"
+        "--score-threshold",
+        type=float,
+        default=0.05,
+        metavar="X",
+        help="drop lower scores (default: 0.05)",
     )
     add_model_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate on every data set found, print one table."""
+    """Evaluate on every data set on disk and print a table."""
     sets = odinw_sets(args.benchmark, args.sets)
     settings = OdinwSettings(args.root, args.benchmark, args.split, args.prompts == "written")
     found, not_found = found_sets(sets, settings)
     for one in found:
-        read_split(one, settings)  # what is wrong there is told before hours of detection
+        read_split(one, settings)  # report errors before hours of detection
     predictor = OpenVocabularyPredictor(*config_and_weights(args), device=args.device)
     console = Console()
 
-    def detect(pictures: list[Path], prompts: list[str]) -> Iterable[Instances]:
-        predictor.set_vocabulary(prompts)
-        shown: Iterable[Path] = pictures
+    def detect(paths: list[Path], prompts: list[str]) -> Iterable[Instances]:
+        predictor.set_vocabulary(Vocabulary.from_names(prompts))
+        shown: Iterable[Path] = paths
         if console.is_terminal:
-            shown = track(pictures, console=console, transient=True)
+            shown = track(paths, console=console, transient=True)
         return predictor(
             iter(shown), score_threshold=args.score_threshold, max_detections=MAX_DETECTIONS
         )
@@ -81,7 +99,10 @@ def run(args: argparse.Namespace) -> int:
         "not_found": [one.name for one in not_found],
         "not_asked_for": [one.name for one in odinw_sets(args.benchmark) if one not in sets],
     }
-    protocol = protocol_of(results, settings, args.score_threshold)
+    asked = dict.fromkeys(prompt for of_set in results.values() for prompt in of_set["prompts"])
+    encoder = predictor.vocabulary.encoder if predictor.vocabulary else ""
+    vocabulary = replace(Vocabulary.from_names(asked), encoder=encoder)
+    protocol = protocol_of(results, settings, args.score_threshold, vocabulary.description)
     write_summary(results, absent, settings, protocol, args.output)
     console.print(_table(results))
     console.print(

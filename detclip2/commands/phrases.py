@@ -1,4 +1,4 @@
-"""``detclip2 phrases``: noun phrases for millions of captions, in parallel and restartable."""
+"""``detclip2 phrases``: extract noun phrases of millions of captions, in parallel, restartable."""
 
 import argparse
 import multiprocessing
@@ -25,32 +25,55 @@ from detclip2.data.text.noun_phrases.offline import (
 from detclip2.data.text.noun_phrases.records import FORMATS, Options, Part
 from detclip2.utils.errors import UserError
 
+EXAMPLE = "detclip2 phrases captions.tsv --output phrases"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
+    """Declare the arguments."""
     parser.add_argument("inputs", nargs="+", help="txt, tsv or jsonl files, or tar shards")
     parser.add_argument(
         "--output", type=Path, required=True, help="folder; a rerun continues in it"
     )
-    parser.add_argument("--format", choices=("auto", *FORMATS), default="auto")
     parser.add_argument(
-        "--workers", type=int, default=os.cpu_count() or 1, help="processes (cores)"
+        "--format",
+        choices=("auto", *FORMATS),
+        default="auto",
+        help="format of the inputs (default: auto, by file name)",
     )
-    parser.add_argument("--lines", type=int, default=50_000, help="lines of a part (50,000)")
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)"
+    )
+    parser.add_argument(
+        "--lines", type=int, default=50_000, help="lines of a part (default: 50000)"
+    )
     parser.add_argument(
         "--backend",
         choices=("auto", "spacy", "rules"),
         default="auto",
-        help="auto: spaCy where its model is installed, else the rules",
+        help="auto is spacy if its model is installed, else rules (default: auto)",
     )
-    parser.add_argument("--max-phrases", type=int, default=MAX_PHRASES, help="of a caption")
-    parser.add_argument("--caption-column", type=int, default=0, help="of a tsv, from 0")
-    parser.add_argument("--url-column", type=int, default=1, help="of a tsv, from 0")
-    parser.add_argument("--caption-key", default="caption", help='of a jsonl ("caption")')
+    parser.add_argument(
+        "--max-phrases",
+        type=int,
+        default=MAX_PHRASES,
+        help="most phrases of a caption (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--caption-column",
+        type=int,
+        default=0,
+        help="column of the captions in a tsv, from 0 (default: 0)",
+    )
+    parser.add_argument(
+        "--url-column", type=int, default=1, help="column of the URLs in a tsv, from 0 (default: 1)"
+    )
+    parser.add_argument(
+        "--caption-key", default="caption", help="key of the captions in a jsonl (default: caption)"
+    )
     parser.add_argument(
         "--image-name",
         default="",
-        help='for a tsv: write this as "image", with {index}, {md5}, {sha1} (of the URL) filled',
+        help='for a tsv: write this as "image"; {index}, {md5}, {sha1} (of the URL) are filled in',
     )
     parser.add_argument(
         "--copy-shards",
@@ -60,14 +83,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what is left of the parts, and sum up."""
+    """Process the remaining parts and print a summary."""
     options = _options(args)
     parts = plan_parts(args.inputs, args.lines, args.format)
     if args.copy_shards and any(part.format != "tar" for part in parts):
         raise UserError("--copy-shards: the inputs are not all tar shards")
     left = prepare_folder(args.output, parts, options)
     if len(left) < len(parts):
-        print(f"{len(parts) - len(left)} of {len(parts)} parts are there from an earlier run")
+        print(f"{len(parts) - len(left)} of {len(parts)} parts are done already")
     columns = (
         TextColumn("phrases"),
         BarColumn(),
@@ -105,7 +128,7 @@ def _options(args: argparse.Namespace) -> Options:
         raise UserError(
             f"--image-name {args.image_name!r}: no format of index, md5 and sha1 ({error!r})"
         ) from error
-    # Written into the plan, so that one output is never of two backends.
+    # The plan records it, so that an output never mixes two backends.
     backend: Backend = args.backend
     if backend == "auto":
         backend = "spacy" if spacy_is_available() else "rules"
@@ -123,13 +146,13 @@ def _options(args: argparse.Namespace) -> Options:
 def _do_all(
     parts: Sequence[Part], folder: Path, options: Options, workers: int
 ) -> Iterator[dict[str, int]]:
-    """Counts of each part as it is done."""
+    """The counts of each part, in order of completion."""
     try:
         if workers == 1 or len(parts) < 2:
             for part in parts:
                 yield do_part(part, folder, options)
             return
-        # Not fork: this process may have threads by now (the progress bar).
+        # Not fork: this process may have threads (the progress bar).
         context = multiprocessing.get_context("spawn")
         number = min(workers, len(parts))
         pool = ProcessPoolExecutor(number, mp_context=context, initializer=_end_with_parent)
@@ -141,15 +164,15 @@ def _do_all(
             pool.shutdown(cancel_futures=True)
     except BrokenProcessPool as error:
         raise UserError(
-            "a worker process was killed (out of memory?): repeat the command to go on, "
+            "a worker process was killed (out of memory?): repeat the command to continue, "
             "with fewer --workers or --lines"
         ) from error
     except OSError as error:
-        raise UserError(f"--output {folder}: {error}; repeat the command to go on") from error
+        raise UserError(f"--output {folder}: {error}; repeat the command to continue") from error
 
 
 def _end_with_parent() -> None:
-    """In a worker: end when the main process is killed, instead of waiting for it for ever."""
+    """Make a worker end when the main process is killed, instead of waiting forever."""
 
     def wait() -> None:
         parent = multiprocessing.parent_process()

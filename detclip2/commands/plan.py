@@ -1,4 +1,4 @@
-"""``detclip2 plan``: what a training will take, before machines are booked for it."""
+"""``detclip2 plan``: estimate the samples, memory and time of a training before it starts."""
 
 import argparse
 import math
@@ -6,36 +6,33 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from detectron2.utils.registry import locate
 from omegaconf import DictConfig, OmegaConf
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch import nn
 
 from detclip2.commands.tables import console_for_tables
-from detclip2.config import apply_overrides, build_model, load_config
-from detclip2.engine.defaults import TRAIN
-from detclip2.engine.step_cost import (
-    StepCost,
-    made_up_samples,
-    source_nodes,
-    source_shares,
-    step_cost,
-)
+from detclip2.config import apply_overrides, build_model, get_config, load_config
+from detclip2.data.hybrid_loader import source_nodes
+from detclip2.engine.step_cost import StepCost, source_shares, step_cost, synthetic_samples
 from detclip2.engine.train_loop import precision
 from detclip2.utils.errors import UserError
 
 GIGABYTE = 1e9
 
+EXAMPLE = "detclip2 plan --config config.py --gpus 32"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
+    """Declare the arguments."""
     parser.add_argument("--config", type=Path, required=True, help="a training config (.py, .yaml)")
-    parser.add_argument("--gpus", type=int, required=True, metavar="N", help="processes in all")
+    parser.add_argument("--gpus", type=int, required=True, metavar="N", help="number of processes")
     parser.add_argument(
         "--measure",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="run steps of each source on pictures of noise, here (default)",
+        help="measure steps of each source here, on images of noise (default: --measure)",
     )
     parser.add_argument(
         "--samples",
@@ -47,9 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the table of sources, and what they take together."""
+    """Print a table of the sources and the totals."""
     cfg, name = load_config(args.config)
-    cfg.train = OmegaConf.merge(OmegaConf.create(TRAIN), cfg.get("train", {}))
+    cfg.train = OmegaConf.merge(get_config("train.py").train, cfg.get("train", {}))
     apply_overrides(cfg, args.overrides, name)
     sources, shares = check(cfg, args.gpus)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -78,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     if costs:
         hours = seconds / 3600
         console.print(
-            f"time, without data, evaluation and what processes tell each other: {hours:,.1f} h on "
+            f"time, without data, evaluation and communication: {hours:,.1f} h on "
             f"{args.gpus} GPUs like the {device_name(device)} here, {hours * args.gpus:,.0f} GPU h"
         )
     return 0
@@ -88,7 +85,7 @@ def check(cfg: DictConfig, gpus: int) -> tuple[Any, dict[str, float]]:
     """The sources of a config and their shares of the iterations.
 
     Raises:
-        UserError: there are none, or the processes cannot share a batch evenly.
+        UserError: there are none, or a batch cannot be divided evenly among the processes.
     """
     if gpus < 1:
         raise UserError(f"--gpus {gpus}: expected 1 or more")
@@ -107,21 +104,22 @@ def check(cfg: DictConfig, gpus: int) -> tuple[Any, dict[str, float]]:
 def measure(
     cfg: DictConfig, name: str, gpus: int, device: str, samples: int | None
 ) -> dict[str, StepCost]:
-    """Source -> the cost of its iteration for one process, from a step on pictures of noise.
+    """Source -> cost of its iteration in one process, from a step on images of noise.
 
-    Where the step has fewer samples than the process's share, time is taken to grow with their
-    number. Memory is that of the step, with what the optimizer will keep.
+    If the step has fewer samples than the process's share, time is scaled to the share. Memory is
+    that of the step and of the optimizer's state.
     """
     model = build_model(cfg, name).to(device).train()
     state = optimizer_bytes(model, gpus if cfg.train.zero else 1)
     costs = {}
     for source, node in source_nodes(cfg).items():
-        kind = kind_of(node)
+        supervision = supervision_of(source, node)
         share = node.total_batch_size // gpus
-        least = 2 if kind == "caption" else 1  # a contrast needs two
-        most = cfg.train.micro_batch.get(kind, share)  # at once
+        least = 2 if supervision == "caption" else 1  # the contrast needs two
+        most = cfg.train.micro_batch.get(supervision, share)  # at once
         count = min(samples or (most if device == "cuda" else least), share)
-        batch = made_up_samples(count, size_of(node, cfg), node.mapper.max_phrases, kind)
+        phrases = node.mapper.max_phrases
+        batch = synthetic_samples(count, size_of(node, cfg), phrases, supervision)
         lowered = precision(cfg.train.amp) if device == "cuda" else None
         with torch.autocast(device, dtype=lowered, enabled=lowered is not None):
             cost = step_cost(model, lambda batch=batch: batch)  # type: ignore[misc]
@@ -130,22 +128,30 @@ def measure(
 
 
 def optimizer_bytes(model: nn.Module, processes: int) -> int:
-    """The two moments of AdamW, in float32, of what is one process's part of the parameters."""
+    """Bytes of AdamW's two float32 moments for one process's part of the parameters."""
     numbers = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return math.ceil(2 * 4 * numbers / processes)
 
 
-def kind_of(node: DictConfig) -> str:
-    """What a source teaches, by its mapper: "detection", "grounding" or "caption"."""
-    target = str(node.mapper["_target_"])
-    for kind in ("Grounding", "Caption"):
-        if kind in target:
-            return kind.lower()
-    return "detection"
+def supervision_of(source: str, node: DictConfig) -> str:
+    """The supervision of a source's samples: "detection", "grounding" or "caption".
+
+    Raises:
+        UserError: the source's mapper has none of these.
+    """
+    target = node.mapper["_target_"]
+    mapper = locate(target) if isinstance(target, str) else target
+    supervision = getattr(mapper, "supervision", None)
+    if supervision not in ("detection", "grounding", "caption"):
+        raise UserError(
+            f"dataloader.train.{source}.mapper: {target} has the supervision {supervision!r}; "
+            "only detection, grounding and caption can be measured here: use --no-measure"
+        )
+    return supervision
 
 
 def size_of(node: DictConfig, cfg: DictConfig) -> tuple[int, int]:
-    """(H, W) of the largest image that the augmentations give, or of those that are drawn."""
+    """(H, W) of the largest augmented image, or of synthetic images."""
     for augmentation in node.mapper.augmentations:
         if "short_edge_length" in augmentation:
             edge = augmentation.short_edge_length
@@ -159,5 +165,5 @@ def size_of(node: DictConfig, cfg: DictConfig) -> tuple[int, int]:
 
 
 def device_name(device: str) -> str:
-    """What the device is called."""
+    """The name of the device."""
     return torch.cuda.get_device_name() if device == "cuda" else "CPU"

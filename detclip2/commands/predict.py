@@ -1,4 +1,4 @@
-"""``detclip2 predict``: find named things in pictures and videos, print a table, draw them."""
+"""``detclip2 predict``: detect named things in images and videos; print and draw them."""
 
 import argparse
 import os
@@ -18,39 +18,41 @@ from detclip2.commands.tables import console_for_tables
 from detclip2.data.io.video import is_video
 from detclip2.inference.predictor import OpenVocabularyPredictor
 from detclip2.inference.vocabulary import Vocabulary
-from detclip2.modeling.thresholds import MEANINGS
+from detclip2.modeling.postprocess import MEANINGS
 from detclip2.utils.errors import UserError
-from detclip2.visualization.annotate import Tally, annotate_picture, annotate_video
+from detclip2.visualization.annotate import Tally, annotate_image, annotate_video
 
 ROWS_SHOWN = 20
 
+EXAMPLE = 'detclip2 predict street.jpg --names "bus, traffic light" --output annotated'
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments."""
+    """Declare the arguments."""
     parser.add_argument(
         "files",
         nargs="+",
         type=Path,
         metavar="FILE",
-        help="a picture, a video, or a folder of pictures",
+        help="an image, a video, or a folder of images",
     )
     names = parser.add_mutually_exclusive_group(required=True)
-    names.add_argument("--names", help='what to look for, as "red apple, fire engine"')
+    names.add_argument("--names", help='names to detect, such as "red apple, fire engine"')
     names.add_argument(
-        "--names-file", type=Path, metavar="FILE", help="names, one a line, or a .csv"
+        "--names-file", type=Path, metavar="FILE", help="a file of names, one per line, or a .csv"
     )
     names.add_argument(
         "--vocabulary", type=Path, metavar="FILE", help="a saved vocabulary (.safetensors)"
     )
     parser.add_argument(
-        "--output", type=Path, required=True, metavar="DIR", help="where annotated files go"
+        "--output", type=Path, required=True, metavar="DIR", help="folder for annotated files"
     )
     parser.add_argument(
-        "--json", action="store_true", help="write what was found beside each of them, too"
+        "--json", action="store_true", help="write the detections beside each of them"
     )
     add_model_arguments(parser)
     chosen = parser.add_argument_group(
-        "what is returned of all that is found", "each as the model's config says, by default"
+        "settings of the detections", "the defaults are in the model's config"
     )
     for name, kind in (("score_threshold", _fraction), ("nms_threshold", _fraction)):
         chosen.add_argument(_option(name), type=kind, metavar="X", help=MEANINGS[name])
@@ -65,8 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Detect in every file; 2 if one of them could not be done."""
-    vocabulary = _vocabulary(args)  # before the model is loaded: a mistake is told at once
+    """Detect in every file; return 2 if one of them failed."""
+    vocabulary = _vocabulary(args)  # before the model is loaded: errors are reported at once
     files = list(_files(args.files))
     _make_folder(args.output)
     settings = {name: getattr(args, name) for name in MEANINGS}
@@ -81,13 +83,13 @@ def run(args: argparse.Namespace) -> int:
                 tally = annotate_video(predictor, file, annotated, record)
                 _report_video(console, file, tally)
             else:
-                instances = annotate_picture(predictor, file, annotated, record)
-                _report_picture(console, file, instances)
+                instances = annotate_image(predictor, file, annotated, record)
+                _report_image(console, file, instances)
         except UserError as error:
             print(f"detclip2: {error}", file=sys.stderr)
             failed += 1
             continue
-        kind = "video" if is_video(file) else "picture"
+        kind = "video" if is_video(file) else "image"
         console.print(Text(f"annotated {kind}: {annotated}"), soft_wrap=True)
     return 2 if failed else 0
 
@@ -101,7 +103,7 @@ def _vocabulary(args: argparse.Namespace) -> Vocabulary:
 
 
 def _files(paths: Iterable[Path]) -> Iterator[Path]:
-    """The files, and the pictures in the folders, by name."""
+    """The files, and the images in folders, by name."""
     suffixes = Image.registered_extensions().keys()
     for path in paths:
         if not os.path.isdir(path):  # Path.is_dir raises for a name that is too long
@@ -113,14 +115,14 @@ def _files(paths: Iterable[Path]) -> Iterator[Path]:
         except OSError as error:
             raise UserError(f"{path}: this folder cannot be read: {error.strerror}") from None
         if not found:
-            raise UserError(f"{path}: there is no picture in this folder")
+            raise UserError(f"{path}: there is no image in this folder")
         yield from found
 
 
 def _outputs(files: list[Path], folder: Path) -> Iterator[Path]:
-    """Where each annotated file goes: names that no other one has, and no file of the input.
+    """Paths of annotated files, different from each other and from the input files.
 
-    JPEG stays JPEG, other pictures become PNG, videos MP4.
+    JPEG stays JPEG; other images become PNG, videos MP4.
     """
     taken = {file.absolute() for file in files}
     for file in files:
@@ -144,10 +146,10 @@ def _make_folder(path: Path) -> None:
         raise UserError(f"{path}: this folder cannot be made: {error.strerror}") from None
 
 
-def _report_picture(console: Console, picture: Path, instances: Instances) -> None:
-    """The table of a picture: name, score, box, best first."""
-    # Text, not str: a name may hold what rich takes for markup.
-    console.print(Text(f"{picture}: {len(instances)} found", style="bold"), soft_wrap=True)
+def _report_image(console: Console, image: Path, instances: Instances) -> None:
+    """Print a table of an image: name, score, box; the best first."""
+    # Text, not str: rich would read brackets in a name as markup.
+    console.print(Text(f"{image}: {len(instances)} found", style="bold"), soft_wrap=True)
     if len(instances):
         table = Table("name", box=SIMPLE_HEAD)
         table.add_column("score", justify="right")
@@ -163,7 +165,7 @@ def _report_picture(console: Console, picture: Path, instances: Instances) -> No
 
 
 def _report_video(console: Console, video: Path, tally: Tally) -> None:
-    """The table of a video: name, in how many frames it is, best score; the most frequent first."""
+    """Print a table of a video: name, number of frames, best score; the most frequent first."""
     console.print(Text(f"{video}: {tally.frames} frames", style="bold"), soft_wrap=True)
     if tally.labels:
         table = Table("name", box=SIMPLE_HEAD)

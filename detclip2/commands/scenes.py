@@ -1,4 +1,4 @@
-"""``detclip2 scenes``: look at what EmojiScenes draws."""
+"""``detclip2 scenes``: draw samples of EmojiScenes as a contact sheet."""
 
 import argparse
 from pathlib import Path
@@ -13,24 +13,30 @@ from detclip2.utils.errors import UserError
 COLUMNS = 4
 GAP = 6
 
+EXAMPLE = "detclip2 scenes --output scenes --count 16"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
-    parser.add_argument("--output", type=Path, required=True, help="folder for the pictures")
-    parser.add_argument("--count", type=int, default=16, help="number of scenes (default 16)")
-    parser.add_argument("--size", type=int, default=320, help="side of a scene in pixels")
-    parser.add_argument("--seed", type=int, default=0, help="another seed, other scenes")
-    parser.add_argument("--world", type=int, default=None, help="number of categories (all)")
+    """Declare the arguments."""
+    parser.add_argument("--output", type=Path, required=True, help="folder for the images")
+    parser.add_argument("--count", type=int, default=16, help="number of scenes (default: 16)")
+    parser.add_argument(
+        "--size", type=int, default=320, help="side of a scene in px (default: 320)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
+    parser.add_argument(
+        "--world", type=int, default=None, help="number of categories (default: all)"
+    )
     parser.add_argument(
         "--split",
         choices=("train", "val"),
         default="val",
-        help="train: base categories alone; val: novel ones too (default)",
+        help="categories; train: base categories alone; val: novel ones too (default: val)",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write each scene without boxes and one contact sheet, without boxes and with."""
+    """Write each scene, and contact sheets without and with boxes."""
     if not 1 <= args.count <= 1000:
         raise UserError(f"--count {args.count}: expected 1 to 1000")
     scenes = EmojiScenes(
@@ -44,10 +50,10 @@ def run(args: argparse.Namespace) -> int:
         names.update(scenes.class_names[item["category_id"]] for item in record["annotations"])
     try:
         args.output.mkdir(parents=True, exist_ok=True)
-        for number, picture in enumerate(plain):
-            Image.fromarray(picture).save(args.output / f"scene-{number:04d}.png")
-        for name, pictures in (("sheet.png", plain), ("sheet-boxes.png", boxed)):
-            Image.fromarray(contact_sheet(pictures)).save(args.output / name)
+        for number, image in enumerate(plain):
+            Image.fromarray(image).save(args.output / f"scene-{number:04d}.png")
+        for name, images in (("sheet.png", plain), ("sheet-boxes.png", boxed)):
+            Image.fromarray(contact_sheet(images)).save(args.output / name)
     except OSError as error:
         raise UserError(f"--output {args.output}: cannot be written ({error})") from error
     print(f"{len(plain)} scenes with {len(names)} categories of {len(scenes.class_names)}")
@@ -57,32 +63,32 @@ def run(args: argparse.Namespace) -> int:
 
 
 def draw_boxes(record: dict, class_names: list[str]) -> np.ndarray:
-    """A copy of the record's picture with its boxes and names, (H, W, 3) uint8."""
-    picture = record["image"].copy()
+    """A copy of the record's image with its boxes and names, (H, W, 3) uint8 RGB."""
+    image = record["image"].copy()
     for item in record["annotations"]:
         left, top, right, bottom = (int(edge) for edge in item["bbox"])
-        cv2.rectangle(picture, (left, top), (right - 1, bottom - 1), (255, 0, 0), 1)
+        cv2.rectangle(image, (left, top), (right - 1, bottom - 1), (255, 0, 0), 1)
         name = class_names[item["category_id"]]
         (width, height), _ = cv2.getTextSize(name, cv2.FONT_HERSHEY_SIMPLEX, 0.35, 1)
-        x = int(np.clip(left, 0, max(0, picture.shape[1] - width)))
+        x = int(np.clip(left, 0, max(0, image.shape[1] - width)))
         y = max(top - 2, height)
-        cv2.rectangle(picture, (x, y - height), (x + width, y + 2), (255, 255, 255), -1)
+        cv2.rectangle(image, (x, y - height), (x + width, y + 2), (255, 255, 255), -1)
         cv2.putText(
-            picture, name, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.35, (180, 0, 0), 1, cv2.LINE_AA
+            image, name, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.35, (180, 0, 0), 1, cv2.LINE_AA
         )
-    return picture
+    return image
 
 
-def contact_sheet(pictures: list[np.ndarray]) -> np.ndarray:
-    """Equal pictures (H, W, 3) uint8 side by side on white, a few to a row."""
-    height, width = pictures[0].shape[:2]
-    columns = min(COLUMNS, len(pictures))
-    rows = -(-len(pictures) // columns)
+def contact_sheet(images: list[np.ndarray]) -> np.ndarray:
+    """Images of one size, (H, W, 3) uint8 RGB, in rows on white."""
+    height, width = images[0].shape[:2]
+    columns = min(COLUMNS, len(images))
+    rows = -(-len(images) // columns)
     sheet = np.full(
         (rows * (height + GAP) + GAP, columns * (width + GAP) + GAP, 3), 255, dtype=np.uint8
     )
-    for number, picture in enumerate(pictures):
+    for number, image in enumerate(images):
         row, column = divmod(number, columns)
         top, left = GAP + row * (height + GAP), GAP + column * (width + GAP)
-        sheet[top : top + height, left : left + width] = picture
+        sheet[top : top + height, left : left + width] = image
     return sheet

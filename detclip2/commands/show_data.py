@@ -1,7 +1,6 @@
-"""``detclip2 show-data``: draw what a source of a config gives to the model, before training."""
+"""``detclip2 show-data``: draw samples of a source of a training config."""
 
 import argparse
-import itertools
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,35 +8,39 @@ from typing import Any
 
 import numpy as np
 import supervision as sv
-from omegaconf import DictConfig, OmegaConf
 from PIL import Image
-from torch.utils.data import IterableDataset
 
 from detclip2.config import apply_overrides, build, load_config
+from detclip2.data.hybrid_loader import source_nodes
 from detclip2.data.mappers import draw_sample
 from detclip2.data.sample import check_sample
+from detclip2.data.sources import Source
 from detclip2.utils.errors import UserError
 from detclip2.visualization.detections import font_for
 from detclip2.visualization.text_panel import draw_text
 
 MIN_WIDTH = 640
 FONT_SIZE = 14
-ATTEMPTS = 4  # records that are looked at for a sample, before giving up
+ATTEMPTS = 4  # records that are tried for each sample
 COLORS = sv.ColorPalette.DEFAULT
+
+EXAMPLE = "detclip2 show-data --config config.py --output samples"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
-    parser.add_argument("--config", type=Path, required=True, help="a training config (.py)")
-    parser.add_argument("--source", help="a key of its dataloader.train; needed if it has several")
-    parser.add_argument("--count", type=int, default=16, help="number of samples (default 16)")
-    parser.add_argument("--output", type=Path, required=True, help="folder for the pictures")
-    parser.add_argument("--seed", type=int, default=0, help="other records, other augmentation")
+    """Declare the arguments."""
+    parser.add_argument("--config", type=Path, required=True, help="a training config (.py, .yaml)")
+    parser.add_argument("--source", help="a key of its dataloader.train (default: the only one)")
+    parser.add_argument("--count", type=int, default=16, help="number of samples (default: 16)")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the images")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="random seed of records and augmentation (default: 0)"
+    )
     parser.add_argument("overrides", nargs="*", help="config changes, such as world.size=640")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write one picture a sample; print what they show and what was left out."""
+    """Write an image of each sample; print its contents and the skipped records."""
     if args.count < 1:
         raise UserError(f"--count {args.count}: expected 1 or more")
     source = load_source(args.config, args.source, args.overrides)
@@ -45,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         args.output.mkdir(parents=True, exist_ok=True)
         for number, sample in enumerate(samples):
-            path = args.output / f"{sample['source']}-{number:04d}.png"
+            path = args.output / f"{sample['supervision']}-{number:04d}.png"
             Image.fromarray(draw_page(sample)).save(path)
             boxes = len(sample["instances"]) if "instances" in sample else 0
             negatives = len(sample["phrases"]) - sample["num_positives"]
@@ -59,15 +62,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def load_source(config: Path, name: str | None, overrides: list[str]) -> Any:
+def load_source(config: Path, name: str | None, overrides: list[str]) -> Source:
     """The source `name` of a config's ``dataloader.train``, with its ``records`` and ``mapper``.
 
     Raises:
-        UserError: if the config cannot be loaded, has no such source, or it cannot be built.
+        UserError: the config cannot be loaded, has no such source, or the source cannot be built.
     """
     cfg, file = load_config(config)
     apply_overrides(cfg, overrides, file)
-    names = source_names(cfg)
+    names = sorted(source_nodes(cfg))
     if name is None and len(names) == 1:
         name = names[0]
     if name not in names:
@@ -75,31 +78,16 @@ def load_source(config: Path, name: str | None, overrides: list[str]) -> Any:
     return build(cfg, f"dataloader.train.{name}", file)
 
 
-def source_names(cfg: DictConfig) -> list[str]:
-    """The keys of a config's ``dataloader.train`` that are sources."""
-    # What keys refer to need not be there: a fragment of a config can be looked at too.
-    node: Any = OmegaConf.to_container(cfg, resolve=False)
-    for key in ("dataloader", "train"):
-        node = node.get(key) if isinstance(node, dict) else None
-    keys = node.items() if isinstance(node, dict) else ()
-    return sorted(key for key, value in keys if isinstance(value, dict) and "mapper" in value)
-
-
-def draw_samples(source: Any, count: int, seed: int) -> Iterator[dict[str, Any]]:
-    """The first `count` samples of a source in an order of `seed`, each checked.
+def draw_samples(source: Source, count: int, seed: int) -> Iterator[dict[str, Any]]:
+    """The first `count` samples of a source in the order of `seed`, checked.
 
     Raises:
-        UserError: if there are no records, or none of them makes a sample.
-        ValueError: if the mapper returns what is not in the sample format.
+        UserError: there are no records, or none makes a sample.
+        ValueError: the mapper returns a sample in another format.
     """
-    records, mapper = source.records, source.mapper
-    made = 0
-    if isinstance(records, IterableDataset):  # shards have an order of their own
-        records = list(itertools.islice(records, ATTEMPTS * count))
-        order = np.arange(len(records))
-    else:
-        order = np.random.default_rng(seed).permutation(len(records))[: ATTEMPTS * count]
-    for index in order.tolist():
+    records, order = source.preview(ATTEMPTS * count, seed)
+    mapper, made = source.mapper, 0
+    for index in order:
         sample = draw_sample(records, index, mapper, np.random.default_rng([seed, index]))
         if sample is not None:
             check_sample(sample, mapper.max_phrases)
@@ -114,27 +102,27 @@ def draw_samples(source: Any, count: int, seed: int) -> Iterator[dict[str, Any]]
 def draw_page(sample: dict[str, Any]) -> np.ndarray:
     """The image of a sample with its boxes and their phrases, and all its phrases below.
 
-    Small images are enlarged, so that the phrases can be read. A positive phrase whose instances
-    are not all boxed has an asterisk.
+    Small images are enlarged, so that the phrases can be read. An asterisk marks a positive phrase
+    whose instances are not all boxed.
 
     Returns:
         (H, W, 3) uint8 RGB.
     """
     image = sample["image"].permute(1, 2, 0).numpy().clip(0, 255).astype(np.uint8)
     factor = max(1, -(-MIN_WIDTH // image.shape[1]))
-    picture = Image.fromarray(image)
-    picture = picture.resize((picture.width * factor, picture.height * factor))
+    drawn = Image.fromarray(image)
+    drawn = drawn.resize((drawn.width * factor, drawn.height * factor))
     not_exhaustive = set(sample["not_exhaustive"].tolist())
     phrases = [
         " ".join(phrase.split()) + ("*" if i in not_exhaustive else "")
         for i, phrase in enumerate(sample["phrases"])
     ]
     if "instances" in sample and len(sample["instances"]):
-        picture = _draw_boxes(picture, sample["instances"], phrases, factor)
-    return np.vstack([np.asarray(picture), _draw_list(sample, phrases, picture.width)])
+        drawn = _draw_boxes(drawn, sample["instances"], phrases, factor)
+    return np.vstack([np.asarray(drawn), _draw_list(sample, phrases, drawn.width)])
 
 
-def _draw_boxes(picture: Image.Image, instances: Any, phrases: list[str], factor: int) -> Any:
+def _draw_boxes(drawn: Image.Image, instances: Any, phrases: list[str], factor: int) -> Any:
     classes = instances.gt_classes.numpy()
     boxes = instances.gt_boxes.tensor.numpy() * factor
     detections = sv.Detections(xyxy=boxes, class_id=classes)
@@ -145,19 +133,19 @@ def _draw_boxes(picture: Image.Image, instances: Any, phrases: list[str], factor
         font_path=font_for("".join(sorted(set("".join(texts))))),
         font_size=FONT_SIZE,
         text_padding=2,
-        smart_position=True,  # moves labels apart and into the picture
+        smart_position=True,  # moves labels apart and into the image
     )
-    # As a Pillow image, because of an array supervision assumes OpenCV's BGR.
-    picture = sv.BoxAnnotator(color=COLORS, thickness=2).annotate(picture, detections)
-    return labels.annotate(picture, detections, texts)
+    # A Pillow image: supervision takes arrays for OpenCV's BGR.
+    drawn = sv.BoxAnnotator(color=COLORS, thickness=2).annotate(drawn, detections)
+    return labels.annotate(drawn, detections, texts)
 
 
 def _draw_list(sample: dict[str, Any], phrases: list[str], width: int) -> np.ndarray:
-    """A panel of text of the given width, as high as it needs to be."""
+    """A panel of text, (H, `width`, 3) uint8 RGB."""
     positives = sample["num_positives"]
     own = ", own phrases only" if sample["own_phrases_only"] else ""
     paragraphs = [
-        f"{sample['source']}{own}: {sample['file_name'] or sample['image_id']}, "
+        f"{sample['supervision']}{own}: {sample['file_name'] or sample['image_id']}, "
         f"{sample['width']} x {sample['height']}",
         f"positive ({positives}): " + " | ".join(phrases[:positives]),
         f"negative ({len(phrases) - positives}): " + " | ".join(phrases[positives:]),

@@ -1,15 +1,15 @@
-"""Where commands print their tables."""
+"""Console for the tables of commands."""
 
 import io
 import sys
 
 from rich.console import Console
 
-WIDTH_IN_A_FILE = 120  # a table that is piped into a file should not be folded at 80 columns
+WIDTH_IN_A_FILE = 120  # tables in files are not folded at 80 columns
 
 
 def console_for_tables() -> Console:
-    """A console on stdout that shows any text, or its escapes where the terminal cannot."""
+    """A console on stdout; characters that the terminal cannot show are escaped."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     console = Console()

@@ -1,4 +1,4 @@
-"""``detclip2 vocabulary``: encode names once, into a file that a model reads in place of names."""
+"""``detclip2 vocabulary``: encode names once, into a file that replaces them."""
 
 import argparse
 import os
@@ -10,43 +10,46 @@ from detclip2.inference.predictor import OpenVocabularyPredictor
 from detclip2.inference.vocabulary import SYNONYM_RULES, Vocabulary
 from detclip2.utils.errors import UserError
 
+EXAMPLE = "detclip2 vocabulary names.txt --output names.safetensors"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments."""
+    """Declare the arguments."""
     parser.add_argument(
         "names",
         metavar="NAMES",
-        help="a file: names one a line, or a .csv with the column `name` and perhaps `synonyms` "
-        f"and `definition`; or a built-in list: {', '.join(BUILTIN_NAMES)}",
+        help="a file of names, one per line, or a .csv with the column `name` and optionally "
+        f"`synonyms` and `definition`; or a built-in list: {', '.join(BUILTIN_NAMES)}",
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE.safetensors")
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="FILE", help="the vocabulary, .safetensors"
+    )
     parser.add_argument(
         "--template",
         action="append",
         metavar="TEXT",
-        help='what a name is put into, as "a photo of a {}"; may be given several times, for the '
-        'mean of all (default: "{}")',
+        help='template of the phrases, such as "a photo of a {}"; several are averaged '
+        '(default: "{}")',
     )
     parser.add_argument(
         "--synonyms",
         choices=SYNONYM_RULES,
-        help="score of a label with several names: that of their mean embedding, or of the best "
-        "name (default: mean; those of a built-in list are left out if this is not given)",
+        help="score of a label with several names: of their mean embedding, or of the best name "
+        "(default: mean for a file, no synonyms for a built-in list)",
     )
     parser.add_argument(
         "--definitions",
         action="store_true",
-        help="write the definitions of a built-in list behind its names (those of a .csv always "
-        "are)",
+        help="append the definitions of a built-in list to its names, as is done for a .csv",
     )
     add_model_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Encode and save."""
-    if args.output.suffix != ".safetensors":  # how readers know a saved vocabulary from names
+    if args.output.suffix != ".safetensors":  # readers recognise vocabularies by it
         raise UserError(f"{args.output}: a vocabulary's file name ends in .safetensors")
-    vocabulary = _vocabulary(args)  # before the model is loaded: a mistake is told at once
+    vocabulary = _vocabulary(args)  # before the model is loaded: errors are reported at once
     predictor = OpenVocabularyPredictor(*config_and_weights(args), device=args.device)
     vocabulary = predictor.encode(vocabulary)
     vocabulary.save(args.output)

@@ -1,183 +1,69 @@
-"""Several sources behind one iterator: every batch comes from one of them (paper, sec. 3.4)."""
+"""The loader of hybrid supervision: every batch comes from one source (paper, sec. 3.4)."""
 
 import contextlib
-import itertools
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from detectron2.data import build_detection_train_loader
 from detectron2.utils import comm
-from torch.utils.data import Dataset, Sampler
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from detclip2.data.io.shards import ImageTextShards, ShardSamples
-from detclip2.data.mappers import Mapper
-from detclip2.data.reading import Reading
-from detclip2.data.sample import SkipSample
+from detclip2.data.sample import Sample
+from detclip2.data.sources import Source
 from detclip2.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
-Sample = dict[str, Any]
-Records = Sequence[Mapping[str, Any]] | ImageTextShards
-# A record that cannot be used is replaced by another; after so many in a row the data is at fault.
-MAX_ATTEMPTS = 100
-# Workers that die at one place more often than this do so because of what is there.
+# If workers die at one position this often, its data is the likely cause.
 MAX_RESTARTS = 3
 
 
-class Source:
-    """Records, the mapper that makes samples of them, and how they are batched.
+def source_nodes(cfg: DictConfig) -> dict[str, DictConfig]:
+    """The sources of a config's ``dataloader.train``, by name, not built.
+
+    Keys whose references cannot be resolved are ignored, so a part of a config is enough.
+    """
+    node: Any = OmegaConf.select(cfg, "dataloader")
+    node = node.get("train") if isinstance(node, DictConfig) else None
+    found: dict[str, DictConfig] = {}
+    for name in list(node) if isinstance(node, DictConfig) else ():
+        with contextlib.suppress(OmegaConfBaseException):
+            value = node[name]
+            if isinstance(value, DictConfig) and "mapper" in list(value):
+                found[str(name)] = value
+    return found
+
+
+class Batch(list[Sample]):
+    """A batch of one process, with the name of its source.
 
     Args:
-        records: a sequence of dataset records (see ``detclip2.data.datasets``), a function that
-            gives one (so that a config does not read files), or image-text pairs in tar shards.
-        mapper: (record, random generator) -> sample.
-        total_batch_size: samples a batch over all processes, this source's own.
-        num_workers: worker processes that prepare samples; 0 for none.
+        source: name of the source.
+        samples: the samples, in order.
     """
 
-    def __init__(
-        self,
-        records: Records | Callable[[], Records],
-        mapper: Mapper,
-        total_batch_size: int,
-        num_workers: int = 2,
-    ) -> None:
-        self.records: Records = records() if callable(records) else records
-        self.mapper = mapper
-        self.total_batch_size = total_batch_size
-        self.num_workers = num_workers
-        self.reading = Reading(max(num_workers, 1))
-
-    def check_batch_size(self) -> None:
-        """Can the processes share a batch?
-
-        Raises:
-            UserError: not evenly.
-        """
-        if self.total_batch_size < 1 or self.total_batch_size % comm.get_world_size():
-            raise UserError(
-                f"total_batch_size is {self.total_batch_size}; expected a positive multiple of "
-                f"the number of processes, {comm.get_world_size()}"
-            )
-
-    def loader(self, seed: int, position: int) -> Iterator[list[Sample]]:
-        """This process's endless batches, from the ``position``-th sample of all processes on."""
-        stream: Dataset
-        sampler: Sampler | None = None
-        if isinstance(self.records, ImageTextShards):
-            stream = ShardSamples(
-                self.records,
-                self.mapper,
-                self.total_batch_size // comm.get_world_size(),
-                seed,
-                position // self.total_batch_size,
-            )
-        else:
-            stream = SampleStream(self.records, self.mapper, seed, self.reading)
-            sampler = DrawSampler(position)
-        loader = build_detection_train_loader(
-            stream,
-            mapper=None,
-            sampler=sampler,
-            total_batch_size=self.total_batch_size,
-            # Batches by aspect ratio depend on more than the position, which would make resuming
-            # inexact.
-            aspect_ratio_grouping=False,
-            num_workers=self.num_workers,
-            # Else it would draw from the random numbers of the model, when a run is resumed and
-            # not when it goes on.
-            seed=seed,
-        )
-        with _signal_handler_kept():
-            return iter(loader)
-
-    def read_by(self, message: str) -> str:
-        """What the workers were at whose process ids are in a message about their death."""
-        if isinstance(self.records, ImageTextShards):
-            return "its shards"
-        return ", ".join(
-            _describe(self.records[index], index)
-            for index in self.reading.records_of_dead_workers(message)
-        )
-
-
-class SampleStream(Dataset):
-    """The ``draw``-th sample of a source: a function of the seed and of ``draw`` alone.
-
-    Every pass over the records has its own order. A record that the mapper skips is counted and
-    replaced by another one.
-
-    Args:
-        records: a sequence of records, not empty.
-        mapper: (record, random generator) -> sample; raises SkipSample.
-        seed: of the order and of the augmentations.
-        reading: is told which record is being read.
-    """
-
-    def __init__(
-        self,
-        records: Sequence[Mapping[str, Any]],
-        mapper: Mapper,
-        seed: int,
-        reading: Reading | None = None,
-    ) -> None:
-        if len(records) == 0:
-            raise UserError("a source of the training data has no records")
-        self.records = records
-        self.mapper = mapper
-        self.seed = seed
-        self.reading = reading or Reading(1)
-        self._order: tuple[int, np.ndarray] | None = None
-
-    def __getitem__(self, draw: int) -> Sample:
-        rng = np.random.default_rng([self.seed, draw])
-        index = self._index(draw)
-        for _ in range(MAX_ATTEMPTS):
-            try:
-                with self.reading.of(index):
-                    return self.mapper(self.records[index], rng)
-            except SkipSample as skip:
-                self.mapper.counter.add(skip.kind, skip.message)
-                index = int(rng.integers(len(self.records)))
-        raise UserError(
-            f"{MAX_ATTEMPTS} records in a row gave no sample; {self.mapper.counter.report()}: look "
-            "at the source with `detclip2 show-data`"
-        )
-
-    def _index(self, draw: int) -> int:
-        epoch, position = divmod(draw, len(self.records))
-        if self._order is None or self._order[0] != epoch:
-            order = np.random.default_rng([self.seed, epoch]).permutation(len(self.records))
-            self._order = (epoch, order)
-        return int(self._order[1][position])
-
-
-class DrawSampler(Sampler[int]):
-    """Counts draws from ``start`` on, for ever, each process taking every world-size-th one."""
-
-    def __init__(self, start: int = 0) -> None:
-        # Worker processes, where it is iterated, do not know the rank of their parent.
-        self.first = start + comm.get_rank()
-        self.step = comm.get_world_size()
-
-    def __iter__(self) -> Iterator[int]:
-        return itertools.count(self.first, self.step)
+    def __init__(self, source: str, samples: Sequence[Sample]) -> None:
+        super().__init__(samples)
+        self.source = source
 
 
 class HybridLoader:
-    """Endless batches, each from the source that :meth:`select` has chosen.
+    """Endless batches, each of one source: the one selected by `select` or `next_batch`.
 
-    Its state is how many samples each source has given; with the same state and seed, the same
-    samples follow, whatever the number of processes or workers (of tar shards: with the same
-    number of both). So a worker process that dies costs nothing but time: others take its place.
+    The state is the number of samples drawn from each source. With the same state and seed, the
+    same samples follow, for any number of processes and workers (tar shards need the same numbers
+    of both). Workers that die are therefore replaced without loss of data.
 
     Args:
-        seed: of the order and augmentation of all sources; not negative.
-        **sources: by name.
+        seed: seed of the order and augmentation of all sources; not negative.
+        **sources: the sources by name; the first one is selected at the start.
+
+    Raises:
+        UserError: there is no source, the seed is negative, or a batch does not divide evenly among
+            the processes.
     """
 
     def __init__(self, *, seed: int = 0, **sources: Source) -> None:
@@ -185,7 +71,7 @@ class HybridLoader:
             raise UserError("the training data has no source: name one under dataloader.train")
         if seed < 0:
             raise UserError(f"the seed of the training data is {seed}; expected 0 or more")
-        for name, source in sources.items():  # not only when it is a source's turn
+        for name, source in sources.items():  # before the first batch, not at a source's first one
             try:
                 source.check_batch_size()
             except UserError as error:
@@ -197,28 +83,38 @@ class HybridLoader:
         self._loaders: dict[str, Iterator[list[Sample]]] = {}
 
     def select(self, name: str) -> None:
-        """Take the next batches from this source."""
+        """Take the next batches from the source `name`.
+
+        Raises:
+            UserError: there is no such source.
+        """
         if name not in self.sources:
             raise UserError(f"there is no source {name!r}; there are {sorted(self.sources)}")
         self.selected = name
 
-    def __iter__(self) -> Iterator[list[Sample]]:
+    def __iter__(self) -> Iterator[Batch]:
         while True:
             yield self.next_batch()
 
-    def next_batch(self) -> list[Sample]:
-        """This process's share of the next batch of the selected source.
+    def next_batch(self, name: str | None = None) -> Batch:
+        """This process's share of the next batch of a source.
+
+        Args:
+            name: name of the source; None for the selected one.
 
         Raises:
-            UserError: the source gives no samples, or worker processes die again and again.
+            UserError: there is no such source, it gives no samples, or worker processes died
+                `MAX_RESTARTS` times in a row.
         """
+        if name is not None:
+            self.select(name)
         name, source = self.selected, self.sources[self.selected]
         death = ""
         for _ in range(MAX_RESTARTS):
             try:
                 batch = next(self._loader(name))
             except UserError as error:
-                # A worker's error comes with its traceback for a message.
+                # The message of a worker's error is its traceback.
                 raise UserError(
                     f"source {name!r}: {str(error).split('UserError: ')[-1].strip()}"
                 ) from error
@@ -226,12 +122,12 @@ class HybridLoader:
                 if not str(error).startswith("DataLoader worker"):
                     raise
                 del self._loaders[name]
-                what = source.read_by(str(error)) or "nothing (they were between two records)"
+                what = source.describe(str(error)) or "nothing (they were between two records)"
                 death = f"near draw {self.drawn[name]} of source {name!r}, reading {what}: {error}"
                 source.mapper.counter.add("worker-died", death)
             else:
                 self.drawn[name] += source.total_batch_size
-                return batch
+                return Batch(name, batch)
         raise UserError(
             f"worker processes died {MAX_RESTARTS} times in a row {death}; num_workers=0 shows "
             "why, if it is not for want of memory"
@@ -241,15 +137,16 @@ class HybridLoader:
         if name not in self._loaders:
             number = list(self.sources).index(name)
             source_seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0])
-            self._loaders[name] = self.sources[name].loader(source_seed, self.drawn[name])
+            with _signal_handler_kept():
+                self._loaders[name] = self.sources[name].loader(source_seed, self.drawn[name])
         return self._loaders[name]
 
     def report(self) -> list[str]:
-        """A line a source on what was left out so far."""
+        """One line for each source with its counts of skipped data."""
         return [f"source {name}: {s.mapper.counter.report()}" for name, s in self.sources.items()]
 
     def state_dict(self) -> dict[str, Any]:
-        """The position in every source, and the counts of what was skipped."""
+        """The position in every source, and the counts of skipped data."""
         return {
             "drawn": dict(self.drawn),
             "processes": comm.get_world_size(),
@@ -257,38 +154,33 @@ class HybridLoader:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where a checkpoint stopped; sources that it does not know start afresh."""
+        """Continue from a checkpoint; sources that it does not have start at 0."""
         unknown = sorted(set(state["drawn"]) ^ set(self.sources))
         if unknown:
             logger.warning("sources %s are not in both the checkpoint and the config", unknown)
         for name, source in self.sources.items():
             self.drawn[name] = state["drawn"].get(name, 0)
             source.mapper.counter.load_state_dict(state["skipped"].get(name, {}))
-        shards = [n for n, s in self.sources.items() if isinstance(s.records, ImageTextShards)]
+        streams = {name: s.records.kind for name, s in self.sources.items() if s.streaming}
         before = state.get("processes", comm.get_world_size())
-        if shards and before != comm.get_world_size():
+        if streams and before != comm.get_world_size():
             logger.warning(
-                "sources %s: the order of tar shards depends on the number of processes, which was "
+                "sources %s: the order of %s depends on the number of processes, which was "
                 "%d and is %d: samples follow that the run may have seen already",
-                *(shards, before, comm.get_world_size()),
+                *(list(streams), " and ".join(dict.fromkeys(streams.values()))),
+                *(before, comm.get_world_size()),
             )
         self._loaders = {}
 
 
-def _describe(record: Mapping[str, Any], index: int) -> str:
-    """What tells a record apart."""
-    keys = ("file_name", "image_id")
-    return " ".join([f"record {index}"] + [f"{key}={record[key]}" for key in keys if key in record])
-
-
 @contextlib.contextmanager
 def _signal_handler_kept() -> Iterator[None]:
-    """Undo torch's signal handler, which raises wherever the main process is when a worker dies.
+    """Restore the signal handler after torch sets its own, which raises when a worker dies.
 
-    That may be in the middle of a training step. Without it, the loader notices while it waits.
+    It may raise in the middle of a training step. Without it, the loader raises when it waits.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread can set it; torch does not either
+        yield  # only the main thread can set handlers; torch sets none in others
         return
     before = signal.getsignal(signal.SIGCHLD)
     if getattr(before, "__module__", "").startswith("torch."):

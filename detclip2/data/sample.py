@@ -1,58 +1,101 @@
-"""The one sample format that every mapper returns and the model reads, and its invariants.
+"""The sample format, which mappers return and models read, and the check of its invariants.
 
-========================  ======================================================================
-key                       meaning
-========================  ======================================================================
-``image``                 uint8 or float tensor (3, H, W), RGB, 0..255, resized and augmented
-``height``, ``width``     int, pixels of the original image
-``image_id``              int or str, as the data set has it
-``file_name``             str, what to name in a message ("" for images made in memory)
-``source``                "detection", "grounding" or "caption": which losses apply
-``phrases``               list of M str: positives first, then the sampled negatives
-``num_positives``         int, how many of ``phrases`` are positive
-``own_phrases_only``      bool: for this image only its own phrases count as negatives, because
-                          phrases of other images may be present in it unseen
-``not_exhaustive``        int64 tensor (Q,), indices of positives whose instances are not all
-                          boxed: an anchor without a box is no negative for them
-``instances``             Instances of size (H, W): ``gt_boxes`` (N, 4) XYXY absolute pixels,
-                          ``gt_classes`` (N,) int64 indices into ``phrases``; absent for captions
-========================  ======================================================================
+`KEYS` declares every key. A mapper always gives the keys that its supervision requires, and the
+optional ones that a config asks for (``keep`` of the mappers). `check_sample` refuses other keys.
 """
 
-import re
-import unicodedata
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
+from detectron2.structures import Instances
 
-SOURCES = ("detection", "grounding", "caption")
-REQUIRED_KEYS = frozenset(
-    {
-        "image",
-        "height",
-        "width",
-        "image_id",
-        "file_name",
-        "source",
-        "phrases",
-        "num_positives",
-        "own_phrases_only",
-        "not_exhaustive",
-    }
-)
-MAX_PHRASE_LENGTH = 1000  # characters; the text tower reads 16 tokens (paper, sec. 4.1)
+from detclip2.data.text.clean import clean_phrase
 
-_KEPT = frozenset("\u200c\u200d")  # zero-width (non-)joiner
-_DROPPED = frozenset({"Cc", "Cf", "Cs"})  # control, format, lone surrogate
-_WHITESPACE = re.compile(r"\s+")
+Sample = dict[str, Any]
+
+SUPERVISIONS = ("detection", "grounding", "caption", "vqa", "captioning")
+"""The kinds of supervision of this package, each with its losses."""
+_declared = set(SUPERVISIONS)
+_BOXES = ("detection", "grounding")
+_CAPTIONS = ("detection", "grounding", "caption", "captioning")
+
+
+class Key(NamedTuple):
+    """A key of the sample format."""
+
+    type: type | tuple[type, ...]
+    meaning: str
+    required: tuple[str, ...] = ()
+    """Those of `SUPERVISIONS` whose samples must have the key."""
+    allowed: tuple[str, ...] = SUPERVISIONS
+    """Those of `SUPERVISIONS` whose samples may have the key."""
+
+
+KEYS: Mapping[str, Key] = {
+    "image": Key(
+        torch.Tensor, "uint8 or float (3, H, W), RGB, 0..255, resized and augmented", SUPERVISIONS
+    ),
+    "height": Key(int, "rows of the original image, px", SUPERVISIONS),
+    "width": Key(int, "columns of the original image, px", SUPERVISIONS),
+    "image_id": Key(object, "as the data set has it", SUPERVISIONS),
+    "file_name": Key(str, 'for messages; "" for an image made in memory', SUPERVISIONS),
+    "supervision": Key(str, "which losses apply", SUPERVISIONS),
+    "phrases": Key(list, "M str: positives first, then sampled negatives", SUPERVISIONS),
+    "num_positives": Key(int, "how many of `phrases` are positive", SUPERVISIONS),
+    "own_phrases_only": Key(
+        bool,
+        "only its own phrases are negatives for this image, because phrases of other images may be "
+        "in it without a box",
+        SUPERVISIONS,
+    ),
+    "not_exhaustive": Key(
+        torch.Tensor,
+        "int64 (Q,), indices of positives whose instances are not all boxed: an anchor without a "
+        "box is no negative for them",
+        SUPERVISIONS,
+    ),
+    "instances": Key(
+        Instances,
+        "of size (H, W): `gt_boxes` (N, 4) XYXY px, `gt_classes` (N,) int64 indices into the "
+        "positives; optional `gt_masks`, BitMasks (N, H, W), all False where no mask is known",
+        _BOXES,
+        _BOXES,
+    ),
+    "caption": Key(str, "a sentence about the image", allowed=_CAPTIONS),
+    "phrase_spans": Key(
+        list,
+        "for each positive phrase its [begin, end) pairs of characters of `caption`, ascending; "
+        "none where the caption does not have it literally",
+        allowed=("grounding", "caption"),
+    ),
+    "question": Key(str, "a question about the image", ("vqa",)),
+    "answers": Key(dict, "answer -> its score, a number", ("vqa",)),
+    "target_text": Key(str, "the text to generate", ("captioning",)),
+}
+"""Key -> its type, meaning, and the supervisions that require and allow it."""
+
+REQUIRED_KEYS = frozenset(name for name, key in KEYS.items() if key.required == SUPERVISIONS)
+"""The keys of every sample."""
+TEXT_KEYS = ("question", "answers", "target_text")
+"""The keys that are copied from a record to its sample."""
+
+
+def declare_supervision(name: str) -> None:
+    """Make a kind of supervision known; each subclass of ``Mapper`` does so for its own.
+
+    A sample of a kind that is not in `SUPERVISIONS` has the `REQUIRED_KEYS`, and may have every
+    other key.
+    """
+    _declared.add(name)
 
 
 class SkipSample(Exception):
     """A record that cannot become a sample; the loader counts it and takes the next one.
 
     Args:
-        kind: one of the kinds of :mod:`detclip2.data.skips`.
-        message: what was wrong, with the name of the file.
+        kind: one of the kinds of `detclip2.data.skips`.
+        message: what is wrong, with the name of the file.
     """
 
     def __init__(self, kind: str, message: str):
@@ -64,78 +107,124 @@ class SkipSample(Exception):
         return f"{self.kind}: {self.message}"
 
 
-def clean_phrase(text: str) -> str:
-    """The text as a phrase: NFC, one line, no control characters, at most 1,000 characters.
-
-    Zero-width joiners stay (emoji and some scripts are written with them); other format
-    characters, lone surrogates and the replacement character go.
-    """
-    # Cut before the work, so that a 100 MB "caption" costs no more than a long one.
-    text = _WHITESPACE.sub(" ", text[: 4 * MAX_PHRASE_LENGTH])
-    text = "".join(c for c in text if c in _KEPT or unicodedata.category(c) not in _DROPPED)
-    text = unicodedata.normalize("NFC", text.replace("\ufffd", ""))
-    return _WHITESPACE.sub(" ", text).strip()[:MAX_PHRASE_LENGTH].rstrip()
-
-
-def unique_phrases(phrases: list[str]) -> list[str]:
-    """The cleaned phrases without empty ones and repetitions (also in other case), in order."""
-    found: dict[str, str] = {}
-    for phrase in map(clean_phrase, phrases):
-        if phrase:
-            found.setdefault(phrase.casefold(), phrase)
-    return list(found.values())
-
-
-def check_sample(sample: dict[str, Any], max_phrases: int | None = None) -> None:
+def check_sample(sample: Sample, max_phrases: int | None = None) -> None:
     """Check every invariant of the sample format.
 
     Args:
-        sample: what a mapper returned.
-        max_phrases: the most phrases the source allows (150 detection, 100 grounding).
+        sample: a dict with the keys of `KEYS`.
+        max_phrases: the mapper's limit (150 detection, 100 grounding); None for no limit.
 
     Raises:
-        ValueError: naming the first invariant that does not hold.
+        ValueError: an invariant does not hold; the message names the first one.
     """
+    try:
+        _check_keys(sample)
+        _check_image(sample)
+        _check_phrases(sample, max_phrases)
+        if "instances" in sample:
+            _check_instances(sample)
+        _check_text(sample)
+    except ValueError as error:
+        where = sample.get("file_name") or "an image"
+        raise ValueError(f"sample of {where}: {error}") from None
 
-    def require(condition: bool, message: str) -> None:
-        if not condition:
-            raise ValueError(f"sample of {sample.get('file_name') or 'an image'}: {message}")
 
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def _check_keys(sample: Sample) -> None:
     missing = REQUIRED_KEYS - sample.keys()
-    require(not missing, f"keys {sorted(missing)} are missing")
-    extra = sample.keys() - REQUIRED_KEYS - {"instances"}
-    require(not extra, f"keys {sorted(extra)} are not of the sample format")
-    image, phrases, positives = sample["image"], sample["phrases"], sample["num_positives"]
-    require(sample["source"] in SOURCES, f"source is {sample['source']!r}, not one of {SOURCES}")
-    require(
-        isinstance(image, torch.Tensor) and image.ndim == 3 and image.shape[0] == 3,
-        "image is not a (3, H, W) tensor",
+    _require(not missing, f"keys {sorted(missing)} are missing")
+    extra = sample.keys() - KEYS.keys()
+    _require(not extra, f"keys {sorted(extra)} are not of the sample format")
+    supervision = sample["supervision"]
+    _require(
+        supervision in _declared, f"supervision is {supervision!r}, not one of {sorted(_declared)}"
     )
-    require(min(image.shape) > 0, "the image has no pixels")
-    require(sample["height"] > 0 and sample["width"] > 0, "the original size is not positive")
-    require(all(isinstance(p, str) for p in phrases), "a phrase is not a string")
-    require(all(p and p == clean_phrase(p) for p in phrases), "a phrase is empty or not clean")
-    require(len({p.casefold() for p in phrases}) == len(phrases), "a phrase is there twice")
-    require(0 <= positives <= len(phrases), "num_positives is not within the phrases")
-    require(max_phrases is None or len(phrases) <= max_phrases, "more phrases than the limit")
+    for name, key in KEYS.items():
+        if name not in sample:
+            _require(
+                supervision not in key.required,
+                f"key {name!r} is missing, which the supervision {supervision!r} requires",
+            )
+            continue
+        _require(
+            supervision in key.allowed or supervision not in SUPERVISIONS,
+            f"key {name!r} is not of the supervision {supervision!r}",
+        )
+        _require(
+            isinstance(sample[name], key.type),
+            f"{name} is a {type(sample[name]).__name__}, not {key.meaning}",
+        )
+
+
+def _check_image(sample: Sample) -> None:
+    image = sample["image"]
+    _require(image.ndim == 3 and image.shape[0] == 3, "image is not a (3, H, W) tensor")
+    _require(min(image.shape) > 0, "the image has no pixels")
+    _require(sample["height"] > 0 and sample["width"] > 0, "the original size is not positive")
+
+
+def _check_phrases(sample: Sample, max_phrases: int | None) -> None:
+    phrases, positives = sample["phrases"], sample["num_positives"]
+    _require(all(isinstance(p, str) for p in phrases), "a phrase is not a string")
+    _require(all(p and p == clean_phrase(p) for p in phrases), "a phrase is empty or not clean")
+    # Positives are thus unique, and no negative is a positive.
+    _require(len({p.casefold() for p in phrases}) == len(phrases), "a phrase is there twice")
+    _require(0 <= positives <= len(phrases), "num_positives is not within the phrases")
+    _require(max_phrases is None or len(phrases) <= max_phrases, "more phrases than the limit")
     not_exhaustive = sample["not_exhaustive"]
-    require(not_exhaustive.dtype == torch.int64, "not_exhaustive is not int64")
-    require(
+    _require(not_exhaustive.dtype == torch.int64, "not_exhaustive is not int64")
+    _require(
         bool(((not_exhaustive >= 0) & (not_exhaustive < positives)).all()),
         "not_exhaustive names a phrase that is not positive",
     )
-    require(("instances" in sample) == (sample["source"] != "caption"), "captions have no boxes")
-    if sample["source"] == "caption":
-        require(positives == len(phrases) > 0, "a caption sample has positive phrases only")
-        return
-    instances = sample["instances"]
-    height, width = image.shape[1:]
-    require(tuple(instances.image_size) == (height, width), "the size of instances is another")
+    if sample["supervision"] == "caption":
+        _require(positives == len(phrases) > 0, "a caption sample has positive phrases only")
+
+
+def _check_instances(sample: Sample) -> None:
+    instances, positives = sample["instances"], sample["num_positives"]
+    height, width = sample["image"].shape[1:]
+    _require(tuple(instances.image_size) == (height, width), "the size of instances is another")
     boxes, classes = instances.gt_boxes.tensor, instances.gt_classes
-    require(boxes.shape == (len(classes), 4), "gt_boxes is not (N, 4)")
-    require(classes.dtype == torch.int64, "gt_classes is not int64")
-    require(bool(((classes >= 0) & (classes < positives)).all()), "gt_classes is not positive")
-    require(bool(torch.isfinite(boxes).all()), "a box is not finite")
-    require(bool((boxes[:, 2:] > boxes[:, :2]).all()), "a box has no area")
+    _require(boxes.shape == (len(classes), 4), "gt_boxes is not (N, 4)")
+    _require(classes.dtype == torch.int64, "gt_classes is not int64")
+    _require(bool(((classes >= 0) & (classes < positives)).all()), "gt_classes is not positive")
+    _require(bool(torch.isfinite(boxes).all()), "a box is not finite")
+    _require(bool((boxes[:, 2:] > boxes[:, :2]).all()), "a box has no area")
     limit = boxes.new_tensor([width, height, width, height])
-    require(bool(((boxes >= 0) & (boxes <= limit)).all()), "a box is outside the image")
+    _require(bool(((boxes >= 0) & (boxes <= limit)).all()), "a box is outside the image")
+    if instances.has("gt_masks"):
+        masks = instances.gt_masks.tensor
+        _require(masks.dtype == torch.bool, "gt_masks is not bool")
+        _require(masks.shape == (len(classes), height, width), "gt_masks is not (N, H, W)")
+
+
+def _check_text(sample: Sample) -> None:
+    if "phrase_spans" in sample:
+        _require("caption" in sample, "there are phrase_spans without a caption")
+        spans, length = sample["phrase_spans"], len(sample["caption"])
+        _require(
+            len(spans) == sample["num_positives"],
+            "phrase_spans has not one entry for each positive phrase",
+        )
+        _require(
+            all(0 <= begin < end <= length for of_phrase in spans for begin, end in of_phrase),
+            "a span of phrase_spans is not inside the caption",
+        )
+    for key in TEXT_KEYS:
+        if key in sample:
+            _require(not (problem := text_problem(key, sample[key])), problem)
+
+
+def text_problem(key: str, value: Any) -> str:
+    """Why `value` is not valid for a key of `TEXT_KEYS`; "" if it is."""
+    if not isinstance(value, KEYS[key].type) or not value:
+        return f"{key} is {str(value)[:80]!r}, not {KEYS[key].meaning}"
+    for answer, score in value.items() if isinstance(value, dict) else ():
+        if not isinstance(answer, str) or not isinstance(score, int | float):
+            return f"{key} has {answer!r}: {score!r}, not an answer and its score"
+    return ""

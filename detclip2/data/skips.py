@@ -1,4 +1,4 @@
-"""What is left out of training is counted by kind and reported: never silent, never fatal."""
+"""Counts of skipped data by kind: a skip is always reported and never ends a run."""
 
 import logging
 import multiprocessing
@@ -17,6 +17,7 @@ KINDS = {
     "category-duplicate": "a second category with the same id",
     "category-unnamed": "a box of a category without a name",
     "box-invalid": "a box with NaN, inverted, without area or outside the image",
+    "mask-invalid": "a mask that is neither polygons nor an RLE of the image's size",
     "caption-empty": "no caption, or nothing but whitespace",
     "caption-encoding": "a caption that is not UTF-8",
     "caption-without-phrase": "a caption in which there is no noun phrase",
@@ -30,16 +31,16 @@ KINDS = {
 
 
 class SkipCounter:
-    """Counts what was left out, by kind; the counts are shared with worker processes.
+    """Counts skipped data by kind; worker processes share the counts.
 
-    The first few of each kind are logged with their file as they occur, by the process that met
-    them; :meth:`report` is for the training loop, every N iterations and at the end. It travels to
-    a data loader's workers as part of the data set (any start method).
+    The process that skips also logs the first few of each kind with their files. The training loop
+    logs `report` every N iterations and at the end. A data set may carry the counter to a data
+    loader's workers, with any start method.
 
     Args:
-        name: of the source, for the log.
-        kinds: the kinds this counter knows; any other is counted as "other".
-        num_examples: how many of each kind are logged in full.
+        name: name of the source, for the log.
+        kinds: kind -> meaning, beside `KINDS`; any other kind is counted as "other".
+        num_examples: number of skips of each kind that are logged in full.
     """
 
     def __init__(self, name: str = "", kinds: dict[str, str] | None = None, num_examples: int = 5):
@@ -47,12 +48,12 @@ class SkipCounter:
         self.kinds = {**KINDS, **(kinds or {})}
         self.num_examples = num_examples
         self._slots = {kind: slot for slot, kind in enumerate(self.kinds)}
-        # Of the "spawn" context, because that can be handed to workers however they start.
+        # Workers of any start method accept arrays of the "spawn" context.
         context = multiprocessing.get_context("spawn")
         self._counts: Any = context.Array("q", len(self.kinds))
 
     def add(self, kind: str, message: str = "", number: int = 1) -> None:
-        """Count one more of a kind, or `number`; `message` says what was wrong, and the file."""
+        """Count `number` skips of a kind; `message` is for the log, with the file."""
         slot = self._slots.get(kind)
         if slot is None:
             slot, message = self._slots["other"], f"{kind}: {message}"
@@ -60,16 +61,16 @@ class SkipCounter:
             before = self._counts[slot]
             self._counts[slot] = before + number
         if before < self.num_examples:
-            logger.warning("%sleft out (%s): %s", self.name and f"{self.name}: ", kind, message)
+            logger.warning("%sskipped (%s): %s", self.name and f"{self.name}: ", kind, message)
 
     def counts(self) -> dict[str, int]:
-        """Kind -> count, over all processes that share this counter, kinds with a count only."""
+        """Kind -> count over all processes that share this counter, without zeros."""
         with self._counts.get_lock():
             values = list(self._counts)
         return {kind: value for kind, value in zip(self.kinds, values, strict=True) if value}
 
     def total(self) -> int:
-        """How many in all."""
+        """The number of skips of all kinds."""
         return sum(self.counts().values())
 
     def report(self) -> str:
@@ -77,10 +78,10 @@ class SkipCounter:
         counts = self.counts()
         what = ", ".join(f"{kind} {number}" for kind, number in counts.items())
         label = self.name and f"{self.name}: "
-        return f"{label}left out {sum(counts.values())}" + (f" ({what})" if what else "")
+        return f"{label}skipped {sum(counts.values())}" + (f" ({what})" if what else "")
 
     def log(self) -> None:
-        """Log the report, if there is anything in it."""
+        """Log the report if anything was skipped."""
         if self.total():
             logger.warning(self.report())
 
@@ -89,7 +90,7 @@ class SkipCounter:
         return self.counts()
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Take up the counts of a checkpoint."""
+        """Restore the counts of a checkpoint."""
         with self._counts.get_lock():
             for kind, slot in self._slots.items():
                 self._counts[slot] = state.get(kind, 0)

@@ -1,4 +1,4 @@
-"""The processes of a training: torchrun's, or those that Detectron2's ``launch`` starts."""
+"""Processes of a training, started by torchrun or by Detectron2's ``launch``."""
 
 import os
 import sys
@@ -18,12 +18,12 @@ from detclip2.engine.hooks.preemption import signals_for_children
 def run_processes(main: Callable[[Namespace], Any], arguments: Namespace) -> None:
     """Call ``main(arguments)`` in every process of this machine.
 
-    Under torchrun this is one of them. Otherwise as many are started as ``--num-gpus`` says, and
-    an exit code of one of them is that of this process.
+    Under torchrun this process is one of them. Otherwise ``--num-gpus`` processes are started, and
+    this process exits with the code of one that fails.
 
     Args:
-        main: importable, for the processes that are started.
-        arguments: of Detectron2's ``default_argument_parser``.
+        main: an importable function, since started processes import it.
+        arguments: from Detectron2's ``default_argument_parser``.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         _join_torchrun()
@@ -42,8 +42,8 @@ def run_processes(main: Callable[[Namespace], Any], arguments: Namespace) -> Non
     try:
         with signals_for_children():
             launch(main, arguments.num_gpus, **how)
-    except ProcessExitedException as error:  # it has said why
-        # Below zero is a signal, which shells add to 128.
+    except ProcessExitedException as error:  # the process has printed why
+        # A negative code is a signal; shells report 128 + signal.
         sys.exit(error.exit_code if error.exit_code >= 0 else 128 - error.exit_code)
 
 
@@ -51,8 +51,8 @@ def _join_torchrun() -> None:
     has_gpu = torch.cuda.is_available()
     if has_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    # torchrun keeps its store when it starts processes anew (torch 2.14): they must not find there
-    # the addresses of those that have ended.
+    # torchrun keeps its store when it restarts processes (torch 2.14). The prefix hides the
+    # addresses of ended processes from new ones.
     store, rank, world_size = next(dist.rendezvous("env://"))
     attempt = f"{os.environ['TORCHELASTIC_RESTART_COUNT']} of {world_size}"
     dist.init_process_group(

@@ -1,13 +1,14 @@
-"""Gradients of a batch that is too large for the memory, part by part, exactly.
+"""Exact gradients, part by part, of a batch that does not fit into memory.
 
-Losses of boxes are sums over images once their divisors are known, which only the targets decide.
-The contrast is no such sum: each text meets the images of the whole global batch. So it is done in
-two passes (GradCache, arXiv 2101.06983): the first keeps the region embeddings alone, of which the
-loss has its gradient; the second computes them again, part by part, and hands that gradient back.
-Phrases are encoded once, for the whole batch, and get their gradient at the end.
+Losses that are sums over images need only their divisors, which depend on the targets. The contrast
+is not such a sum: it compares each text with the images of the whole global batch. It takes two
+passes (GradCache, arXiv 2101.06983). The first keeps only the regions that the contrast reads, and
+computes the gradient of the loss with respect to them. The second computes the regions again, part
+by part, and propagates that gradient. The text is encoded once for the whole batch; its gradient is
+propagated at the end.
 
-What normalises over a batch, as batch normalisation does, sees parts in place of the whole; the
-model of the paper has none of it.
+Layers that normalise over a batch, such as batch normalisation, see parts instead of the batch; the
+model of the paper has none.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,31 +16,28 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from detectron2.structures import ImageList
 from detectron2.utils import comm
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from detclip2.modeling.meta_arch.detclipv2 import DetCLIPv2
-from detclip2.modeling.text.text_batch import PhraseBatch, gather_phrases
-from detclip2.utils.errors import UserError
+from detclip2.modeling.proposals import Proposals
+from detclip2.modeling.protocol import Losses, OpenVocabularyModel, Sample
+from detclip2.modeling.text.text_batch import TextBatch
 
-Sample = dict[str, Any]
-Losses = dict[str, Tensor]
+RandomState = list[Tensor]
 
 
 class GradientsInParts:
-    """The losses of a batch, and their gradients added to those in the parameters.
+    """Computes the losses of a batch and adds their gradients to the parameters.
 
     Args:
-        model: not in DistributedDataParallel: gradients are averaged over processes here.
-        autocast: makes the context of the forward passes.
-        scale: of a loss, before its backward pass.
+        model: not wrapped in DistributedDataParallel; gradients are averaged over processes here.
+        autocast: returns the context of the forward passes.
+        scale: scales a loss before its backward pass.
     """
 
     def __init__(
         self,
-        model: DetCLIPv2,
+        model: OpenVocabularyModel,
         autocast: Callable[[], AbstractContextManager[Any]],
         scale: Callable[[Tensor], Tensor],
     ) -> None:
@@ -48,92 +46,87 @@ class GradientsInParts:
         self.scale = scale
 
     def __call__(self, samples: Sequence[Sample], size: int) -> Losses:
-        """Of this process's samples, ``size`` of them at once."""
-        batch = PhraseBatch.from_samples(samples)
-        with self.autocast():
-            phrases = self.model.text(batch.phrases)
+        """Losses of this process's samples, computed for ``size`` of them at a time."""
         parts = [slice(start, start + size) for start in range(0, len(samples), size)]
-        learn = self._captions if samples[0]["source"] == "caption" else self._boxes
-        losses = learn(list(samples), parts, batch, phrases)
-        average_over_processes(self.model)
+        with self.autocast():
+            encoded = self.model.encode_text(samples)
+        text = encoded.detach()
+        losses, regions, states = {}, None, None
+        if self.model.has_contrast(samples):
+            regions, states = self._regions(samples, parts, text)
+            losses = self._contrast(regions, text)
+        losses |= self._images(samples, parts, text, regions, states)
+        encoded.backward(text)
+        average_over_processes(self.model)  # type: ignore[arg-type]
         return losses
 
-    def _boxes(
-        self, samples: list[Sample], parts: list[slice], batch: PhraseBatch, phrases: Tensor
-    ) -> Losses:
-        model, counts = self.model, None
-        total: Losses = {}
-        batch, phrases = gather_phrases(batch, phrases)
-        leaf = phrases.detach().requires_grad_()
-        for part in parts:
-            with self.autocast():
-                predictions, anchors = model.predict(self._images(samples, part))
-                if counts is None:  # all parts are padded to one size, and so have one grid
-                    counts = model.box_losses.counts(samples, batch, anchors)
-                losses = model.box_losses(
-                    samples[part],
-                    batch.part(part),
-                    model.align(predictions.regions, leaf),
-                    predictions,
-                    anchors,
-                    model.box_transform,
-                    model.head.objectness_kind,
-                    counts,
-                )
-            self.scale(sum(losses.values(), start=leaf.new_zeros(()))).backward()
-            for name, loss in losses.items():
-                total[name] = total.get(name, 0) + loss.detach()
-        _backward(phrases, leaf.grad)
-        return total
-
-    def _captions(
-        self, samples: list[Sample], parts: list[slice], batch: PhraseBatch, phrases: Tensor
-    ) -> Losses:
-        model, contrast = self.model, self.model.contrast
-        if contrast is None:
-            raise UserError("the model has no `contrast`, which samples of source 'caption' need")
-        leaf = phrases.detach().requires_grad_()
-        states, proposals = [], []
+    def _regions(
+        self, samples: Sequence[Sample], parts: list[slice], text: TextBatch
+    ) -> tuple[Proposals, list[RandomState]]:
+        """First pass: the regions that the contrast reads, and the random state of each part."""
+        model = self.model
+        states, regions = [], []
         for part in parts:
             states.append(_random_state(model.device))
+            of_part = text.part(part)
             with torch.no_grad(), self.autocast():
-                images = self._images(samples, part)
-                predictions, anchors = model.predict(images)
-                boxes = model.decode(predictions, anchors, images)
-                proposals.append(
-                    contrast.regions(predictions, boxes, batch.part(part), leaf, model.align)
+                outputs = model.encode_images(
+                    model.preprocess_image(samples[part], samples), of_part
                 )
-        index, regions, valid, areas = map(torch.cat, zip(*proposals, strict=True))
-        regions.requires_grad_()
-        with self.autocast():
-            loss = contrast.weight * contrast.contrast(
-                regions, valid, areas, batch, leaf, model.align
-            )
-        self.scale(loss).backward()
-        assert regions.grad is not None
-        for part, state in zip(parts, states, strict=True):
-            _set_random_state(model.device, state)  # drop path chooses as in the first pass
-            with self.autocast():
-                predictions, _ = model.predict(self._images(samples, part))
-                again = predictions.regions.take_along_dim(index[part, :, None], dim=1)
-            _backward(again, regions.grad[part].to(again.dtype))
-        _backward(phrases, leaf.grad)
-        return {"loss_contrast": loss.detach()}
+                regions.append(model.contrast_regions(outputs, of_part, samples[part]))
+        return Proposals(*map(torch.cat, zip(*regions, strict=True))), states
 
-    def _images(self, samples: list[Sample], part: slice) -> ImageList:
-        """The images of a part, padded as the whole batch would be."""
-        images = self.model.preprocess_images(samples[part])
-        step = max(self.model.backbone.size_divisibility, 1)
-        shapes = torch.tensor([sample["image"].shape[-2:] for sample in samples])
-        height, width = (-(-shapes.amax(dim=0) // step) * step).tolist()
-        missing = (0, width - images.tensor.shape[-1], 0, height - images.tensor.shape[-2])
-        return ImageList(F.pad(images.tensor, missing), images.image_sizes)
+    def _contrast(self, regions: Proposals, text: TextBatch) -> Losses:
+        """The contrast of the whole batch; its gradients go to ``regions`` and ``text``."""
+        regions.regions.requires_grad_()
+        with self.autocast():
+            losses = self.model.contrast_losses(regions, text)
+        self.scale(torch.stack(list(losses.values())).sum()).backward()
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def _images(
+        self,
+        samples: Sequence[Sample],
+        parts: list[slice],
+        text: TextBatch,
+        regions: Proposals | None,
+        states: list[RandomState] | None,
+    ) -> Losses:
+        """Second pass, or the only one: losses that are sums over images, and all gradients."""
+        model, counts = self.model, None
+        total: Losses = {}
+        for number, part in enumerate(parts):
+            if states is not None:
+                _set_random_state(model.device, states[number])  # same drop path as before
+            of_part = text.part(part)
+            with self.autocast():
+                outputs = model.encode_images(
+                    model.preprocess_image(samples[part], samples), of_part
+                )
+                if number == 0:  # all parts are padded to one size: one grid
+                    counts = model.loss_counts(outputs, text, samples)
+                losses = model.image_losses(outputs, of_part, samples[part], counts)
+            roots: list[Tensor] = []
+            gradients: list[Tensor | None] = []
+            if losses:
+                roots.append(self.scale(torch.stack(list(losses.values())).sum()))
+                gradients.append(None)
+            if regions is not None and outputs.regions.requires_grad:
+                assert regions.regions.grad is not None
+                index = regions.anchor[part, :, None]
+                roots.append(outputs.regions.take_along_dim(index, dim=1))
+                gradients.append(regions.regions.grad[part].to(roots[-1].dtype))
+            if roots:
+                torch.autograd.backward(roots, gradients)
+            for name, loss in losses.items():
+                total[name] = total.get(name, 0) + loss.detach()
+        return total
 
 
 def average_over_processes(model: nn.Module) -> None:
-    """The mean of every gradient over processes, as DistributedDataParallel has it.
+    """Average every gradient over processes, in place, as DistributedDataParallel does.
 
-    A parameter that no process has used keeps None, so that no optimizer touches it.
+    The gradient of a parameter that no process has used stays None, so that optimizers skip it.
     """
     if comm.get_world_size() == 1:
         return
@@ -149,17 +142,12 @@ def average_over_processes(model: nn.Module) -> None:
             parameter.grad /= comm.get_world_size()
 
 
-def _backward(output: Tensor, grad: Tensor | None) -> None:
-    if output.requires_grad:
-        output.backward(grad)
-
-
-def _random_state(device: torch.device) -> list[Tensor]:
+def _random_state(device: torch.device) -> RandomState:
     states = [torch.get_rng_state()]
     return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
 
 
-def _set_random_state(device: torch.device, states: list[Tensor]) -> None:
+def _set_random_state(device: torch.device, states: RandomState) -> None:
     torch.set_rng_state(states[0])
     if device.type == "cuda":
         torch.cuda.set_rng_state(states[1], device)

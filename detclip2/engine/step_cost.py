@@ -1,12 +1,12 @@
-"""What one training step takes, measured before many of them are run."""
+"""Time and memory of a training step, measured before a long run."""
 
 import copy
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import torch
 from detectron2.structures import Boxes, Instances
@@ -14,26 +14,30 @@ from omegaconf import DictConfig
 from torch import nn
 
 from detclip2.config import build
+from detclip2.data.hybrid_loader import source_nodes
+from detclip2.data.sample import Sample
 from detclip2.utils.errors import UserError
-
-Sample = dict[str, Any]
 
 WARM_UP, MEASURED = 1, 3
 
 
 @dataclass(frozen=True)
 class StepCost:
-    """Of one iteration, in one process."""
+    """Cost of one iteration in one process."""
 
     seconds: float
     peak_bytes: int
-    """The device's memory at its peak; on a CPU that of the whole process."""
+    """Peak memory of the GPU; on a CPU that of the whole process."""
 
 
 def step_cost(model: nn.Module, next_batch: Callable[[], list[Sample]]) -> StepCost:
-    """The time and memory of forward and backward, with getting the batch, on the model's device.
+    """Measure loading, forward and backward of a batch on the model's device.
 
-    The model's gradients are changed, its weights are not.
+    The model's gradients change; its weights do not.
+
+    Args:
+        model: maps a batch to a dict of scalar losses.
+        next_batch: returns a batch.
     """
     device = next(model.parameters()).device
     on_gpu = device.type == "cuda"
@@ -55,19 +59,21 @@ def step_cost(model: nn.Module, next_batch: Callable[[], list[Sample]]) -> StepC
 
 
 def seconds_per_iteration(cfg: DictConfig, model: nn.Module) -> float:
-    """Of a training by ``cfg``, over its sources, on the data itself; `model` is left as it is."""
+    """Seconds of an iteration of ``cfg``, the mean over its sources, measured on its data.
+
+    `model` does not change.
+    """
     model = copy.deepcopy(model).train()
     loader = build(cfg, "dataloader.train")
     shares = source_shares(cfg)
     seconds = 0.0
     for name, share in shares.items():
-        loader.select(name)
-        seconds += share * step_cost(model, loader.next_batch).seconds
+        seconds += share * step_cost(model, partial(loader.next_batch, name)).seconds
     return seconds
 
 
 def source_shares(cfg: DictConfig) -> dict[str, float]:
-    """Source -> its share of the iterations, as ``train.source_ratios`` says; the sum is 1.
+    """Source -> its share of the iterations by ``train.source_ratios``; the sum is 1.
 
     Raises:
         UserError: there are several sources and no ratios.
@@ -75,22 +81,13 @@ def source_shares(cfg: DictConfig) -> dict[str, float]:
     names = source_nodes(cfg)
     ratios = cfg.train.source_ratios or {}
     if not ratios and len(names) > 1:
-        raise UserError("train.source_ratios must be given to tell the shares of the sources")
+        raise UserError("train.source_ratios must be given; the config has several sources")
     ratios = dict(ratios) or dict.fromkeys(names, 1)
     return {name: ratios[name] / sum(ratios.values()) for name in names}
 
 
-def source_nodes(cfg: DictConfig) -> Mapping[str, DictConfig]:
-    """The sources of ``dataloader.train``, not built."""
-    return {
-        str(name): node
-        for name, node in cfg.dataloader.train.items()
-        if isinstance(node, DictConfig) and "mapper" in node
-    }
-
-
-def made_up_samples(
-    count: int, size: tuple[int, int], phrases: int, kind: str, boxes: int = 10
+def synthetic_samples(
+    count: int, size: tuple[int, int], phrases: int, supervision: str, boxes: int = 10
 ) -> list[Sample]:
     """Samples of noise, for measuring without data.
 
@@ -98,28 +95,28 @@ def made_up_samples(
         count: B.
         size: (H, W).
         phrases: M of each sample; all samples share them, as categories are shared.
-        kind: "detection", "grounding" or "caption".
+        supervision: "detection", "grounding" or "caption".
         boxes: N of each sample, at most M.
     """
     boxes = min(boxes, phrases)
     samples = []
     for number in range(count):
         names = [f"thing number {i}" for i in range(phrases)]
-        if kind == "caption":  # every caption is its own
-            names = [f"{name} of picture {number}" for name in names]
+        if supervision == "caption":  # captions differ
+            names = [f"{name} of image {number}" for name in names]
         sample: Sample = {
             "image": torch.randint(256, (3, *size), dtype=torch.uint8),
             "height": size[0],
             "width": size[1],
             "image_id": number,
             "file_name": "",
-            "source": kind,
+            "supervision": supervision,
             "phrases": names,
-            "num_positives": phrases if kind == "caption" else boxes,
+            "num_positives": phrases if supervision == "caption" else boxes,
             "own_phrases_only": False,
             "not_exhaustive": torch.zeros(0, dtype=torch.int64),
         }
-        if kind != "caption":
+        if supervision != "caption":
             corners = torch.rand(boxes, 2) * torch.tensor([size[1] / 2, size[0] / 2])
             far = corners + torch.tensor([size[1] / 4, size[0] / 4])
             sample["instances"] = Instances(

@@ -1,78 +1,154 @@
 """The training loop: everything between a LazyConfig and a trained model.
 
-``projects/DetCLIPv2/train_net.py`` says which keys of a config it reads; ``detclip2 finetune`` runs
-the same loop on the config that it writes.
+``projects/DetCLIPv2/train_net.py`` lists the keys of a config that it reads; ``detclip2 finetune``
+runs the same loop on the config that it writes.
 """
 
 import contextlib
 import logging
-from typing import Any, cast
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2.engine import create_ddp_model, default_setup, default_writers, hooks
 from detectron2.evaluation import inference_on_dataset, print_csv_format
+from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 from detectron2.utils.logger import setup_logger
+from detectron2.utils.registry import locate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from detclip2.config import apply_overrides, build, check_keys, load_config, unknown_key
-from detclip2.data.datasets.detection import category_names
+from detclip2.config import (
+    apply_overrides,
+    build,
+    check_keys,
+    get_config,
+    load_config,
+    unknown_key,
+)
+from detclip2.data.hybrid_loader import source_nodes
 from detclip2.engine.checkpoint import Checkpointer
-from detclip2.engine.defaults import TRAIN
-from detclip2.engine.fast_dev_run import FirstBatches, shorten
-from detclip2.engine.hooks.auto_step import AutoStep, Stagnated
 from detclip2.engine.hooks.curves import DrawCurves
 from detclip2.engine.hooks.ema import AverageWeights
+from detclip2.engine.hooks.plateau import EarlyStop, ReduceLROnPlateau
 from detclip2.engine.hooks.preemption import PreemptionHook
 from detclip2.engine.hooks.progress import ProgressBar
 from detclip2.engine.hooks.resumable import ResumableBestCheckpointer, ResumablePeriodicCheckpointer
-from detclip2.engine.hooks.source_schedule import AlternateSources
+from detclip2.engine.hooks.source_schedule import (
+    AlternateSources,
+    ReportSkipped,
+    SeedEachIteration,
+)
 from detclip2.engine.hooks.speed import Speed, SpeedPrinter
 from detclip2.engine.hooks.wandb_writer import WandbWriter
-from detclip2.engine.memory import keep_freed_memory
-from detclip2.engine.nonfinite import NonFiniteSteps
-from detclip2.engine.runtime import apply_runtime_options
-from detclip2.engine.solver import set_epochs
-from detclip2.engine.trainer import Trainer
-from detclip2.engine.zero import shard_optimizer_state
-from detclip2.modeling.meta_arch.detclipv2 import DetCLIPv2
+from detclip2.engine.runtime import apply_runtime_options, keep_freed_memory
+from detclip2.engine.solver import set_epochs, shard_optimizer_state
+from detclip2.engine.trainer import NonFiniteSteps, Trainer
+from detclip2.evaluation.streaming import set_vocabulary_description
+from detclip2.modeling.protocol import OpenVocabularyModel
 from detclip2.utils.errors import UserError
 from detclip2.utils.files import out_of_space, space_needed
 from detclip2.utils.model_folder import save_weights
 
 logger = logging.getLogger("detclip2")
 
+# A fast_dev_run has this many iterations of each source and batches of a test set.
+TURNS, TEST_BATCHES = 2, 2
 
-def evaluate(cfg: DictConfig, model: DetCLIPv2, part: str = "dataloader") -> dict[str, Any]:
-    """Detect the names of the test set in its images, and measure.
+
+def evaluate(
+    cfg: DictConfig, model: OpenVocabularyModel, part: str = "dataloader"
+) -> dict[str, Any]:
+    """Evaluate a model on every test set of a config.
 
     Args:
         cfg: the config.
         model: in evaluation mode.
-        part: the key with ``test`` and ``evaluator``.
+        part: the key with ``test``, ``evaluator`` and ``vocabulary``, and optionally ``tests``.
+
+    Returns:
+        The results of ``test``, and those of each of ``tests`` under its name; {} on processes
+        other than the main one.
+
+    Raises:
+        UserError: a test set has no vocabulary, or cannot be built or evaluated.
     """
-    loader = build(cfg, f"{part}.test")
-    if cfg.train.fast_dev_run:
-        loader = FirstBatches(loader)
-    evaluator = build(cfg, f"{part}.evaluator")
-    model.set_vocabulary(category_names(cfg[part].evaluator.dataset_name))
-    results = inference_on_dataset(model, loader, evaluator)
-    print_csv_format(results)
+    results: dict[str, Any] = {}
+    check_vocabularies(cfg, part)
+    for name, (node, loader) in evaluation_nodes(cfg, part).items():
+        found = _evaluate_on(cfg, model, node, loader)
+        results.update({name: found} if name and found else found)
     return results
 
 
-def train(
-    cfg: DictConfig, model: DetCLIPv2, resume: bool, progress_bar: bool = False
+def evaluation_nodes(cfg: DictConfig, part: str = "dataloader") -> dict[str, tuple[str, str]]:
+    """The test sets of a config: name -> (path of the node, key of its loader).
+
+    The name of ``test`` is "".
+    """
+    nodes = {"": (part, "test")} if "test" in cfg[part] else {}
+    for name in cfg[part].get("tests") or {}:
+        nodes[str(name)] = (f"{part}.tests.{name}", "loader")
+    return nodes
+
+
+def check_vocabularies(cfg: DictConfig, part: str = "dataloader") -> None:
+    """Check that every test set has a vocabulary, before a training rather than at its end.
+
+    Raises:
+        UserError: a test set has no key ``vocabulary``.
+    """
+    for node, _ in evaluation_nodes(cfg, part).values():
+        if "vocabulary" not in OmegaConf.select(cfg, node):
+            raise UserError(
+                f"{node}.vocabulary is missing: give L(Vocabulary.of_dataset)(dataset_name=...), "
+                "or None if each sample has its own"
+            )
+
+
+def _evaluate_on(
+    cfg: DictConfig, model: OpenVocabularyModel, node: str, loader_key: str
 ) -> dict[str, Any]:
+    loader = build(cfg, f"{node}.{loader_key}")  # registers the data set
+    if cfg.train.fast_dev_run:
+        loader = FirstBatches(loader)
+    evaluator = build(cfg, f"{node}.evaluator")
+    if OmegaConf.select(cfg, f"{node}.vocabulary") is not None:
+        vocabulary = build(cfg, f"{node}.vocabulary").encode_with(model)
+        model.set_vocabulary(vocabulary)
+        set_vocabulary_description(evaluator, vocabulary.description)
+    results = inference_on_dataset(model, loader, evaluator)
+    print_csv_format(results)
+    return results or {}
+
+
+def best_metric(cfg: DictConfig) -> str:
+    """The metric by which an evaluation is the best: ``train.best_metric``, or the evaluator's."""
+    if cfg.train.best_metric is not None:
+        return str(cfg.train.best_metric)
+    name, (node, _) = next(iter(evaluation_nodes(cfg).items()), ("", ("dataloader", "")))
+    target = OmegaConf.select(cfg, f"{node}.evaluator._target_")
+    metric = getattr(
+        locate(target) if isinstance(target, str) else target, "best_metric", "bbox/AP"
+    )
+    return f"{name}/{metric}" if name else metric
+
+
+def train(cfg: DictConfig, model: Any, resume: bool, progress_bar: bool = False) -> dict[str, Any]:
     """Train to ``train.max_iter``, from the last checkpoint if ``resume``; returns the results.
 
     Raises:
-        SystemExit: a signal asked to stop; there is a checkpoint.
-        UserError: of the config, the data, a full disk, or a loss that is not finite.
+        SystemExit: a signal asked to stop; a checkpoint is written.
+        UserError: the config or the data are wrong, the disk is full, or losses are not finite.
     """
     keys, main = cfg.train, comm.is_main_process()
+    for key in ("optimizer", "lr_multiplier", "dataloader.train"):
+        if OmegaConf.select(cfg, key) is None:
+            raise UserError(f"the config: key {key!r} is missing, which a training needs")
     cfg.optimizer.params.model = model
     plain: Any = OmegaConf.to_container(keys, resolve=True)  # of lists and dicts
     apply_runtime_options(model, keys.channels_last, plain["compile"])
@@ -91,20 +167,26 @@ def train(
         micro_batch=keys.micro_batch,
     )
     average = AverageWeights(model, keys.ema) if keys.ema else None
-    best_model = cast(DetCLIPv2, average.model) if average else model
+    best_model: Any = average.model if average else model
     averaged = {"ema": average.model} if average else {}
     checkpointer = Checkpointer(model, keys.output_dir, trainer=trainer, **averaged)
     stop = PreemptionHook(checkpointer)
+    metric = best_metric(cfg)
     results: dict[str, Any] = {}
 
     def evaluate_and_keep() -> dict[str, Any]:
         results.clear()
-        if stop.agreed is None:  # else there is no time left for it
-            # The main process alone has them; the hooks below need them in all.
+        if stop.agreed is None:  # after a stop signal there is no time for it
+            # Only the main process has results; the hooks below need them in all processes.
             results.update(comm.all_gather(evaluate(cfg, best_model))[0])
+            known = flatten_results_dict(results)
+            if keys.best_metric and metric not in known:
+                raise UserError(
+                    f"train.best_metric is {metric!r}, but the evaluation gives {', '.join(known)}"
+                )
         return results
 
-    period = keys.eval_period
+    period, plateau = keys.eval_period, plain["reduce_lr_on_plateau"]
     schedule = hooks.LRScheduler(scheduler=build(cfg, "lr_multiplier"))
     trainer.register_hooks(
         [
@@ -114,26 +196,27 @@ def train(
                 loader,
                 keys.source_ratios,
                 keys.seed,
-                report_period=keys.report_period,
                 starts=keys.source_starts,
                 block=len(loader.sources) if keys.fast_dev_run else 100,
             ),
+            SeedEachIteration(keys.seed),
+            ReportSkipped(loader, keys.report_period),
             Speed(loader),
             average,
             ResumablePeriodicCheckpointer(checkpointer, **keys.checkpointer),
             stop,
             hooks.EvalHook(period, evaluate_and_keep),
-            ResumableBestCheckpointer(period, checkpointer, "bbox/AP") if period else None,
+            ResumableBestCheckpointer(period, checkpointer, metric) if period else None,
             hooks.PeriodicWriter(writers(cfg), period=keys.log_period) if main else None,
             DrawCurves(keys.output_dir) if main else None,
             ProgressBar(loader) if main and progress_bar else None,
-            AutoStep(schedule, **cfg.train.auto_step) if cfg.train.auto_step else None,
+            ReduceLROnPlateau(schedule, **{"metric": metric, **plateau}) if plateau else None,
         ]
     )
     checkpointer.resume_or_load(keys.init_checkpoint, resume=resume)
     start = trainer.iter + 1 if resume and checkpointer.has_checkpoint() else 0
     with stop.listening(), space_needed(keys.output_dir):
-        with contextlib.suppress(Stagnated):
+        with contextlib.suppress(EarlyStop):
             trainer.train(start, keys.max_iter)
         if main:
             save_weights(best_model, keys.output_dir)
@@ -141,10 +224,10 @@ def train(
 
 
 def precision(amp: DictConfig) -> torch.dtype | None:
-    """What ``train.amp`` lowers operations to; None for float32.
+    """The dtype of autocast by ``train.amp``; None for float32.
 
     Raises:
-        UserError: a precision that is neither float16 nor bfloat16.
+        UserError: the precision is neither float16 nor bfloat16.
     """
     if amp.precision not in ("float16", "bfloat16"):
         raise UserError(f"train.amp.precision is {amp.precision!r}: it is float16 or bfloat16")
@@ -152,7 +235,7 @@ def precision(amp: DictConfig) -> torch.dtype | None:
 
 
 def writers(cfg: DictConfig) -> list[EventWriter]:
-    """Where metrics go: log, metrics.json, TensorBoard, and W&B if ``train.wandb`` is set."""
+    """Writers of metrics: log, metrics.json, TensorBoard, and W&B if ``train.wandb`` is set."""
     keys = cfg.train
     chosen = [*default_writers(keys.output_dir, keys.max_iter), SpeedPrinter()]
     if keys.wandb is not None:
@@ -165,29 +248,34 @@ def load(args: Any) -> DictConfig:
     """The config with the overrides of the command line.
 
     Raises:
-        UserError: it cannot be loaded, or has a key that nothing reads, or lacks one that is read.
+        UserError: it cannot be loaded, has an unknown key, or lacks the model or data.
     """
     cfg, name = load_config(args.config_file)
-    known = OmegaConf.create(TRAIN)
+    known = get_config("train.py").train
     cfg.train = OmegaConf.merge(known, cfg.get("train", {}))
     apply_overrides(cfg, args.opts, name)
     for key in cfg.train:
+        if key == "auto_step":
+            raise UserError(f"{name}: train.auto_step is called train.reduce_lr_on_plateau now")
         if key not in known:
             raise UserError(unknown_key(name, "train", key, known))
-    for part in ("model", "optimizer", "lr_multiplier", "dataloader"):
+    for part in ("model", "dataloader"):
         if part not in cfg:
             raise UserError(f"{name}: key {part!r} is missing")
-        check_keys(cfg[part], part, name)
+    for part in ("model", "dataloader", "optimizer", "lr_multiplier"):
+        if part in cfg:
+            check_keys(cfg[part], part, name)
+    check_vocabularies(cfg)
     return cfg
 
 
 def set_up(args: Any, output_dir: str = "") -> DictConfig:
-    """The loaded config, with folders, logs and seeds as it says.
+    """Load the config and set up its folders, logs and seeds.
 
     Args:
-        args: of Detectron2's ``default_argument_parser``.
-        output_dir: takes the place of ``train.output_dir``; as an override, a folder whose name
-            has spaces, "=" or "[" would be grammar.
+        args: from Detectron2's ``default_argument_parser``.
+        output_dir: replaces ``train.output_dir``; an override cannot hold a name with spaces, "="
+            or "[".
     """
     cfg = load(args)
     if output_dir:
@@ -201,12 +289,50 @@ def set_up(args: Any, output_dir: str = "") -> DictConfig:
         keep_freed_memory()
     default_setup(cfg, args)
     setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="detclip2")
-    # A mistake of the user is told in one sentence; the trainer would log its traceback too.
+    # A UserError is reported in one sentence; the trainer would log its traceback too.
     logging.getLogger("detectron2.engine.train_loop").addFilter(no_traceback)
     return cfg
 
 
 def no_traceback(record: logging.LogRecord) -> bool:
-    """False for a log record of what is told in one sentence."""
+    """False for the log record of an error that is reported in one sentence."""
     error = record.exc_info and record.exc_info[1]
     return not (error and (isinstance(error, UserError) or out_of_space(error)))
+
+
+def shorten(cfg: DictConfig) -> None:
+    """Make ``cfg`` a run of a few iterations that tries every part, before a long run.
+
+    It writes to the subfolder ``fast_dev_run`` of its output folder. Every source has its turn, a
+    checkpoint and an evaluation are made in the middle and at the end, and every iteration is
+    logged. Models, data and batch sizes are those of the long run.
+    """
+    names = list(source_nodes(cfg))
+    cfg.train.update(
+        output_dir=str(Path(cfg.train.output_dir) / "fast_dev_run"),
+        max_iter=TURNS * len(names),
+        source_ratios=dict.fromkeys(names, 1.0),
+        source_starts=None,
+        checkpointer={**cfg.train.checkpointer, "period": len(names)},
+        eval_period=len(names),
+        log_period=1,
+    )
+
+
+class FirstBatches:
+    """The first batches of a test loader.
+
+    Args:
+        loader: a loader with a length.
+        number: the most batches.
+    """
+
+    def __init__(self, loader: Any, number: int = TEST_BATCHES) -> None:
+        self.loader = loader
+        self.number = number
+
+    def __len__(self) -> int:
+        return min(self.number, len(self.loader))
+
+    def __iter__(self) -> Iterator[Any]:
+        return islice(iter(self.loader), self.number)

@@ -1,49 +1,25 @@
-"""What evaluators refuse, and how they write what they found."""
+"""Checks of the detections that evaluators accept, and the file of their results."""
 
 import json
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from detectron2.structures import Instances
-from detectron2.utils import comm
-from numpy.typing import NDArray
 
 from detclip2.evaluation.protocol import Protocol
 from detclip2.utils.errors import UserError
 from detclip2.utils.files import write_whole
 
 
-def sum_over_processes(
-    counts: NDArray[np.int64], image_ids: Sequence[Any], dataset: str, distributed: bool
-) -> NDArray[np.int64] | None:
-    """The sum of what all processes counted in their images; None on others than the main one.
-
-    Raises:
-        UserError: no image was evaluated, or one twice.
-    """
-    if distributed and comm.get_world_size() > 1:
-        gathered = comm.gather((counts, image_ids), dst=0)
-        if not comm.is_main_process():
-            return None
-        counts = np.sum([part for part, _ in gathered], axis=0)
-        image_ids = [image_id for _, part in gathered for image_id in part]
-    if not image_ids:
-        raise UserError(f"{dataset}: no image was evaluated")
-    if len(image_ids) > len(set(image_ids)):
-        raise UserError(f"{dataset}: an image was evaluated twice")
-    return counts
-
-
 def check_known(image_id: Any, image_ids: Collection[Any], json_file: str) -> None:
-    """Refuse detections of an image that the annotations do not have.
+    """Refuse detections of an image that is not in the annotations.
 
     Raises:
-        UserError: names the image and the file.
+        UserError: the image is unknown; the message names it and the file.
     """
     if image_id not in image_ids:
         raise UserError(
@@ -53,7 +29,7 @@ def check_known(image_id: Any, image_ids: Collection[Any], json_file: str) -> No
 
 
 def check_finite(image_id: Any, instances: Instances) -> None:
-    """Refuse detections that no metric can order.
+    """Refuse detections with scores or boxes that are not finite.
 
     Raises:
         UserError: a score or a box of the image is not a finite number.
@@ -67,7 +43,7 @@ def check_finite(image_id: Any, instances: Instances) -> None:
 
 
 def write_results(path: Path, protocol: Protocol, results: Mapping[str, Any]) -> None:
-    """Write results with what they were measured with, as json; NaN is written as null."""
+    """Write results and their protocol as JSON; NaN is written as null."""
     content = {"protocol": asdict(protocol), **_without_nan(results)}
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     write_whole(path, lambda file: file.write(text.encode()))

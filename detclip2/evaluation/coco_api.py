@@ -1,4 +1,4 @@
-"""pycocotools on annotations and detections in memory, without its prints."""
+"""pycocotools on annotations and detections in memory, without its printed lines."""
 
 import contextlib
 import io
@@ -17,7 +17,7 @@ METRICS = {
     "APm": (None, "medium"),
     "APl": (None, "large"),
 }
-"""Name -> threshold of IoU (None: the mean of 0.50 to 0.95), range of areas."""
+"""Name -> (IoU threshold, None for the mean of 0.50 to 0.95; range of areas)."""
 
 
 def coco_of(
@@ -25,11 +25,11 @@ def coco_of(
     annotations: Iterable[dict[str, Any]],
     categories: Sequence[dict[str, Any]],
 ) -> COCO:
-    """An index of boxes: of the truth, or of detections (which have a ``score``).
+    """An index of true boxes, or of detections (which have a ``score``).
 
-    Boxes are numbered from 1, because COCOeval takes the id 0 for "no match" and so would never
-    count the first box of the many files that number from 0. A missing ``iscrowd`` is 0, a missing
-    ``area`` that of the box, as in detections.
+    Boxes are numbered from 1, because COCOeval takes id 0 for "no match" and would never count the
+    first box of the many files that number from 0. The default of ``iscrowd`` is 0, that of
+    ``area`` the area of the box, as for detections.
     """
     coco = COCO()
     coco.dataset = {
@@ -46,7 +46,7 @@ def coco_of(
 
 
 def evaluated(truth: COCO, detections: COCO, max_detections: list[int], by_class: bool) -> COCOeval:
-    """A COCOeval of boxes that has accumulated; without `by_class` all boxes are of one class."""
+    """An accumulated COCOeval of boxes; without `by_class` all boxes are of one class."""
     evaluation = COCOeval(truth, detections, "bbox")
     evaluation.params.maxDets = max_detections
     evaluation.params.useCats = int(by_class)
@@ -62,7 +62,7 @@ def average_precision(
     """Standard AP in percent.
 
     Returns:
-        `METRICS` by name, and AP by category id; NaN where there are no boxes to find.
+        `METRICS` by name, and AP by category id; NaN without boxes to find.
     """
     evaluation = evaluated(truth, detections, [1, 10, max_detections], by_class=True)
     params = evaluation.params
@@ -79,6 +79,6 @@ def average_precision(
 
 
 def _mean(precision: np.ndarray) -> float:
-    """In percent, over what is defined: -1 stands where there are no boxes."""
+    """The mean of defined values in percent; -1 marks undefined ones."""
     defined = precision[precision > -1]
     return float(100 * defined.mean()) if defined.size else float("nan")

@@ -1,7 +1,7 @@
-"""The detections of a data set as compact arrays, of which only the best are kept.
+"""Detections of a data set as compact arrays that keep only the best.
 
-A detection takes 32 bytes here and about a thousand as a Python dict, so that what large
-vocabularies find in large data sets stays in memory.
+A detection takes 32 bytes, and about a thousand as a Python dict, so detections of large
+vocabularies on large data sets fit into memory.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,7 +29,7 @@ DETECTION = np.dtype(
 
 
 def detections_of(instances: Instances, image_id: int) -> Detections:
-    """What a model has found in one image; its classes are taken as they are."""
+    """The detections of one image as an array; classes are not mapped."""
     boxes = instances.pred_boxes.tensor.cpu().float()
     found = np.empty(len(boxes), DETECTION)
     found["image"] = image_id
@@ -42,15 +42,15 @@ def detections_of(instances: Instances, image_id: int) -> Detections:
 def order(detections: Detections) -> NDArray[np.intp]:
     """Indices by score, the best first; equal scores by image id, then by box.
 
-    No two detections that differ are equal in this order, so what it cuts and sorts does not
-    depend on the order of images, their batches or processes.
+    Different detections never tie in this order, so results do not depend on the order of images,
+    batches or processes.
     """
     x, y, width, height = detections["box"].T
     return np.lexsort((height, width, y, x, detections["image"], -detections["score"]))
 
 
 def best(detections: Detections, limit: int) -> Detections:
-    """The first `limit` of :func:`order`, in any order."""
+    """The first `limit` of `order`, in any order."""
     surplus = len(detections) - limit
     if surplus <= 0:
         return detections
@@ -63,14 +63,13 @@ def best(detections: Detections, limit: int) -> Detections:
 
 
 class BestOfClasses:
-    """Takes detections in and keeps the best of each class.
+    """Keeps the best detections of each class.
 
-    It holds at most 1.5 * C * limit + block detections, and twice that while it cuts, however many
-    it is given.
+    It holds at most 1.5 * C * limit + block detections, and twice that while it cuts.
 
     Args:
-        limit: how many of a class are kept.
-        block: detections that are taken in between two cuts, at least.
+        limit: detections that are kept of a class.
+        block: the least detections to add between two cuts.
     """
 
     def __init__(self, limit: int, block: int = 1_000_000) -> None:
@@ -81,10 +80,10 @@ class BestOfClasses:
         self._num_new = 0
 
     def add(self, detections: Detections) -> None:
-        """Take in some more."""
+        """Add detections."""
         self._new.append(detections)
         self._num_new += len(detections)
-        # Not before half of what is kept is new, so that no detection is moved often.
+        # Cut only after half as many new as kept ones, so that no detection moves often.
         if self._num_new >= max(self._block, len(self._kept) // 2):
             self._cut()
 
@@ -95,7 +94,7 @@ class BestOfClasses:
 
     def _cut(self) -> None:
         detections = np.concatenate([self._kept, *self._new])
-        self._kept, self._new, self._num_new = detections[:0], [], 0  # frees what was copied
+        self._kept, self._new, self._num_new = detections[:0], [], 0  # free the copied parts
         counts = np.bincount(detections["category"])
         if counts.max(initial=0) > self.limit:
             by_class = np.split(np.argsort(detections["category"]), np.cumsum(counts)[:-1])
@@ -104,14 +103,14 @@ class BestOfClasses:
 
 
 class ByClass:
-    """Detections of several processes, merged one class at a time, and only then cut.
+    """Detections of several processes, merged and cut one class at a time.
 
-    Item c holds those of class c, the best first (:func:`order`).
+    Item c has the detections of class c, the best first (`order`).
 
     Args:
-        parts: what each process has, sorted by class; they may lie in files.
+        parts: detections of each process, sorted by class; may be memory-mapped.
         num_classes: C.
-        limit: how many of a class are kept; None for all.
+        limit: detections that are kept of a class; None for all.
     """
 
     def __init__(
@@ -135,15 +134,15 @@ class ByClass:
 
 
 def gather(array: NDArray[np.void], folder: Path | None, name: str) -> list[NDArray[np.void]]:
-    """The arrays of all processes, on the main one, without having them all in its memory.
+    """Gather the arrays of all processes on the main one through files, not in memory.
 
     Args:
-        array: of this process.
-        folder: that all processes see; the files in it are gone when nobody reads the arrays.
-        name: of the files.
+        array: the array of this process.
+        folder: a folder that all processes share; its files vanish once the arrays are released.
+        name: name of the files.
 
     Returns:
-        One array a process; [] on others than the main one.
+        One array per process; [] on processes other than the main one.
 
     Raises:
         UserError: there are several processes and no folder, or not all of them see it.
@@ -170,4 +169,4 @@ def gather(array: NDArray[np.void], folder: Path | None, name: str) -> list[NDAr
 def _take(paths: Sequence[Path]) -> Iterator[NDArray[np.void]]:
     for path in paths:
         yield np.load(path, mmap_mode="r", allow_pickle=False)
-        path.unlink()  # it stays readable until nobody has it open
+        path.unlink()  # it stays readable while it is open

@@ -1,19 +1,19 @@
-"""LVIS's average precision, standard and Fixed, side by side and within bounded memory."""
+"""LVIS's average precision, standard and Fixed, in bounded memory."""
 
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from detectron2 import evaluation
 from detectron2.data import MetadataCatalog
+from detectron2.structures import Instances
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
-from detclip2.evaluation.checks import check_finite, check_known, write_results
 from detclip2.evaluation.detections import (
     DETECTION,
     BestOfClasses,
@@ -24,7 +24,8 @@ from detclip2.evaluation.detections import (
     gather,
 )
 from detclip2.evaluation.lvis_ap import METRICS, Annotations, average_precision
-from detclip2.evaluation.protocol import Protocol, annotations_of, prompts_of
+from detclip2.evaluation.protocol import Protocol, annotations_of
+from detclip2.evaluation.streaming import StreamingEvaluator
 from detclip2.utils.errors import UserError
 from detclip2.utils.files import write_whole
 
@@ -36,38 +37,39 @@ _RESULTS = {
     STANDARD: "lvis_instances_results.json",
     FIXED: "lvis_fixed_ap_instances_results.json",
 }
-# An image that was evaluated, and how many detections the model gave for it.
+# An evaluated image, and the number of detections that the model gave.
 _IMAGE = np.dtype([("id", np.int64), ("given", np.int64)])
 
 
-class LVISFixedAPEvaluator(evaluation.LVISEvaluator):
-    """AP, AP50, AP75, APs, APm, APl, APr, APc, APf of boxes over IoU 0.5 to 0.95, twice.
+class LVISFixedAPEvaluator(StreamingEvaluator, evaluation.LVISEvaluator):
+    """Standard and Fixed AP of boxes: AP, AP50, AP75, APs, APm, APl, APr, APc, APf.
 
-    Standard AP keeps the best 300 detections of an image, whatever their classes, so that a good
-    detection of one class can drop out for better ones of another. Fixed AP (Dave et al.,
-    "Evaluating large-vocabulary object detectors: the devil is in the details", arXiv 2102.01066)
-    keeps the best 10,000 of each class over the data set and any number of an image; it is what
-    the tables of DetCLIPv2, GLIP and MDETR show.
+    Standard AP keeps the best 300 detections of an image over all classes, so better detections of
+    one class can displace good ones of another. Fixed AP (Dave et al., "Evaluating large-vocabulary
+    object detectors: the devil is in the details", arXiv 2102.01066) keeps the best 10,000 of each
+    class over the data set, with no limit per image; the tables of DetCLIPv2, GLIP and MDETR show
+    it. The means are over IoU 0.5 to 0.95.
 
-    It takes Detectron2's place under its name; the lvis package computes both numbers. Of each
-    process stay 32 bytes for a detection that either protocol keeps. Equal scores are ordered by
-    image id and box, so results do not depend on the order of images, batches or processes.
+    It replaces Detectron2's LVISEvaluator; the lvis package computes both numbers. Each detection
+    that a protocol keeps takes 32 bytes. Equal scores are ordered by image id and box, so results
+    do not depend on the order of images, batches or processes.
 
     Args:
         dataset_name: its metadata has a ``json_file`` in LVIS's format.
         tasks: ("bbox",), or None for the same.
-        distributed: put together what all processes have; results are on the main one, the others
-            return None. Processes hand it over in files in `output_dir`.
-        output_dir: where results are written: LVIS's json of detections for either protocol,
-            and "results.json" with the protocol and the numbers. Nothing is if None.
+        distributed: gather the detections of all processes, through files in `output_dir`;
+            processes other than the main one return None.
+        output_dir: folder for results: detections in LVIS's format for each protocol, and
+            "results.json" with the protocol and the numbers. None writes nothing.
         max_dets_per_image: for the standard AP; None for LVIS's 300.
         max_dets_per_class: for the Fixed AP.
-        prompts: what the model is asked for, as the protocol tells it; None for the data set's
-            names.
 
     Raises:
-        UserError: the json is missing, not in LVIS's format, or lacks a key; tasks beside boxes.
+        UserError: the json is missing, not in LVIS's format, or lacks a key; `tasks` has more than
+            boxes.
     """
+
+    best_metric = "bbox_fixed/AP"
 
     def __init__(
         self,
@@ -78,7 +80,6 @@ class LVISFixedAPEvaluator(evaluation.LVISEvaluator):
         *,
         max_dets_per_image: int | None = None,
         max_dets_per_class: int = 10_000,
-        prompts: str | None = None,
     ) -> None:
         if tasks is not None and list(tasks) != ["bbox"]:
             raise UserError(
@@ -89,7 +90,9 @@ class LVISFixedAPEvaluator(evaluation.LVISEvaluator):
             raise UserError(f"data set {dataset_name!r} has no json_file: register it before")
         self._json_file: str = PathManager.get_local_path(str(metadata.json_file))
         try:
-            super().__init__(dataset_name, ("bbox",), distributed, output_dir)
+            evaluation.LVISEvaluator.__init__(
+                self, dataset_name, ("bbox",), distributed, output_dir
+            )
         except OSError as error:
             raise UserError(f"{self._json_file}: {error.strerror or error}") from error
         except KeyError as error:
@@ -99,10 +102,17 @@ class LVISFixedAPEvaluator(evaluation.LVISEvaluator):
         self._annotations = Annotations(self._lvis_api, self._json_file)
         self._class_of = _class_positions(metadata, self._annotations)
         self._dataset_name = dataset_name
-        self._folder = None if output_dir is None else Path(output_dir)
         self._max_dets = 300 if max_dets_per_image is None else max_dets_per_image
         self._max_dets_of_class = max_dets_per_class
-        self._prompts = prompts
+        protocol = Protocol(
+            dataset_name,
+            annotations_of(self._json_file),
+            f"{self._max_dets} an image (standard), {self._max_dets_of_class} a class (Fixed)",
+            "standard and Fixed AP of boxes, IoU 0.5:0.95",
+        )
+        StreamingEvaluator.__init__(
+            self, protocol, self._annotations.images, self._json_file, distributed, output_dir
+        )
         self.reset()
 
     def reset(self) -> None:
@@ -111,36 +121,24 @@ class LVISFixedAPEvaluator(evaluation.LVISEvaluator):
         self._best_of_images: list[Detections] = []
         self._best_of_classes = BestOfClasses(self._max_dets_of_class)
 
-    def process(
-        self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]
-    ) -> None:
-        """Take in what a model has found in a batch of images.
-
-        Args:
-            inputs: have an ``image_id``.
-            outputs: have ``instances`` with ``pred_boxes`` (XYXY px of the original image),
-                ``scores`` and ``pred_classes``.
+    def add(self, key: Any, instances: Instances) -> None:
+        """Add the detections of an image.
 
         Raises:
-            UserError: an image is not in the annotations, or a class has no category there, or a
-                score or box is not a finite number.
+            UserError: a class has no category in the annotations.
         """
-        for image, output in zip(inputs, outputs, strict=True):
-            image_id = image["image_id"]
-            check_known(image_id, self._annotations.images, self._json_file)
-            check_finite(image_id, output["instances"])
-            found = detections_of(output["instances"], image_id)
-            self._use_positions(found)
-            self._images.append((image_id, len(found)))
-            self._best_of_images.append(best(found, self._max_dets))
-            self._best_of_classes.add(found)
+        found = detections_of(instances, key)
+        self._use_positions(found)
+        self._images.append((key, len(found)))
+        self._best_of_images.append(best(found, self._max_dets))
+        self._best_of_classes.add(found)
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
-        """Both protocols.
+        """Evaluate with both protocols.
 
         Returns:
-            "bbox" (standard) and "bbox_fixed": percent by metric, NaN where there is nothing to
-            find; None on processes other than the main one.
+            "bbox" (standard) and "bbox_fixed": percent by metric, NaN without boxes to find; None
+            on processes other than the main one.
 
         Raises:
             UserError: no image was evaluated, or one twice.
@@ -152,7 +150,7 @@ class LVISFixedAPEvaluator(evaluation.LVISEvaluator):
         }
         for key in (STANDARD, FIXED):
             parts[key] = parts[key][np.argsort(parts[key]["category"], kind="stable")]
-        gathered = {key: self._gather(key, parts.pop(key)) for key in list(parts)}
+        gathered = {key: self._gather_parts(key, parts.pop(key)) for key in list(parts)}
         if self._distributed and not comm.is_main_process():
             return None
         images = np.concatenate(gathered["images"])
@@ -163,14 +161,14 @@ class LVISFixedAPEvaluator(evaluation.LVISEvaluator):
             FIXED: ByClass(gathered[FIXED], num_classes, self._max_dets_of_class),
         }
         results = {k: average_precision(self._annotations, d) for k, d in detections.items()}
-        protocol = self._protocol(images)
-        logger.info("%s", protocol)
+        self.protocol = self._protocol_of(images)
+        logger.info("%s", self.protocol)
         logger.info("%s", table(results))
-        self._write(detections, results, protocol)
+        self._write(detections, results)
         return results
 
     def _use_positions(self, found: Detections) -> None:
-        """From the model's classes to positions in the annotations' sorted category ids."""
+        """Replace the model's classes by positions in the annotations' sorted category ids."""
         classes = found["category"]
         wrong = (classes < 0) | (classes >= len(self._class_of))
         if wrong.any() or (self._class_of[classes] < 0).any():
@@ -182,7 +180,7 @@ class LVISFixedAPEvaluator(evaluation.LVISEvaluator):
             )
         found["category"] = self._class_of[classes]
 
-    def _gather(self, name: str, part: Any) -> list[Any]:
+    def _gather_parts(self, name: str, part: Any) -> list[Any]:
         return gather(part, self._folder, f"lvis_{name}") if self._distributed else [part]
 
     def _check_images(self, images: Any) -> None:
@@ -205,25 +203,18 @@ class LVISFixedAPEvaluator(evaluation.LVISEvaluator):
                 self._json_file,
             )
 
-    def _protocol(self, images: Any) -> Protocol:
-        names = [category.get("name", "") for category in self._annotations.categories]
+    def _protocol_of(self, images: Any) -> Protocol:
+        """The protocol with the number of images and the most detections of an image."""
+        detections = self.protocol.detections.partition(";")[0]
         most = int(images["given"].max())
-        return Protocol(
+        return replace(
+            self.protocol,
             dataset=f"{self._dataset_name}, {len(images)} images",
-            annotations=annotations_of(self._json_file),
-            prompts=self._prompts or prompts_of(names),
-            detections=(
-                f"{self._max_dets} an image (standard), {self._max_dets_of_class} a class "
-                f"(Fixed); the model gave up to {most} an image"
-            ),
-            metric="standard and Fixed AP of boxes, IoU 0.5:0.95",
+            detections=f"{detections}; the model gave up to {most} an image",
         )
 
     def _write(
-        self,
-        detections: Mapping[str, ByClass],
-        results: Mapping[str, Mapping[str, float]],
-        protocol: Protocol,
+        self, detections: Mapping[str, ByClass], results: Mapping[str, Mapping[str, float]]
     ) -> None:
         if self._folder is None:
             return
@@ -232,11 +223,11 @@ class LVISFixedAPEvaluator(evaluation.LVISEvaluator):
             ids = self._annotations.category_ids
             write_whole(path, partial(write_detections, detections=of_classes, category_ids=ids))
             logger.info("%s: detections of the %s", path, _TITLES[key])
-        write_results(self._folder / "results.json", protocol, results)
+        self.write("results.json", results)
 
 
 def table(results: Mapping[str, Mapping[str, float]]) -> str:
-    """The numbers of both protocols, one a line, in percent."""
+    """A table of results in percent, one protocol per line."""
     head = " " * 12 + "".join(f"{name:>7}" for name in METRICS)
     rows = [
         f"{_TITLES[key]:12}" + "".join(f"{values[name]:7.2f}" for name in METRICS)
@@ -246,7 +237,7 @@ def table(results: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def write_detections(file: IO[bytes], detections: ByClass, category_ids: Sequence[int]) -> None:
-    """LVIS's and COCO's json of results: a list of image_id, category_id, bbox (XYWH px), score."""
+    """Write LVIS's and COCO's results: a list of image_id, category_id, bbox (XYWH px), score."""
     file.write(b"[")
     is_first = True
     for index, category_id in enumerate(category_ids):
@@ -264,9 +255,9 @@ def write_detections(file: IO[bytes], detections: ByClass, category_ids: Sequenc
 
 
 def _class_positions(metadata: Any, annotations: Annotations) -> Any:
-    """(classes of the model,) of positions in the annotations; -1 where they lack the category."""
+    """Class of the model -> position in the annotations, -1 if they lack the category."""
     position = {category_id: i for i, category_id in enumerate(annotations.category_ids)}
-    # Where the metadata do not say otherwise, ids are those of LVIS: from 1.
+    # Without metadata, category ids are those of LVIS: from 1.
     id_to_class = metadata.get("thing_dataset_id_to_contiguous_id") or {
         category_id: category_id - 1 for category_id in annotations.category_ids
     }

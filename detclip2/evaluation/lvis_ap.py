@@ -1,8 +1,7 @@
 """LVIS's average precision by the lvis package, one class at a time.
 
-The package keeps an entry for each pair of an image and a category, which for LVIS's validation
-set are 24 million; but the classes do not depend on each other until their mean is taken, and each
-concerns few images.
+The package keeps an entry for each image and category, 24 million for LVIS's validation set.
+Classes are independent until their mean is taken, and each concerns few images.
 """
 
 import logging
@@ -19,13 +18,13 @@ from numpy.typing import NDArray
 from detclip2.evaluation.detections import ByClass, Detections
 from detclip2.utils.errors import UserError
 
-# The package tells each of its steps, here once a class.
+# The package logs each of its steps, here once per class.
 _logger = logging.getLogger(f"{__name__}.lvis")
 _logger.setLevel(logging.WARNING)
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
 
-# What LVIS's protocol reads, beside the ids that every json must have.
+# Keys that LVIS's protocol reads.
 _KEYS = {
     "images": ("id", "neg_category_ids", "not_exhaustive_category_ids"),
     "categories": ("id", "frequency"),
@@ -34,15 +33,15 @@ _KEYS = {
 
 
 class Annotations:
-    """What LVIS's protocol needs of a json, by class; boxes without masks.
+    """Annotations for LVIS's protocol, by class; boxes without masks.
 
     Args:
-        api: the json as the lvis package reads it; polygons in it are dropped, because they are
-            most of its memory and boxes are evaluated without them.
-        json_file: where it is from, for messages.
+        api: the json as the lvis package reads it; its polygons are dropped, because they take most
+            of the memory and boxes do not need them.
+        json_file: path of the json, for messages.
 
     Raises:
-        UserError: a key is missing in it, or it has no image.
+        UserError: the json lacks a key, or has no image.
     """
 
     def __init__(self, api: LVIS, json_file: str) -> None:
@@ -65,11 +64,11 @@ class Annotations:
                 self._not_exhaustive[category_id].add(image_id)
 
     def __len__(self) -> int:
-        """How many classes there are."""
+        """The number of classes."""
         return len(self.category_ids)
 
     def of_class(self, index: int) -> LVIS:
-        """The json of one class: images where it is known to be or not to be, and its boxes."""
+        """The json of one class: images known to have it or not, and its boxes."""
         category_id = self.category_ids[index]
         boxes = self._boxes[category_id]
         known = {box["image_id"] for box in boxes}.union(self._absent[category_id])
@@ -83,7 +82,7 @@ class Annotations:
             }
             for image_id in sorted(known)
         ]
-        # Numbered anew from 1: matching treats id 0 as "no match".
+        # Renumbered from 1: matching treats id 0 as "no match".
         annotations = [{**box, "id": i} for i, box in enumerate(boxes, 1)]
         return _InMemory(images, annotations, [self.categories[index]])
 
@@ -94,8 +93,8 @@ class Annotations:
             precision: (10 IoU thresholds, 101 recalls, C, 4 ranges of area), -1 where undefined.
 
         Returns:
-            Percent by the names of `METRICS`; NaN where there is nothing to find. Where categories
-            have a ``split``, as those of EmojiScenes, also "AP-SPLIT" and "AP50-SPLIT" for each.
+            Percent by the names of `METRICS`; NaN without boxes to find. If categories have a
+            ``split``, as those of EmojiScenes, also "AP-SPLIT" and "AP50-SPLIT" for each.
         """
         nothing = _InMemory([], [], self.categories)
         total = LVISEval(nothing, nothing, "bbox")
@@ -113,13 +112,13 @@ class Annotations:
 
 
 def _mean_of_defined(precision: NDArray[np.float64]) -> float:
-    """The mean of what is not -1, as LVIS takes it; -1 where there is nothing."""
+    """The mean of values other than -1, as LVIS defines it; -1 if there is none."""
     defined = precision[precision > -1]
     return float(defined.mean()) if defined.size else -1.0
 
 
 class _InMemory(LVISResults):
-    """What the lvis package reads from a file, truth or results, from lists."""
+    """Truth or results of the lvis package, made from lists instead of a file."""
 
     def __init__(self, images: list[Any], annotations: list[Any], categories: list[Any]) -> None:
         self.logger = _logger
@@ -128,10 +127,10 @@ class _InMemory(LVISResults):
 
 
 def average_precision(annotations: Annotations, detections: ByClass) -> dict[str, float]:
-    """LVIS's average precision of all that is given; no limit is applied here.
+    """LVIS's average precision of all given detections; no limit is applied.
 
     Returns:
-        Percent by the names of `METRICS`; NaN where there is nothing to find.
+        Percent by the names of `METRICS`; NaN without boxes to find.
     """
     of_classes = [
         _precision(annotations.of_class(i), detections[i]) for i in range(len(detections))
@@ -140,7 +139,7 @@ def average_precision(annotations: Annotations, detections: ByClass) -> dict[str
 
 
 def _precision(truth: LVIS, detections: Detections) -> NDArray[np.float64]:
-    """(10 IoU thresholds, 101 recalls, 1, 4 ranges of area), -1 where there is nothing to find."""
+    """(10 IoU thresholds, 101 recalls, 1, 4 ranges of area), -1 without boxes to find."""
     if not truth.anns:
         return np.full((10, 101, 1, 4), -1.0)
     images, categories = truth.dataset["images"], truth.dataset["categories"]
@@ -175,10 +174,10 @@ def _precision(truth: LVIS, detections: Detections) -> NDArray[np.float64]:
 
 
 def check_keys(content: Any, json_file: str) -> None:
-    """Whether a json has what LVIS's protocol reads.
+    """Check that a json has the keys that LVIS's protocol reads.
 
     Raises:
-        UserError: it names the file and the first key that is missing.
+        UserError: a key is missing; the message names the file and the first such key.
     """
     for part, keys in _KEYS.items():
         if not isinstance(content, dict) or not isinstance(content.get(part), list):
@@ -196,6 +195,6 @@ def check_keys(content: Any, json_file: str) -> None:
 
 @contextmanager
 def numpy_with_float() -> Iterator[None]:
-    """Give NumPy back its old name ``np.float``, which lvis 0.5.3, the last release, still says."""
+    """Restore the old name ``np.float``, which lvis 0.5.3, the last release, still uses."""
     with mock.patch.object(np, "float", float, create=True):
         yield

@@ -1,59 +1,50 @@
-"""Are things called by their right names? Accuracy over boxes, whatever the order of scores."""
+"""Accuracy of names over boxes, independent of the order of scores between images."""
 
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import DatasetEvaluator
-from detectron2.structures import Boxes, BoxMode, pairwise_iou
+from detectron2.structures import Boxes, BoxMode, Instances, pairwise_iou
 
 from detclip2.data.io.coco_json import read_coco_json
-from detclip2.evaluation.checks import (
-    check_finite,
-    check_known,
-    sum_over_processes,
-    write_results,
-)
-from detclip2.evaluation.protocol import Protocol, annotations_of, prompts_of
+from detclip2.evaluation.protocol import Protocol, annotations_of
+from detclip2.evaluation.streaming import StreamingEvaluator
 
 logger = logging.getLogger(__name__)
 
 MIN_IOU = 0.5
 
 
-class NameAccuracyEvaluator(DatasetEvaluator):
-    """The share of boxes that get their right name, of all names that were asked for.
+class NameAccuracyEvaluator(StreamingEvaluator):
+    """The share of boxes that get their right name out of all names of the vocabulary.
 
-    Of the detections whose IoU with a box is at least 0.5, whatever their names, the one of the
-    highest score names it (of equal scores, the one with the higher IoU). A box without such a
-    detection is not found, and wrong. Average precision asks for more: that scores are ordered
-    well over all images, which is hard for names that were never trained on.
+    Among the detections of any name with an IoU of at least 0.5 with a box, the one with the
+    highest score names it (for equal scores, the one with the higher IoU). A box without such a
+    detection is not found, and counts as wrong. Average precision asks for more: scores must be
+    ordered well over all images, which is hard for names without training.
 
-    A model that takes names at random is right in 1 of C boxes that it finds ("chance").
+    A model that chooses names at random names 1 of C found boxes rightly ("chance").
 
     Args:
         dataset_name: a registered data set; its metadata has a ``json_file`` in COCO's or LVIS's
-            format. Where its categories have a ``split``, there is an accuracy for each.
-        distributed: add up what all processes found, on the main one.
-        output_dir: where ``name_accuracy.json`` goes; None writes nothing.
+            format. If its categories have a ``split``, each split has an accuracy.
+        distributed: add up the counts of all processes on the main one.
+        output_dir: folder for ``name_accuracy.json``; None writes nothing.
 
     Raises:
         UserError: the annotations cannot be read or lack a key.
     """
 
+    best_metric = "names/accuracy"
+
     def __init__(
         self, dataset_name: str, distributed: bool = True, output_dir: str | None = None
     ) -> None:
         metadata = MetadataCatalog.get(dataset_name)
-        self._json_file = metadata.json_file
-        content = read_coco_json(self._json_file)
-        self._distributed = distributed
-        self._folder = output_dir
+        content = read_coco_json(metadata.json_file)
         categories = sorted(content["categories"], key=lambda category: category["id"])
         id_to_class = metadata.get("thing_dataset_id_to_contiguous_id") or {
             category["id"]: number for number, category in enumerate(categories)
@@ -64,58 +55,44 @@ class NameAccuracyEvaluator(DatasetEvaluator):
             if not one.get("iscrowd", 0):
                 truth = one["bbox"], id_to_class[one["category_id"]]
                 self._truth[one["image_id"]].append(truth)
-        self._image_ids = {image["id"] for image in content["images"]}
-        self.protocol = Protocol(
+        protocol = Protocol(
             dataset_name,
-            annotations_of(self._json_file),
-            prompts_of([category["name"] for category in categories]),
+            annotations_of(metadata.json_file),
             "all that the model gave",
             f"accuracy of names; of detections with IoU >= {MIN_IOU} the best names a box",
         )
+        image_ids = {image["id"] for image in content["images"]}
+        super().__init__(protocol, image_ids, metadata.json_file, distributed, output_dir)
         self.reset()
 
     def reset(self) -> None:
         """Forget all images."""
         self._seen: list[Any] = []
-        # Of each class: boxes, those found, those named rightly.
+        # For each class: boxes, found boxes, rightly named boxes.
         self._counts = np.zeros((len(self._split_of), 3), dtype=np.int64)
 
-    def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
-        """Name the boxes of some images.
-
-        Args:
-            inputs: with ``image_id``.
-            outputs: with ``instances``: ``pred_boxes`` XYXY in px of the original, ``scores``,
-                ``pred_classes``.
-
-        Raises:
-            UserError: an image is not in the annotations, or a score or a box is not finite.
-        """
-        for record, output in zip(inputs, outputs, strict=True):
-            image_id, instances = record["image_id"], output["instances"].to("cpu")
-            check_known(image_id, self._image_ids, self._json_file)
-            check_finite(image_id, instances)
-            self._seen.append(image_id)
-            truth = self._truth[image_id]
-            if not truth:
-                continue
-            boxes = torch.tensor([box for box, _ in truth], dtype=torch.float32)
-            boxes = BoxMode.convert(boxes, BoxMode.XYWH_ABS, BoxMode.XYXY_ABS)
-            names = names_of_boxes(Boxes(boxes), instances)
-            for (_, own), name in zip(truth, names, strict=True):
-                self._counts[own] += (1, name is not None, name == own)
+    def add(self, key: Any, instances: Instances) -> None:
+        """Name the boxes of an image."""
+        self._seen.append(key)
+        truth = self._truth[key]
+        if not truth:
+            return
+        boxes = torch.tensor([box for box, _ in truth], dtype=torch.float32)
+        boxes = BoxMode.convert(boxes, BoxMode.XYWH_ABS, BoxMode.XYXY_ABS)
+        names = names_of_boxes(Boxes(boxes), instances)
+        for (_, own), name in zip(truth, names, strict=True):
+            self._counts[own] += (1, name is not None, name == own)
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
-        """{"names": {"accuracy", "found", "chance", "accuracy-SPLIT"...}}, percent; NaN of nothing.
+        """{"names": {"accuracy", "found", "chance", "accuracy-SPLIT"...}}, percent; NaN without
+        boxes.
 
-        None on processes but the main one.
+        None on processes other than the main one.
 
         Raises:
             UserError: no image was evaluated, or one twice.
         """
-        counts = sum_over_processes(
-            self._counts, self._seen, self.protocol.dataset, self._distributed
-        )
+        counts = self.sum_over_processes(self._counts, self._seen)
         if counts is None:
             return None
         total, found, right = counts.sum(axis=0).tolist()
@@ -129,18 +106,16 @@ class NameAccuracyEvaluator(DatasetEvaluator):
             total, _, right = counts[members].sum(axis=0).tolist()
             results[f"accuracy-{split}"] = _percent(right, total)
         logger.info("%s", self.protocol)
-        if self._folder:
-            path = Path(self._folder) / "name_accuracy.json"
-            write_results(path, self.protocol, {"names": results})
+        self.write("name_accuracy.json", {"names": results})
         return {"names": results}
 
 
 def names_of_boxes(boxes: Boxes, instances: Any) -> list[int | None]:
-    """The class that detections give to each of N boxes; None where none overlaps enough."""
+    """The class that detections give to each of N boxes; None if none overlaps enough."""
     if not len(instances):
         return [None] * len(boxes)
     overlap = pairwise_iou(boxes, instances.pred_boxes)  # (N, detections)
-    # The best score, and of those that have it, the best overlap.
+    # The best score; among equal scores, the best overlap.
     score = instances.scores.expand_as(overlap).masked_fill(overlap < MIN_IOU, -1)
     best, _ = score.max(dim=1)
     chosen = overlap.masked_fill(score < best[:, None], -1).argmax(dim=1)

@@ -1,4 +1,4 @@
-"""ODinW: AP of each data set that is on disk, and their mean."""
+"""Evaluation on ODinW: AP of each data set on disk, and their mean."""
 
 import json
 import math
@@ -19,14 +19,14 @@ from detclip2.utils.errors import UserError
 from detclip2.utils.files import write_whole
 
 Detect = Callable[[list[Path], list[str]], Iterable[Instances]]
-"""Pictures and C prompts to detections of each picture; ``pred_classes`` index the prompts."""
+"""Images and C prompts -> detections of each image; ``pred_classes`` index the prompts."""
 
-MAX_DETECTIONS = 100  # of an image, as COCO's protocol has it
+MAX_DETECTIONS = 100  # of an image, as in COCO's protocol
 
 
 @dataclass(frozen=True)
 class OdinwSettings:
-    """How to evaluate on ODinW; the defaults are the protocol of zero-shot results."""
+    """Settings of an evaluation on ODinW; the defaults are the protocol of zero-shot results."""
 
     root: Path
     """The folder of ODinW."""
@@ -35,16 +35,16 @@ class OdinwSettings:
     split: str = "valid"
     """"train", "valid" or "test"; GLIP takes "valid" without training and "test" after it."""
     written_prompts: bool = False
-    """Ask GLIP's hand-written prompts, where there are any, in place of the names."""
+    """Use GLIP's hand-written prompts, if there are any, instead of the names."""
 
 
 def found_sets(
     sets: Sequence[OdinwSet], settings: OdinwSettings
 ) -> tuple[list[OdinwSet], list[OdinwSet]]:
-    """Those whose annotations are on disk, and those whose are not.
+    """The data sets with annotations on disk, and those without.
 
     Raises:
-        UserError: none is.
+        UserError: no data set is on disk.
     """
     found = [one for one in sets if one.annotations(settings.root, settings.split).is_file()]
     if not found:
@@ -57,10 +57,10 @@ def found_sets(
 
 
 def read_split(one: OdinwSet, settings: OdinwSettings) -> tuple[Content, list[Path]]:
-    """The annotations, as :func:`~detclip2.data.datasets.odinw.read_odinw`, and their pictures.
+    """The annotations, as from `read_odinw`, and the paths of their images.
 
     Raises:
-        UserError: annotations cannot be read or lack a key, or a picture is not there.
+        UserError: annotations cannot be read or lack a key, or an image is missing.
     """
     path = one.annotations(settings.root, settings.split)
     content = read_odinw(one, settings.root, settings.split)
@@ -68,27 +68,27 @@ def read_split(one: OdinwSet, settings: OdinwSettings) -> tuple[Content, list[Pa
         if "file_name" not in image:
             raise UserError(f"{path}: id {image['id']} of 'images' has no key 'file_name'")
         if not (path.parent / image["file_name"]).is_file():
-            raise UserError(f"{path.parent / image['file_name']}: this picture is not there")
+            raise UserError(f"{path.parent / image['file_name']}: this image does not exist")
     return content, [path.parent / image["file_name"] for image in content["images"]]
 
 
 def evaluate_odinw(
     one: OdinwSet, settings: OdinwSettings, detect: Detect, output_dir: Path
 ) -> dict[str, Any]:
-    """AP on one data set; writes its detections to ``<name>.json``, in COCO's format of results.
+    """AP on one data set; writes its detections to ``<name>.json`` in COCO's format of results.
 
     Returns:
-        ``annotations``, the file and its hash; ``prompts``; ``images``, how many; AP, AP50, ... in
-        percent, NaN where there is nothing to find; ``classes``, name -> AP.
+        ``annotations``, the file and its hash; ``prompts``; ``images``, their number; AP, AP50, ...
+        in percent, NaN without boxes to find; ``classes``, name -> AP.
 
     Raises:
-        UserError: annotations or a picture cannot be read; detections are not finite.
+        UserError: annotations or an image cannot be read; detections are not finite.
     """
-    content, pictures = read_split(one, settings)
+    content, paths = read_split(one, settings)
     category_ids = [category["id"] for category in content["categories"]]
     prompts = one.prompts(settings.benchmark, settings.written_prompts)
     found = []
-    for image, instances in zip(content["images"], detect(pictures, prompts), strict=True):
+    for image, instances in zip(content["images"], detect(paths, prompts), strict=True):
         check_finite(image["id"], instances)
         found += to_coco(instances, image["id"], category_ids)
     text = json.dumps(found)
@@ -100,14 +100,14 @@ def evaluate_odinw(
     return {
         "annotations": annotations_of(one.annotations(settings.root, settings.split)),
         "prompts": prompts,
-        "images": len(pictures),
+        "images": len(paths),
         **metrics,
         "classes": {names[identity]: ap for identity, ap in of_classes.items()},
     }
 
 
 def mean_of(results: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """The mean of each metric over the data sets where it is defined; NaN where it is nowhere."""
+    """The mean of each metric over the data sets in which it is defined; NaN if in none."""
     means = {}
     for metric in METRICS:
         values = [of_set[metric] for of_set in results.values() if not math.isnan(of_set[metric])]
@@ -122,9 +122,7 @@ def write_summary(
     protocol: Protocol,
     output_dir: Path,
 ) -> None:
-    """Write ``odinw.json``: the means, over how many data sets, which are absent and why, and all
-    results.
-    """
+    """Write ``odinw.json``: means, their number of data sets, absent data sets, and all results."""
     summary = {
         "mean": mean_of(results),
         "mean_over": len(results),
@@ -136,13 +134,24 @@ def write_summary(
 
 
 def protocol_of(
-    results: dict[str, dict[str, Any]], settings: OdinwSettings, score_threshold: float
+    results: dict[str, dict[str, Any]],
+    settings: OdinwSettings,
+    score_threshold: float,
+    vocabulary: str,
 ) -> Protocol:
-    """What the results were measured with; every data set has a hash of its own beside them."""
+    """The protocol of the results; each data set has its own hash in its results.
+
+    Args:
+        results: name of a data set -> its results.
+        settings: settings of the evaluation.
+        score_threshold: least score of a detection.
+        vocabulary: description of the vocabulary of all prompts of all data sets.
+    """
+    kind = "GLIP's hand-written prompts, else names" if settings.written_prompts else "names"
     return Protocol(
         f"ODinW-{settings.benchmark} {settings.split}",
         f"{len(results)} of {settings.benchmark} data sets",
-        "GLIP's hand-written, else names" if settings.written_prompts else "names",
         f"the best {MAX_DETECTIONS} of an image, scores over {score_threshold:g}",
         "standard AP, IoU 0.50:0.95, mean over data sets",
+        f"{kind}, asked data set by data set: {vocabulary}",
     )

@@ -1,27 +1,26 @@
-"""Phrase grounding: is a phrase of the caption found where it is? Recall R@k, as MDETR counts."""
+"""Phrase grounding: recall R@k of the boxes of a caption's phrases, as in MDETR."""
 
 import hashlib
 import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.evaluation import DatasetEvaluator
+from detectron2.data import MetadataCatalog
 from detectron2.structures import Instances
-from detectron2.utils import comm
 from tabulate import tabulate
 from torch import Tensor
 from torch.utils.data import Subset
 from torchvision.ops import box_iou
 
+from detclip2.data.datasets.catalog import register
 from detclip2.data.mappers.phrase_grounding import Mention, mentions_of, vocabulary_of
-from detclip2.data.sample import unique_phrases
-from detclip2.evaluation.checks import check_finite, check_known, write_results
+from detclip2.data.text.clean import unique_phrases
 from detclip2.evaluation.protocol import Protocol
+from detclip2.evaluation.streaming import StreamingEvaluator
 from detclip2.utils.errors import UserError
 from detclip2.utils.files import write_whole
 
@@ -30,21 +29,21 @@ logger = logging.getLogger(__name__)
 Key = tuple[Any, int]
 """The id of an image, and the number of a sentence about it."""
 Found = tuple[list[list[float]], list[float]]
-"""The boxes found for a phrase, XYXY px, the best first, and their scores."""
+"""Boxes found for a phrase, XYXY px, the best first, and their scores."""
 
 
 def grounding_set(name: str, records: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
-    """Register grounding records as the data set `name`, for configs; one of that name is replaced.
+    """Register grounding records as the data set `name`, replacing one of that name.
 
     Args:
-        name: in DatasetCatalog.
-        records: see :func:`~detclip2.data.mappers.phrase_grounding.mentions_of`; any sequence.
+        name: name in DatasetCatalog.
+        records: any sequence of records for `mentions_of`.
 
     Returns:
-        The records of captions in which a phrase has a box.
+        The records of captions with a box for at least one phrase.
 
     Raises:
-        UserError: there are none.
+        UserError: there are none, or a sentence appears twice.
     """
     mentions = _all_mentions(records)
     grounded = [i for i, of_caption in enumerate(mentions.values()) if of_caption]
@@ -53,11 +52,9 @@ def grounding_set(name: str, records: Sequence[dict[str, Any]]) -> Sequence[dict
     kept: Any = records
     if len(grounded) < len(records):
         kept = Subset(kept, grounded)
-    for catalog in (DatasetCatalog, MetadataCatalog):
-        if name in catalog:
-            catalog.remove(name)
-    DatasetCatalog.register(name, lambda: kept)
-    MetadataCatalog.get(name).set(
+    register(
+        name,
+        lambda: kept,
         evaluator_type="phrase_grounding",
         thing_classes=unique_phrases([m.phrase for some in mentions.values() for m in some]),
         mentions={key: of_caption for key, of_caption in mentions.items() if of_caption},
@@ -66,7 +63,7 @@ def grounding_set(name: str, records: Sequence[dict[str, Any]]) -> Sequence[dict
 
 
 def _all_mentions(records: Any) -> dict[Key, list[Mention]]:
-    # Scenes that are drawn when they are asked for need not be drawn for this.
+    # Synthetic scenes give their records without drawing them.
     plain = getattr(records, "records_without_images", lambda: records)()
     found: dict[Key, list[Mention]] = {}
     for record in plain:
@@ -77,29 +74,33 @@ def _all_mentions(records: Any) -> dict[Key, list[Mention]]:
     return found
 
 
-class PhraseGroundingEvaluator(DatasetEvaluator):
-    """Recall of phrases: R@k is the share of phrases of which one of the best k boxes is right.
+class PhraseGroundingEvaluator(StreamingEvaluator):
+    """Recall of phrases: R@k is the share of phrases with a right box among the best k.
 
-    Two protocols, both MDETR's (arXiv 2104.12763), both with the same detections:
+    Both protocols of MDETR (arXiv 2104.12763), on the same detections:
 
-    - ``any_box``: right is a box that has IoU >= 0.5 with any of the phrase's boxes;
-    - ``merged_boxes``: with the smallest box around all of them ("the crowd" is one box).
+    - ``any_box``: a box is right if its IoU with any of the phrase's boxes is at least 0.5;
+    - ``merged_boxes``: the same with the smallest box around all of them ("the crowd" is one box).
 
-    A phrase counts each time a caption has it. Phrases without a box do not count. A phrase of
-    several types counts for each of them, in "R@1-people" and so on. Numbers are percentages.
+    A phrase counts once per caption; phrases without a box do not count. A phrase of several types
+    counts for each of them, as "R@1-people" and so on. Numbers are percentages.
 
-    Detections are what the model finds with a caption's phrases as vocabulary
-    (:class:`~detclip2.data.mappers.phrase_grounding.MentionMapper`); it should keep the best
-    boxes of every phrase (:class:`~detclip2.modeling.postprocess.TopKPerPhrase`).
+    The vocabulary of an image is its caption's phrases (`MentionMapper`); the model should keep the
+    best boxes of every phrase (`TopKPerPhrase`).
 
     Args:
-        dataset_name: registered by :func:`grounding_set`.
-        output_dir: where ``grounding_results.json`` goes, and ``grounding_predictions.json`` in
-            the format of MDETR's evaluation: image_id, sentence_id, and for each phrase with a
-            box its boxes, the best first; with their scores.
-        top_k: the k of R@k.
-        iou_threshold: from which IoU on a box is right.
+        dataset_name: registered by `grounding_set`.
+        output_dir: folder for ``grounding_results.json``, and ``grounding_predictions.json`` in the
+            format of MDETR's evaluation: image_id, sentence_id, and for each phrase with a box its
+            detected boxes, the best first, with scores.
+        top_k: values of k.
+        iou_threshold: least IoU of a right box.
+
+    Raises:
+        UserError: the data set is not registered by `grounding_set`.
     """
+
+    best_metric = "any_box/R@1"
 
     def __init__(
         self,
@@ -111,35 +112,46 @@ class PhraseGroundingEvaluator(DatasetEvaluator):
         if not hasattr(MetadataCatalog.get(dataset_name), "mentions"):
             raise UserError(f"{dataset_name!r} is not registered by grounding_set")
         self.mentions: dict[Key, list[Mention]] = MetadataCatalog.get(dataset_name).mentions
-        self.output_dir = None if output_dir is None else Path(output_dir)
         self.top_k = tuple(top_k)
         self.iou_threshold = iou_threshold
-        self.protocol = Protocol(
-            dataset=dataset_name,
-            annotations=_print_of(self.mentions),
-            prompts="the phrases of each caption, as annotated",
-            detections=f"{max(self.top_k)} of a phrase",
-            metric=f"recall at IoU >= {iou_threshold:g}, any box and merged boxes",
+        protocol = Protocol(
+            dataset_name,
+            _fingerprint(self.mentions),
+            f"{max(self.top_k)} of a phrase",
+            f"recall at IoU >= {iou_threshold:g}, any box and merged boxes",
+            "the phrases of each caption, as annotated",
         )
+        super().__init__(protocol, self.mentions.keys(), dataset_name, output_dir=output_dir)
         self.reset()
 
     def reset(self) -> None:
         """Forget all detections."""
         self._found: dict[Key, list[Found]] = {}
 
-    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
-        """Take in what was found in some images.
+    def key_of(self, image: Mapping[str, Any]) -> Key:
+        """The image's id and the number of the sentence.
 
         Raises:
-            UserError: a caption that the data set does not have, or comes twice; a score or box
-                that is not finite.
+            UserError: the vocabulary of the sample is not the phrases of its caption.
         """
-        for sample, output in zip(inputs, outputs, strict=True):
-            key = sample["image_id"], sample.get("sentence_id", 0)
-            instances = output["instances"].to("cpu")
-            check_known(key, self.mentions.keys(), self.protocol.dataset)
-            check_finite(key, instances)
-            _add(self._found, {key: self._found_for(key, instances)})
+        key = image["image_id"], image.get("sentence_id", 0)
+        asked = image.get("vocabulary")
+        if asked is not None and key in self.mentions:
+            expected = vocabulary_of(self.mentions[key])
+            if list(asked) != list(expected):
+                raise UserError(
+                    f"the model is asked for {list(asked)} in image {key[0]}, sentence {key[1]}; "
+                    f"expected the phrases of the caption, {list(expected)}"
+                )
+        return key
+
+    def add(self, key: Key, instances: Instances) -> None:
+        """Add the detections of a caption.
+
+        Raises:
+            UserError: the caption was added before.
+        """
+        _add(self._found, {key: self._found_for(key, instances)})
 
     def _found_for(self, key: Key, instances: Instances) -> list[Found]:
         number = {p.casefold(): i for i, p in enumerate(vocabulary_of(self.mentions[key]))}
@@ -155,10 +167,10 @@ class PhraseGroundingEvaluator(DatasetEvaluator):
         """{"any_box": {"R@1": ...}, "merged_boxes": {...}} on the main process.
 
         Raises:
-            UserError: no detections have come in for some caption.
+            UserError: a caption was not evaluated, or evaluated twice.
         """
-        shares = comm.gather(self._found)
-        if not comm.is_main_process():
+        shares = self.gather(self._found)
+        if shares is None:
             return None
         found: dict[Key, list[Found]] = {}
         for share in shares:
@@ -174,8 +186,8 @@ class PhraseGroundingEvaluator(DatasetEvaluator):
             "merged_boxes": self._recall(found, merge=True),
         }
         self._report(results)
-        if self.output_dir is not None:
-            self._write(found, results)
+        if self._folder is not None:
+            self._write(self._folder, found, results)
         return results
 
     def _recall(self, found: dict[Key, list[Found]], merge: bool) -> dict[str, float]:
@@ -209,18 +221,18 @@ class PhraseGroundingEvaluator(DatasetEvaluator):
         logger.info("%s\n%s", self.protocol, table)
 
     def _counts(self) -> dict[str, int]:
-        """How many phrases there are of each type; all of them under ""."""
+        """Number of phrases of each type; "" counts all."""
         counts: dict[str, int] = {}
         for mention in (m for of_caption in self.mentions.values() for m in of_caption):
             for kind in ("", *mention.types):
                 counts[kind] = counts.get(kind, 0) + 1
         return dict(sorted(counts.items()))
 
-    def _write(self, found: dict[Key, list[Found]], results: dict[str, dict[str, float]]) -> None:
-        assert self.output_dir is not None
+    def _write(
+        self, folder: Path, found: dict[Key, list[Found]], results: dict[str, dict[str, float]]
+    ) -> None:
         counts = {kind or "all": number for kind, number in self._counts().items()}
-        path = self.output_dir / "grounding_results.json"
-        write_results(path, self.protocol, {**results, "phrases": counts})
+        self.write("grounding_results.json", {**results, "phrases": counts})
         predictions = [
             {
                 "image_id": image_id,
@@ -231,7 +243,7 @@ class PhraseGroundingEvaluator(DatasetEvaluator):
             for image_id, sentence_id in self.mentions
         ]
         content = json.dumps(predictions).encode()
-        path = self.output_dir / "grounding_predictions.json"
+        path = folder / "grounding_predictions.json"
         write_whole(path, lambda file: file.write(content))
 
 
@@ -241,7 +253,7 @@ def first_right(boxes: Tensor, targets: Tensor, iou_threshold: float = 0.5) -> f
     Args:
         boxes: (R, 4) XYXY, the best first.
         targets: (N, 4) XYXY.
-        iou_threshold: right is an IoU of at least that with any target.
+        iou_threshold: least IoU of a right box with any target.
     """
     right = (box_iou(boxes, targets) >= iou_threshold).any(dim=1).nonzero()
     return right[0].item() if len(right) else math.inf
@@ -264,8 +276,8 @@ def _add(found: dict[Key, list[Found]], more: dict[Key, list[Found]]) -> None:
     found.update(more)
 
 
-def _print_of(mentions: dict[Key, list[Mention]]) -> str:
-    """What the annotations are, for the protocol; the same for the same captions and boxes."""
+def _fingerprint(mentions: dict[Key, list[Mention]]) -> str:
+    """A fingerprint of the annotations for the protocol; equal for equal captions and boxes."""
     content = json.dumps(sorted(([*key, m] for key, m in mentions.items()), key=str))
     count = sum(map(len, mentions.values()))
     digest = hashlib.sha256(content.encode()).hexdigest()[:8]

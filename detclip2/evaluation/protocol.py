@@ -1,7 +1,6 @@
-"""What a number was measured with, in one line: without it, it can be compared with nothing."""
+"""Protocol of an evaluation, in one line: numbers with different protocols are not comparable."""
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,13 +12,13 @@ class Protocol:
     dataset: str
     """Name of the split."""
     annotations: str
-    """Which annotations: the file's name and :func:`file_hash`, as :func:`annotations_of` gives."""
-    prompts: str
-    """What the model was asked for: how many names, in which templates."""
+    """Name and `file_hash` of the annotation file, as from `annotations_of`."""
     detections: str
-    """How many detections were kept, of an image and of a class."""
+    """Number of detections kept, per image and per class."""
     metric: str
-    """What was computed of them, e.g. "Fixed AP"."""
+    """The computed metric, e.g. "Fixed AP"."""
+    prompts: str = "not stated"
+    """The description of the vocabulary."""
 
     def __str__(self) -> str:
         return (
@@ -29,7 +28,7 @@ class Protocol:
 
 
 def file_hash(path: str | Path) -> str:
-    """The first 8 hexadecimal digits of the SHA-256 of a file; what ``sha256sum`` starts with."""
+    """The first 8 hexadecimal digits of the SHA-256 of a file, as ``sha256sum`` prints them."""
     digest = hashlib.sha256()
     with Path(path).open("rb") as file:
         while block := file.read(1 << 20):
@@ -38,11 +37,5 @@ def file_hash(path: str | Path) -> str:
 
 
 def annotations_of(path: str | Path) -> str:
-    """A file as :class:`Protocol` names it: "lvis_v1_val.json sha256 0123abcd"."""
+    """A file as `Protocol` names it: "lvis_v1_val.json sha256 0123abcd"."""
     return f"{Path(path).name} sha256 {file_hash(path)}"
-
-
-def prompts_of(names: Sequence[str]) -> str:
-    """Names as :class:`Protocol` tells of them: "80 names (person, bicycle, ...)"."""
-    shown = ", ".join([*names[:2], *(["..."] if len(names) > 2 else [])])
-    return f"{len(names)} name{'s' * (len(names) != 1)} ({shown})"

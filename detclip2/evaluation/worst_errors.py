@@ -1,4 +1,4 @@
-"""A page of the pictures in which a model errs most: what it missed, and what it saw wrongly."""
+"""HTML page of the images with the most errors of a model: missed boxes and wrong detections."""
 
 import html
 import json
@@ -18,14 +18,14 @@ from detclip2.visualization.detections import font_for
 Entry = dict[str, Any]
 
 MIN_IOU = 0.5
-MAX_DRAWN = 30  # wrong detections in a picture, of which a young model has hundreds
+MAX_DRAWN = 30  # wrong detections of an image; early models have hundreds
 FOUND, MISSED, WRONG = "#2e8b57", "#ff8c00", "#d62728"
 STYLE = "body{font-family:sans-serif;margin:2em}figure{margin:0 0 2em}img{max-width:100%}"
 
 
 @dataclass(frozen=True)
 class ImageErrors:
-    """One image: boxes that were found, truths that were missed, detections that are wrong."""
+    """Errors of one image: right detections, missed boxes and wrong detections."""
 
     image: Entry
     found: list[Entry]
@@ -34,20 +34,20 @@ class ImageErrors:
 
     @property
     def weight(self) -> float:
-        """One for every missed box, its score for every wrong one."""
+        """1 for each missed box, plus the scores of the wrong detections."""
         return len(self.missed) + sum(one["score"] for one in self.wrong)
 
 
 def errors_of(content: Entry, detections: list[Entry], score_threshold: float) -> list[ImageErrors]:
-    """The errors in each image, most first.
+    """The errors of each image, the image with the most first.
 
-    As in COCO's protocol, the best detections choose first, each the truth of its category with
-    which it overlaps most, by an IoU of at least 0.5; in crowd regions nothing is wrong.
+    As in COCO's protocol, detections are matched by descending score, each to the box of its
+    category with the highest IoU of at least 0.5; in crowd regions no detection is wrong.
 
     Args:
         content: annotations in COCO's format.
         detections: COCO's list of results: ``image_id``, ``category_id``, ``bbox``, ``score``.
-        score_threshold: detections below are not looked at.
+        score_threshold: detections with lower scores are ignored.
     """
     truths, found = defaultdict(list), defaultdict(list)
     for one in content["annotations"]:
@@ -71,14 +71,14 @@ def write_worst_errors(
 
     Args:
         annotations: json in COCO's format.
-        detections: the results of a model on it, as COCOEvaluator writes them.
+        detections: results of a model on it, as COCOEvaluator writes them.
         image_root: the folder that ``file_name`` is relative to.
-        folder: where ``index.html`` and the pictures go.
-        score_threshold: see :func:`errors_of`.
-        count: how many images.
+        folder: folder for ``index.html`` and the images.
+        score_threshold: see `errors_of`.
+        count: the most images to draw.
 
     Returns:
-        the page.
+        The path of the page.
     """
     content = json.loads(annotations.read_text("utf-8"))
     results = json.loads(detections.read_text("utf-8")) if detections.is_file() else []
@@ -88,8 +88,8 @@ def write_worst_errors(
     for number, errors in enumerate(errors_of(content, results, score_threshold)[:count], 1):
         if not errors.weight:
             break
-        picture = draw_errors(read_image(image_root / errors.image["file_name"]), errors, names)
-        picture.save(folder / f"{number:02d}.jpg", quality=88)
+        drawn = draw_errors(read_image(image_root / errors.image["file_name"]), errors, names)
+        drawn.save(folder / f"{number:02d}.jpg", quality=88)
         caption = (
             f"{errors.image['file_name']}: {len(errors.found)} found, {len(errors.missed)} missed, "
             f"{len(errors.wrong)} wrong"
@@ -142,17 +142,17 @@ def _overlaps(detection: Entry, truths: list[Entry], crowds: list[bool]) -> list
 
 
 def draw_errors(image: np.ndarray, errors: ImageErrors, names: dict[int, str]) -> Image.Image:
-    """The image with what was found, missed and seen wrongly, at least 640 px wide.
+    """The image with found, missed and wrong boxes, at least 640 px wide.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        errors: in it.
-        names: of the category ids.
+        errors: errors of the image.
+        names: category id -> name.
     """
-    picture = Image.fromarray(image)
-    factor = max(1.0, 640 / picture.width)  # small images are enlarged, so that text can be read
-    picture = picture.resize((round(picture.width * factor), round(picture.height * factor)))
-    canvas = ImageDraw.Draw(picture)
+    drawn = Image.fromarray(image)
+    factor = max(1.0, 640 / drawn.width)  # small images are enlarged for readable text
+    drawn = drawn.resize((round(drawn.width * factor), round(drawn.height * factor)))
+    canvas = ImageDraw.Draw(drawn)
     font = ImageFont.truetype(font_for("".join(names.values())), 13)
     wrong = errors.wrong[:MAX_DRAWN]  # the best of them
     layers = ((errors.found, FOUND), (errors.missed, MISSED), (wrong, WRONG))
@@ -166,4 +166,4 @@ def draw_errors(image: np.ndarray, errors: ImageErrors, names: dict[int, str]) -
             text = names[one["category_id"]] + score
             canvas.rectangle(canvas.textbbox((x + 3, y + 2), text, font=font), fill="white")
             canvas.text((x + 3, y + 2), text, fill=color, font=font)
-    return picture
+    return drawn

@@ -1,43 +1,45 @@
-"""A user's own annotations in COCO's format: checked, and mended where their meaning is clear.
+"""Checks of a user's annotations in COCO's format, with fixes where the meaning is clear.
 
-What other tools write under the name of COCO's format differs in many ways. Each fault is mended,
-left out and counted, or, where nothing could be learnt from what remains, refused in a sentence,
-before any training starts.
+Tools differ in what they write as COCO's format. Each fault is fixed, or skipped and counted. If no
+training is possible with the rest, the file is refused in a sentence before the training starts.
 """
 
+import math
 import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
+from pycocotools import mask as coco_masks
 
-from detclip2.data.datasets.detection import read_json
-from detclip2.data.sample import clean_phrase
-from detclip2.finetuning.own_boxes import Entry, are_corners, box_of_mask, four_numbers
+from detclip2.data.io.coco_json import POLICIES, Entry, ParsedCoco, Problem, parse_coco, read_json
+from detclip2.data.io.masks import rle_of
+from detclip2.data.text.clean import clean_phrase
 from detclip2.utils.errors import UserError
 
 FINDINGS = {
-    "key-unknown": ("keys that are not of COCO's format", "not read"),
-    "id-not-integer": ("ids that are not integers", "numbered anew"),
-    "id-twice": ("entries with the id of an earlier one", "left out"),
-    "box-derived": ("annotations with a polygon or RLE and no box", "boxed by it"),
+    "key-unknown": ("keys that are not of COCO's format", "ignored"),
+    "id-not-integer": ("ids that are not integers", "renumbered"),
+    "id-twice": ("entries without an id, or with that of an earlier one", "skipped"),
+    "box-derived": ("annotations with a polygon or RLE and no box", "boxed by its mask"),
     "box-corners": ("boxes that hold two corners, not a width and height", "read as corners"),
-    "box-flipped": ("boxes of negative width or height", "corners put in order"),
-    "box-outside": ("boxes that reach beyond their image", "cut at its edge"),
-    "box-unusable": ("boxes without four numbers, or without area in their image", "left out"),
-    "image-unknown": ("annotations of an image that is not listed", "left out"),
-    "category-unknown": ("annotations of a category that is not listed or named", "left out"),
-    "category-twice": ("categories with the name of an earlier one", "made one"),
-    "category-empty": ("categories without a box", "kept: detected by name alone"),
+    "box-flipped": ("boxes of negative width or height", "corners sorted"),
+    "box-outside": ("boxes that reach beyond their image", "clipped to it"),
+    "box-unusable": ("boxes without four numbers, or without area in their image", "skipped"),
+    "image-unknown": ("annotations of an image that is not listed", "skipped"),
+    "category-unknown": ("annotations of a category that is not listed or named", "skipped"),
+    "category-twice": ("categories with the name of an earlier one", "merged"),
+    "category-empty": ("categories without a box", "kept: detected by name only"),
     "category-alone": ("a single category", "kept: it learns from background only"),
-    "image-missing": ("images that are not in the folder", "left out"),
-    "image-damaged": ("images that cannot be read", "left out"),
-    "image-mismatched": ("images of another size than stated", "left out"),
-    "image-empty": ("images without a box", "kept: all in them is background"),
+    "image-missing": ("images that are not in the folder", "skipped"),
+    "image-damaged": ("images that cannot be read", "skipped"),
+    "image-mismatched": ("images of another size than stated", "skipped"),
+    "image-empty": ("images without a box", "kept: all background"),
 }
-"""Kind of finding -> what it is, and what is done about it; in the order of reports."""
+"""Kind of finding -> its description, and what is done; in the order of reports."""
 
 _KNOWN_KEYS = {
     "the file": {"info", "licenses", "images", "annotations", "categories", "type"},
@@ -51,12 +53,14 @@ _KNOWN_KEYS = {
     },
     "categories": {"id", "name", "supercategory", "keypoints", "skeleton"},
 }  # fmt: skip
+_KEYS = {"images": ("id",), "annotations": (), "categories": ("id",)}
+_ENOUGH_BOXES = 10  # the least that decide the meaning of four numbers
 _ROTATED = range(5, 9)  # EXIF orientations that swap width and height
 
 
 @dataclass
 class OwnData:
-    """What is usable of a json and its images."""
+    """The usable part of a json and its images."""
 
     path: Path
     names: list[str]
@@ -67,7 +71,7 @@ class OwnData:
     """``id`` from 1, ``image_id``, ``category_id`` (index into `names`), ``bbox`` XYWH inside the
     image, ``area``, ``iscrowd``."""
     findings: dict[str, list[str]] = field(default_factory=dict)
-    """Kind -> an example of each place where it was found."""
+    """Kind -> each place where it was found."""
 
     def note(self, kind: str, where: str) -> None:
         """Count a finding."""
@@ -81,7 +85,7 @@ class OwnData:
         return [(images[i], boxes[i]) for i in range(len(self.names))]
 
     def to_coco(self, names: list[str]) -> Entry:
-        """The json of it, with category ids from 1 in the order of `names`."""
+        """The data as COCO json, with category ids from 1 in the order of `names`."""
         identity = {name.casefold(): i for i, name in enumerate(names, 1)}
         ids = [identity[name.casefold()] for name in self.names]
         return {
@@ -94,47 +98,54 @@ class OwnData:
 
 
 def read_own_data(path: str | os.PathLike[str], image_root: str | os.PathLike[str]) -> OwnData:
-    """Read and check a json in COCO's format and the heads of its images.
+    """Read and check a json in COCO's format and the headers of its images.
 
     Args:
         path: the json.
         image_root: the folder that its ``file_name`` is relative to.
 
     Raises:
-        UserError: it cannot be read or is of another format; half of the images are missing; or
+        UserError: the json cannot be read or has another format, half of the images are missing, or
             no image, category or box remains.
     """
     path = Path(path)
-    content = read_json(os.fspath(path), ("images", "annotations", "categories"))
+    content = read_json(os.fspath(path), _KEYS)
+    parsed = parse_coco(path, content, _KEYS, _key)
     data = OwnData(path, [], [], [])
+    for problem in parsed.problems:
+        _note_problem(data, problem)
     _note_unknown_keys(data, content)
-    index_of = _read_categories(data, content["categories"])
-    image_of = _read_images(data, content["images"], Path(image_root))
-    _read_annotations(data, content["annotations"], index_of, image_of)
+    index_of = _read_categories(data, parsed)
+    image_of = _read_images(data, parsed, Path(image_root))
+    _read_annotations(data, parsed, index_of, image_of)
     _note_what_is_empty(data)
     return data
+
+
+def _note_problem(data: OwnData, problem: Problem) -> None:
+    """Refuse or count a fault of the file, as `POLICIES` defines."""
+    finding = POLICIES[problem.fault].finetuning
+    if finding == "refuse":
+        raise UserError(f"{data.path}: {problem.sentence}")
+    if finding:
+        data.note(finding, problem.sentence)
 
 
 def _note_unknown_keys(data: OwnData, content: Entry) -> None:
     for part, known in _KNOWN_KEYS.items():
         entries = [content] if part == "the file" else content[part]
-        if not isinstance(entries, list) or not all(isinstance(one, dict) for one in entries):
-            raise UserError(f"{data.path}: {part!r} is not a list of objects")
         for key in sorted({str(key) for one in entries for key in one} - known):
             data.note("key-unknown", f"{key!r} of {part}")
 
 
-def _read_categories(data: OwnData, entries: list[Entry]) -> dict[str, int]:
-    """Fills `names`; id in the file, as text -> index into them."""
+def _read_categories(data: OwnData, parsed: ParsedCoco) -> dict[str, int]:
+    """Fill `names`; return id in the file, as text -> index into `names`."""
     index_of: dict[str, int] = {}
     by_name: dict[str, int] = {}
-    for entry in entries:
+    for identity, entry in parsed.categories.items():
         where = f"category {entry.get('name')!r}"
-        identity = _identity(data, entry, where)
+        _check_id(data, entry, where)
         name = clean_phrase(str(entry.get("name") or "").replace("_", " "))
-        if identity is None or identity in index_of:
-            data.note("id-twice", where)
-            continue
         if not name:
             continue
         if name.casefold() in by_name:
@@ -148,17 +159,13 @@ def _read_categories(data: OwnData, entries: list[Entry]) -> dict[str, int]:
     return index_of
 
 
-def _read_images(data: OwnData, entries: list[Entry], root: Path) -> dict[str, Entry | None]:
-    """Fills `images`; id in the file, as text -> the image, None if it is left out."""
-    image_of: dict[str, Entry | None] = {}
-    for entry in entries:
+def _read_images(data: OwnData, parsed: ParsedCoco, root: Path) -> dict[str, Entry | None]:
+    """Fill `images`; return id in the file, as text -> the image, None if it is skipped."""
+    image_of: dict[str, Entry | None] = dict.fromkeys(parsed.images)
+    for identity, entry in parsed.images.items():
         file_name = str(entry.get("file_name") or "")
         where = file_name or f"image {entry.get('id')}"
-        identity = _identity(data, entry, where)
-        if identity is None or identity in image_of:
-            data.note("id-twice", where)
-            continue
-        image_of[identity] = None
+        _check_id(data, entry, where)
         path = root / file_name
         if not file_name or not path.is_file():
             data.note("image-missing", where)
@@ -173,10 +180,10 @@ def _read_images(data: OwnData, entries: list[Entry], root: Path) -> dict[str, E
             data.images.append({**image, "width": size[0], "height": size[1]})
             image_of[identity] = data.images[-1]
     missing = data.findings.get("image-missing", [])
-    if missing and 2 * len(missing) >= len(entries):
+    if missing and 2 * len(missing) >= len(parsed.images):
         raise UserError(
-            f"{data.path}: {len(missing)} of {len(entries)} images are not in {root}, such as "
-            f"{missing[0]}: is this the folder that file_name is relative to?"
+            f"{data.path}: {len(missing)} of {len(parsed.images)} images are not in {root}, such "
+            f"as {missing[0]}: is this the folder that file_name is relative to?"
         )
     if not data.images:
         raise UserError(f"{data.path}: no image can be used ({_first_problem(data, 'image')})")
@@ -185,21 +192,19 @@ def _read_images(data: OwnData, entries: list[Entry], root: Path) -> dict[str, E
 
 def _read_annotations(
     data: OwnData,
-    entries: list[Entry],
+    parsed: ParsedCoco,
     index_of: dict[str, int],
     image_of: dict[str, Entry | None],
 ) -> None:
-    """Fills `annotations`."""
+    """Fill `annotations`."""
     boxed: list[tuple[Entry, Entry, int, tuple[float, ...]]] = []
-    for entry in entries:
+    for entry in parsed.annotations:
         where = f"annotation {entry.get('id')}"
-        image = image_of.get(_key(entry.get("image_id")))
+        image = image_of[_key(entry.get("image_id"))]
         index = index_of.get(_key(entry.get("category_id")))
         if image is None:
-            if _key(entry.get("image_id")) not in image_of:
-                data.note("image-unknown", f"{where}: image {entry.get('image_id')!r}")
             continue
-        if index is None:
+        if index is None:  # a category without a name
             data.note("category-unknown", f"{where}: category {entry.get('category_id')!r}")
             continue
         where = f"{where} in {image['file_name']}"
@@ -248,27 +253,58 @@ def _note_what_is_empty(data: OwnData) -> None:
         data.note("category-alone", repr(data.names[0]))
 
 
-def _identity(data: OwnData, entry: Entry, where: str) -> str | None:
-    """The id of an image or category as text, for "7" and 7 are meant to be the same."""
-    value = entry.get("id")
-    if value is None:
-        return None
+def _check_id(data: OwnData, entry: Entry, where: str) -> None:
+    """Note the id of an image or category if it is not an integer."""
+    value = entry["id"]
     if not isinstance(value, int) or isinstance(value, bool):
         data.note("id-not-integer", f"{value!r} of {where}")
-    return _key(value)
 
 
 def _key(identity: Any) -> str:
+    """An id as text, so that "7" and 7 are the same."""
     return str(int(identity) if isinstance(identity, float) and identity.is_integer() else identity)
 
 
+def four_numbers(box: Any) -> tuple[float, ...] | None:
+    """A box of a json; None unless it is a list of four finite numbers."""
+    if not isinstance(box, list) or len(box) != 4:
+        return None
+    if not all(isinstance(v, int | float) and math.isfinite(v) for v in box):
+        return None
+    return tuple(float(v) for v in box)
+
+
+def box_of_mask(segmentation: Any, image: Entry) -> tuple[float, ...] | None:
+    """The box XYWH around polygons or an RLE of the image's size; None if it is neither."""
+    try:
+        mask = rle_of(segmentation, (image["height"], image["width"]))
+        return tuple(float(v) for v in coco_masks.toBbox(mask))
+    except (TypeError, ValueError):
+        return None
+
+
+def are_corners(boxes: list[tuple[float, ...]], images: list[Entry]) -> bool:
+    """Whether the boxes of a file are x1, y1, x2, y2.
+
+    They are if most of them, read as COCO's x, y, width, height, leave their image, and none does
+    as corners. A few boxes do not suffice for this conclusion.
+    """
+    if len(boxes) < _ENOUGH_BOXES:
+        return False
+    x, y, third, fourth = np.array(boxes).T
+    width, height = np.array([(image["width"], image["height"]) for image in images]).T
+    as_sizes = (x + third > width + 1) | (y + fourth > height + 1)
+    as_corners = (third > x) & (fourth > y) & (third <= width + 1) & (fourth <= height + 1)
+    return bool(as_sizes.mean() > 0.5 and as_corners.all())
+
+
 def _size_of(path: Path) -> tuple[int, int] | None:
-    """Width and height as a viewer shows the image; None if its head cannot be read."""
+    """Width and height as a viewer shows the image; None if its header cannot be read."""
     try:
         with Image.open(path) as image:
             width, height = image.size
             rotated = image.getexif().get(0x0112) in _ROTATED
-    except Exception:  # a damaged head makes Pillow's parsers raise almost anything
+    except Exception:  # damaged headers raise almost anything in Pillow
         return None
     return (height, width) if rotated else (width, height)
 
@@ -284,14 +320,14 @@ def _inside(data: OwnData, box: tuple[float, ...], image: Entry, where: str) -> 
     if x2 <= x1 or y2 <= y1:
         data.note("box-unusable", f"{where}: {list(box)}")
         return None
-    # Coordinates counted from 1 are common, and a pixel is nothing to report.
+    # Coordinates counted from 1 are common: one pixel outside is not reported.
     if x < -1 or y < -1 or x + width > image["width"] + 1 or y + height > image["height"] + 1:
         data.note("box-outside", where)
     return [x1, y1, x2 - x1, y2 - y1]
 
 
 def _stated_size(entry: Entry, size: tuple[int, int]) -> tuple[Any, Any]:
-    """Width and height as the json has them; as `size` has them where it is silent."""
+    """Width and height by the json, or else by `size`."""
     width, height = entry.get("width"), entry.get("height")
     return size[0] if width is None else width, size[1] if height is None else height
 
@@ -302,6 +338,6 @@ def _by(size: tuple[Any, Any]) -> str:
 
 def _first_problem(data: OwnData, *about: str) -> str:
     for kind, examples in data.findings.items():
-        if kind.startswith(about) and FINDINGS[kind][1] == "left out":
+        if kind.startswith(about) and FINDINGS[kind][1] == "skipped":
             return f"{FINDINGS[kind][0]}: {len(examples)}, such as {examples[0]}"
     return "there is none in the file"

@@ -1,4 +1,4 @@
-"""Fine-tuning on a user's own data: the schedule for its size, and the config of the run."""
+"""Config of a fine-tuning on a user's own data, with a schedule for its size."""
 
 import math
 from dataclasses import dataclass
@@ -10,23 +10,22 @@ from detectron2.data import DatasetMapper, build_detection_test_loader
 from detectron2.data import transforms as T
 from omegaconf import DictConfig, OmegaConf
 
-from detclip2.config import inference_settings, load_config
+from detclip2.config import get_config, inference_settings, load_config
 from detclip2.data.datasets.detection import detection_set, names_of_json
-from detclip2.data.hybrid_loader import HybridLoader, Source
+from detclip2.data.hybrid_loader import HybridLoader, Source, source_nodes
 from detclip2.data.mappers import DetectionMapper
-from detclip2.engine.defaults import TRAIN
 from detclip2.engine.solver import iterations_of_epochs, warmup_cosine
-from detclip2.engine.step_cost import source_nodes
 from detclip2.evaluation.coco import CheckedCOCOEvaluator
+from detclip2.inference.vocabulary import Vocabulary
 from detclip2.utils.errors import UserError
 
 # The paper fine-tunes on LVIS (100,000 images) for 24 epochs (Tab. 10), and on the small sets of
-# ODinW for up to 250 (Tab. 11). In between, we give every data set so many iterations at least.
+# ODinW for up to 250 (Tab. 11). Between these limits, every data set gets at least MIN_ITERATIONS.
 MIN_EPOCHS, MAX_EPOCHS, MIN_ITERATIONS = 24, 250, 1000
 EVALUATIONS = 5  # of a run
 MAX_PHRASES = 150  # Tab. 10
-ZERO_SHOT = "zero_shot"  # key and subfolder of what the names of --mix are measured with
-SCALES = (0.6, 0.7, 0.8, 0.9, 1.0)  # of the shorter edge: 480 to 800 px in the field
+ZERO_SHOT = "zero_shot"  # key and subfolder of the evaluation of --mix
+SCALES = (0.6, 0.7, 0.8, 0.9, 1.0)  # of the shorter edge: commonly 480 to 800 px
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Settings:
-    """What a user may say about a run; None leaves it to the data and the base model."""
+    """A user's settings of a run; the data and the base model decide those that are None."""
 
     batch_size: int | None = None
     iterations: int | None = None
@@ -49,10 +48,10 @@ class Settings:
     """Shorter edge of the images, px."""
     lr: float | None = None
     mix: str | None = None
-    """CONFIG/SOURCE: another source, so that what the model knew is not forgotten; the test set of
-    that config, where it has one, tells whether it is."""
+    """CONFIG/SOURCE: another source to train on, so that the model keeps its names; the test set of
+    that config, if any, measures how well."""
     mix_share: float = 0.25
-    """Of the iterations."""
+    """Share of that source in the iterations."""
     num_workers: int = 2
     device: str = "cpu"
     seed: int = 0
@@ -67,18 +66,18 @@ def iterations_for(num_images: int, batch_size: int) -> int:
 def finetune_config(
     base: DictConfig, base_name: str, weights: Path, data: Data, output: Path, settings: Settings
 ) -> DictConfig:
-    """The config of a fine-tuning, which train_net.py runs as well.
+    """The config of a fine-tuning, which train_net.py can run too.
 
     Args:
-        base: of the model to start from, with ``model``, ``optimizer`` and ``inference``.
-        base_name: what messages call it.
-        weights: the file to start from.
-        data: what to learn.
+        base: config of the model to start from, with ``model``, ``optimizer`` and ``inference``.
+        base_name: name of that config in messages.
+        weights: file of the weights to start from.
+        data: the training and validation data.
         output: the folder of the run.
-        settings: what the user has said.
+        settings: settings of the user.
 
     Raises:
-        UserError: the base lacks a key, or the source to mix in cannot be had.
+        UserError: the base lacks a key, or the source of ``settings.mix`` does not exist.
     """
     for key in ("model", "optimizer", "inference"):
         if key not in base:
@@ -90,7 +89,7 @@ def finetune_config(
     batch_size = min(settings.batch_size or base_batch or 16, data.num_train)
     iterations = settings.iterations or iterations_for(data.num_train, batch_size)
     lr = settings.lr or base.optimizer.lr * math.sqrt(batch_size / (base_batch or batch_size))
-    train = OmegaConf.create(TRAIN)
+    train = get_config("train.py").train
     train.update(
         output_dir=str(output),
         init_checkpoint=str(weights),
@@ -128,7 +127,7 @@ def finetune_config(
 
 
 def set_iterations(cfg: DictConfig, iterations: int) -> None:
-    """Give a run this length, with the warm-up, evaluations and checkpoints that go with it."""
+    """Set the length of a run, and its warm-up, evaluations and checkpoints accordingly."""
     period = math.ceil(iterations / EVALUATIONS)
     cfg.train.update(max_iter=iterations, eval_period=period)
     cfg.train.checkpointer.update(period=period, max_to_keep=1)
@@ -137,46 +136,44 @@ def set_iterations(cfg: DictConfig, iterations: int) -> None:
 
 @dataclass(frozen=True)
 class Mixed:
-    """What is taken from the config of ``--mix``, by values alone."""
+    """The parts of the config of ``--mix`` that are used, as plain values."""
 
     source: Any
     test: dict[str, Any] | None
-    """``test`` and ``evaluator`` for the names of that config; None where none gives AP."""
+    """``test``, ``evaluator`` and ``vocabulary`` for the names of that config; None if it has no
+    evaluator of AP."""
 
     @classmethod
     def of(cls, name: str, folder: Path) -> "Mixed":
-        """Of CONFIG/SOURCE.
+        """Read a source and the test set of a config.
 
         Args:
             name: CONFIG/SOURCE.
-            folder: takes the place of that config's output folder.
+            folder: replaces that config's output folder.
 
         Raises:
-            UserError: there is no such config or source, or it refers to what is not there.
+            UserError: there is no such config or source, or it refers to a missing key.
         """
         file, _, source = name.rpartition("/")
         if not file:
             raise UserError(f"--mix {name}: expected CONFIG/SOURCE, such as coco.py/detection")
         cfg, file = load_config(file)
-        try:
-            sources = source_nodes(cfg)
-        except (AttributeError, KeyError):
-            sources = {}
+        sources = source_nodes(cfg)
         if source not in sources:
             raise UserError(f"--mix: {file} has the sources {sorted(sources)}, not {source!r}")
         OmegaConf.update(cfg, "train.output_dir", str(folder), force_add=True)
         data, test = cfg.dataloader, None
         try:
             if "test" in data and "bbox" in data.get("evaluator", {}).get("tasks", ()):
-                parts = ("test", "evaluator")
+                parts = [part for part in ("test", "evaluator", "vocabulary") if part in data]
                 test = {p: OmegaConf.to_container(data[p], resolve=True) for p in parts}
             return cls(OmegaConf.to_container(sources[source], resolve=True), test)
-        except Exception as error:  # of omegaconf, for what these refer to
+        except Exception as error:  # from omegaconf, for missing keys
             raise UserError(f"--mix {name}: {str(error).splitlines()[0]}") from error
 
 
 def _batch_size(base: DictConfig) -> int | None:
-    """Of the first source with boxes that the base model was trained on."""
+    """Batch size of the base model's first training source."""
     plain: Any = OmegaConf.to_container(base, resolve=False)
     sources = plain.get("dataloader", {}).get("train", {})
     for source in sources.values():
@@ -186,7 +183,7 @@ def _batch_size(base: DictConfig) -> int | None:
 
 
 def _dataloader(data: Data, name: str, batch_size: int, settings: Settings) -> dict[str, Any]:
-    """Loaders of the user's data; sizes are filled in by the caller."""
+    """Loaders of the user's data; the caller sets the image sizes."""
     return {
         "train": L(HybridLoader)(
             seed="${train.seed}",
@@ -196,6 +193,8 @@ def _dataloader(data: Data, name: str, batch_size: int, settings: Settings) -> d
                 ),
                 mapper=L(DetectionMapper)(
                     names=L(names_of_json)(json_file="${...records.json_file}"),
+                    templates="${dataloader.vocabulary.templates}",
+                    definitions="${dataloader.vocabulary.definitions}",
                     augmentations=[
                         L(T.ResizeShortestEdge)(
                             short_edge_length=[], max_size=0, sample_style="choice"
@@ -229,5 +228,8 @@ def _dataloader(data: Data, name: str, batch_size: int, settings: Settings) -> d
             dataset_name="${..test.dataset.name}",
             tasks=["bbox"],
             output_dir="${train.output_dir}/inference",
+        ),
+        "vocabulary": L(Vocabulary.of_dataset)(
+            dataset_name="${..test.dataset.name}", templates=["{}"], definitions=None
         ),
     }

@@ -1,0 +1,34 @@
+"""The predictor: images and a vocabulary in, detections or an explanation out."""
+
+from typing import TYPE_CHECKING
+
+from detclip2.utils.lazy import lazy_names
+
+__all__ = [
+    "Explanation",
+    "Labels",
+    "OpenVocabularyPredictor",
+    "Vocabulary",
+    "to_coco",
+    "to_pandas",
+    "to_supervision",
+]
+
+if TYPE_CHECKING:
+    from detclip2.inference.explain import Explanation
+    from detclip2.inference.predictor import OpenVocabularyPredictor
+    from detclip2.inference.results import Labels, to_coco, to_pandas, to_supervision
+    from detclip2.inference.vocabulary import Vocabulary
+else:
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "Explanation": "explain",
+            "Labels": "results",
+            "OpenVocabularyPredictor": "predictor",
+            "Vocabulary": "vocabulary",
+            "to_coco": "results",
+            "to_pandas": "results",
+            "to_supervision": "results",
+        },
+    )

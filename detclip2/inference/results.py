@@ -1,4 +1,4 @@
-"""What a predictor returns, in the forms that other tools read."""
+"""Conversion of detections to the formats of other tools."""
 
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class Labels(list[str]):
-    """The labels of detections; a list that, as other fields of Instances, takes a mask."""
+    """The labels of detections: a list that a mask can index, as other fields of Instances."""
 
     def __getitem__(self, item: Any) -> Any:
-        """A string for a number; Labels for a slice, a mask or indices (tensor or array)."""
+        """A string for an integer; Labels for a slice, a mask or indices (tensor or array)."""
         if isinstance(item, torch.Tensor | np.ndarray) and item.ndim == 1:
             item = torch.as_tensor(item)
             chosen = item.nonzero().squeeze(1) if item.dtype == torch.bool else item
@@ -29,7 +29,7 @@ class Labels(list[str]):
 
 
 def to_supervision(instances: Instances) -> sv.Detections:
-    """As supervision has them: ``xyxy`` px, ``confidence``, ``class_id``, ``["class_name"]``."""
+    """Detections of supervision: ``xyxy`` px, ``confidence``, ``class_id``, ``["class_name"]``."""
     detections = sv.Detections.from_detectron2({"instances": instances})
     detections.data[CLASS_NAME_DATA_FIELD] = np.array(instances.labels, dtype=str)
     return detections
@@ -38,13 +38,13 @@ def to_supervision(instances: Instances) -> sv.Detections:
 def to_coco(
     instances: Instances, image_id: int | str, category_ids: Sequence[int] | None = None
 ) -> list[dict[str, Any]]:
-    """As in COCO's json of results: ``image_id``, ``category_id``, ``bbox`` XYWH px, ``score``.
+    """Entries of COCO's results: ``image_id``, ``category_id``, ``bbox`` XYWH px, ``score``.
 
     Args:
         instances: of one image.
         image_id: its id in the data set.
-        category_ids: the data set's id of each label of the vocabulary, in its order; None takes
-            the position in the vocabulary, from 0.
+        category_ids: the data set's id of each label of the vocabulary, in order; None: the
+            position in the vocabulary, from 0.
     """
     boxes = BoxMode.convert(instances.pred_boxes.tensor, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)
     classes = instances.pred_classes.tolist()
@@ -60,13 +60,13 @@ def to_coco(
 
 
 def to_pandas(results: Instances | Iterable[Instances]) -> "pd.DataFrame":
-    """A table with a row a detection.
+    """A table with one row for each detection.
 
     Columns: ``image`` (the position in the list, 0 for a single result), ``label``, ``score``,
     ``x1``, ``y1``, ``x2``, ``y2`` (px), ``class_id`` (the position in the vocabulary).
 
     Raises:
-        UserError: pandas, which nothing else here needs, is not installed.
+        UserError: pandas, an optional dependency, is not installed.
     """
     try:
         import pandas as pd

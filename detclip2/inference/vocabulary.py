@@ -1,17 +1,20 @@
-"""What to detect: names as the caller wrote them, and the embeddings that stand for them."""
+"""The vocabulary: labels as the caller wrote them, their prompts and their embeddings."""
 
-import json
 import logging
 import os
 import reprlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from typing import Any
 
 import torch
+from detectron2.structures import Instances
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor
 
-from detclip2.data.sample import clean_phrase
+from detclip2.data.text.clean import clean_phrase
 from detclip2.data.text.names import (
     Names,
     check_names,
@@ -20,13 +23,13 @@ from detclip2.data.text.names import (
     split_names,
     without_repeats,
 )
-from detclip2.inference.prompt_ensemble import PhraseEncoder, mean_embeddings, twins
-from detclip2.inference.vocabulary_file import read_vocabulary, write_vocabulary
+from detclip2.data.text.prompts import Definitions, check_templates, definition_of, prompts_of
+from detclip2.inference.vocabulary_file import SYNONYM_RULES, read_vocabulary, write_vocabulary
+from detclip2.modeling.text.prompt_ensemble import PhraseEncoder, mean_embeddings, twins
 from detclip2.utils.errors import UserError
 
-SYNONYM_RULES = ("mean", "max")
-# Encoded with every vocabulary and kept beside it: two encoders that call themselves the same but
-# hold different weights differ here.
+# Encoded with every vocabulary and stored beside it, to distinguish encoders with the same identity
+# but different weights.
 PROBE = "a photo of something"
 
 logger = logging.getLogger(__name__)
@@ -34,31 +37,33 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """C labels, for each the prompts that describe it, and their embeddings once encoded.
+    """C labels with their prompts, and with their embeddings once they are encoded.
 
-    A label is exactly the string that the caller wrote. It may have several names, its synonyms,
-    and each name has one prompt for each template. `synonyms` says what the names of a label are
-    to each other:
+    The predictor, all evaluations and the commands use this class. A label is exactly the string
+    that the caller wrote. It may have several names, its synonyms, and each name has one prompt for
+    each template. `synonyms` is the rule by which the names of a label give its score:
 
     - "mean": one embedding a label, the mean of all its prompts' unit-length embeddings scaled to
       unit length (as prompt ensembles of CLIP). The score is that of the mean prompt.
-    - "max": one embedding a name, the mean over the templates. The score of a label in a place is
-      that of its best name there: for names that look different ("bat": the animal, the club).
+    - "max": one embedding a name, the mean over the templates. The score of a label in a region is
+      that of its best name: for names of different looks ("bat": the animal, the club).
 
-    Make one with :meth:`from_names` and its siblings.
+    `from_names` and the other class methods make one.
     """
 
     labels: tuple[str, ...]
-    """C distinct strings, as the caller wrote them."""
+    """C strings, as the caller wrote them; distinct, unless a data set repeats a name."""
     prompts: tuple[tuple[tuple[str, ...], ...], ...]
-    """For each label its rows of the embeddings, for each row the texts it is the mean of."""
+    """For each label its rows of the embeddings, and for each row the prompts that it averages."""
     templates: tuple[str, ...] = ("{}",)
-    """What names were put into."""
+    """The templates of the prompts."""
     synonyms: str = "mean"
     """One of `SYNONYM_RULES`."""
+    thresholds: tuple[float, ...] | None = None
+    """For each label the minimum score of its detections, in [0, 1]; None: no limits."""
     embeddings: Tensor | None = field(default=None, compare=False)
-    """(R, D) unit-length rows on the CPU, float32; None before :meth:`encode`. R is C, or the
-    number of names under the rule "max"."""
+    """(R, D) unit-length rows on the CPU, float32; None before `encode`. R is C, or the number of
+    names under the rule "max"."""
     encoder: str = ""
     """Identity of the text encoder that made the embeddings."""
     probe: Tensor | None = field(default=None, compare=False)
@@ -68,7 +73,7 @@ class Vocabulary:
         return len(self.labels)
 
     def __repr__(self) -> str:
-        """What it is, in a line, however much it holds."""
+        """A summary in one line."""
         width = "" if self.embeddings is None else f", {self.embeddings.shape[1]} wide"
         encoded = f"encoded by {self.encoder!r}{width}" if self.is_encoded else "not encoded"
         return (
@@ -87,49 +92,33 @@ class Vocabulary:
     ) -> "Vocabulary":
         """Labels from a list; an entry that is itself a list holds the names of one label.
 
-        The first of several names is the label, the others are its synonyms. A name that comes
-        again is left out with a warning, because it would find every object twice.
+        The first of several names is the label, the others are its synonyms. A repeated name is
+        skipped with a warning, because its objects would be detected twice.
 
         Args:
             names: C entries.
             templates: each has a "{}" for the name, e.g. "a photo of a {}".
-            definitions: label -> what it is; appended to every prompt of that label, as "name,
+            definitions: label -> definition; appended to every prompt of that label, as "name,
                 definition" (concept enrichment, paper sec. 3.1).
-            synonyms: how the names of one label make its score, "mean" or "max"; see the class.
+            synonyms: "mean" or "max", see the class.
 
         Raises:
             UserError: no names; a name that is not a string, empty, or longer than 1,000
                 characters (with its position); a template without "{}"; a definition of no label;
-                another rule for synonyms.
+                an unknown rule for synonyms.
         """
-        if synonyms not in SYNONYM_RULES:
-            raise UserError(f"synonyms is {synonyms!r}; expected one of {', '.join(SYNONYM_RULES)}")
-        if isinstance(templates, str):
-            templates = (templates,)
-        for template in templates:
-            if template.count("{}") != 1:
-                raise UserError(f'template {template!r} must hold "{{}}" once, where the name goes')
-        if not templates:
-            raise UserError('there are no templates: give at least "{}"')
         entries = without_repeats(check_names(names))
-        labels = tuple(entry[0] for entry in entries)
-        definitions = definitions or {}
-        if strangers := [name for name in definitions if name not in labels]:
-            raise UserError(f"there is a definition of {strangers[0]!r}, which is not a label")
-        prompts = []
-        for label, entry in zip(labels, entries, strict=True):
-            ending = f", {clean_phrase(definitions[label])}" if definitions.get(label) else ""
-            unique = dict.fromkeys(clean_phrase(name) for name in entry)
-            rows = [tuple(t.replace("{}", n) + ending for t in templates) for n in unique]
-            prompts.append(tuple(rows) if synonyms == "max" else (sum(rows, ()),))
-        return cls(labels, tuple(prompts), tuple(templates), synonyms)
+        labels = {entry[0] for entry in entries}
+        if unknown := [name for name in definitions or () if name not in labels]:
+            raise UserError(f"there is a definition of {unknown[0]!r}, which is not a label")
+        return cls._of_entries(entries, templates, definitions, synonyms)
 
     @classmethod
     def from_text(cls, text: str, templates: Sequence[str] = ("{}",)) -> "Vocabulary":
         """Names separated by commas: ``"red apple, fire engine"``.
 
         Raises:
-            UserError: as :meth:`from_names`.
+            UserError: as `from_names`.
         """
         return cls.from_names(split_names(text), templates)
 
@@ -140,10 +129,10 @@ class Vocabulary:
         templates: Sequence[str] = ("{}",),
         synonyms: str = "mean",
     ) -> "Vocabulary":
-        """Names from a text file, one a line, or from a csv (:mod:`detclip2.data.text.names`).
+        """Names from a text file, one a line, or from a csv (`detclip2.data.text.names`).
 
         Raises:
-            UserError: the file cannot be read; and as :meth:`from_names`.
+            UserError: the file cannot be read; and as `from_names`.
         """
         names, definitions = read_names(path)
         try:
@@ -162,20 +151,72 @@ class Vocabulary:
         """The categories of a data set, in the order of their ids: "coco", "lvis", "objects365".
 
         Args:
-            name: of the list.
-            templates: see :meth:`from_names`.
-            synonyms: a rule of :meth:`from_names`; None leaves out the synonyms that a list has,
-                as zero-shot evaluations do.
-            definitions: whether to use those that a list has. (The paper does, sec. 3.1.)
+            name: name of the list.
+            templates: see `from_names`.
+            synonyms: a rule of `from_names`; None skips the synonyms that a list has, as zero-shot
+                evaluations do.
+            definitions: whether to use those that a list has, as the paper does (sec. 3.1).
 
         Raises:
-            UserError: there is no such list; and as :meth:`from_names`.
+            UserError: there is no such list; and as `from_names`.
         """
         entries, described = read_builtin(name)
         if synonyms is None:
             entries = [entry[:1] for entry in entries]
         described = described if definitions else {}
         return cls.from_names(entries, templates, described, synonyms or "mean")
+
+    @classmethod
+    def of_dataset(
+        cls,
+        dataset_name: str,
+        templates: Sequence[str] = ("{}",),
+        definitions: Definitions | None = None,
+        synonyms: str | None = None,
+    ) -> "Vocabulary":
+        """The categories of a registered data set, for evaluation on it.
+
+        Label c is the category with the contiguous id c, so none is skipped: a name that a data
+        set repeats gives two labels.
+
+        Args:
+            dataset_name: its name in Detectron2's catalogs.
+            templates: see `from_names`.
+            definitions: name -> definition, or a ConceptDictionary; used in the paper (sec. 3.1).
+            synonyms: a rule of `from_names`, for the synonyms in the data set's json; None uses
+                the names alone, as zero-shot evaluations do.
+
+        Raises:
+            UserError: the data set is not registered, or its json cannot be read; a template
+                without "{}"; an unknown rule for synonyms.
+        """
+        from detclip2.data.datasets import detection  # which a prediction never needs
+
+        names = detection.category_names(dataset_name)
+        others = detection.category_synonyms(dataset_name) if synonyms else {}
+        entries = [(name, *others.get(name, ())) for name in names]
+        return cls._of_entries(entries, templates, definitions, synonyms or "mean")
+
+    @classmethod
+    def _of_entries(
+        cls,
+        entries: Iterable[Sequence[str]],
+        templates: Sequence[str],
+        definitions: Definitions | None,
+        synonyms: str,
+    ) -> "Vocabulary":
+        """From checked entries: the names of each label, the first of which is the label."""
+        if synonyms not in SYNONYM_RULES:
+            raise UserError(f"synonyms is {synonyms!r}; expected one of {', '.join(SYNONYM_RULES)}")
+        templates = check_templates(templates)
+        labels, prompts = [], []
+        for entry in entries:
+            definition = definition_of(entry[0], definitions)
+            names = dict.fromkeys(map(clean_phrase, entry))
+            rows = [tuple(prompts_of(name, templates, definition)) for name in names]
+            labels.append(entry[0])
+            prompts.append(tuple(rows) if synonyms == "max" else (sum(rows, ()),))
+        return cls(tuple(labels), tuple(prompts), templates, synonyms)
 
     @property
     def is_encoded(self) -> bool:
@@ -184,27 +225,88 @@ class Vocabulary:
 
     @cached_property
     def label_of_row(self) -> Tensor | None:
-        """(R,) int64, the label of each row of the embeddings; None where row c is label c."""
+        """(R,) int64, the label of each row of the embeddings; None if row c is label c."""
         rows = torch.tensor([len(rows) for rows in self.prompts])
         if (rows == 1).all():
             return None
         return torch.arange(len(self)).repeat_interleave(rows)
 
+    @property
+    def definitions(self) -> tuple[str, ...]:
+        """The definition of each label, which follows its names in prompts; "" without one."""
+        bare = [prompts_of(label, self.templates[:1])[0] for label in self.labels]
+        first = [rows[0][0] for rows in self.prompts]
+        return tuple(p.removeprefix(b)[2:] for p, b in zip(first, bare, strict=True))
+
+    @property
+    def description(self) -> str:
+        """What a model is asked for, in one line, for the protocol of an evaluation."""
+        parts = [_counted(len(self), "name", self.labels)]
+        if self.templates != ("{}",):
+            parts.append(_counted(len(self.templates), "template", self.templates))
+        if defined := sum(map(bool, self.definitions)):
+            parts.append(f"{'' if defined == len(self) else f'{defined} '}with definitions")
+        texts = sum(len(texts) for rows in self.prompts for texts in rows)
+        if others := texts // len(self.templates) - len(self):
+            parts.append(f"{others} synonym{'s' * (others != 1)} by {self.synonyms}")
+        if self.encoder:
+            parts.append(f"text encoder {self.encoder}")
+        return ", ".join(parts)
+
+    def with_thresholds(self, thresholds: Mapping[str, float]) -> "Vocabulary":
+        """The same vocabulary with a minimum score for some labels, and 0 for the others.
+
+        Raises:
+            UserError: a name that is not a label, or a score outside of [0, 1].
+        """
+        for label, score in thresholds.items():
+            if label not in self.labels:
+                raise UserError(f"there is a threshold of {label!r}, which is not a label")
+            if not 0 <= score <= 1:
+                raise UserError(f"the threshold of {label!r} is {score}; expected 0 to 1")
+        return replace(self, thresholds=tuple(float(thresholds.get(n, 0)) for n in self.labels))
+
+    def above_thresholds(self, instances: Instances) -> Instances:
+        """The detections that reach the threshold of their label."""
+        if self.thresholds is None:
+            return instances
+        least = instances.scores.new_tensor(self.thresholds)[instances.pred_classes]
+        return instances[instances.scores >= least]
+
+    def encode_with(self, model: Any, encode_phrases: PhraseEncoder | None = None) -> "Vocabulary":
+        """The same vocabulary with embeddings for a model.
+
+        Args:
+            model: an `OpenVocabularyModel`.
+            encode_phrases: used instead of the model's.
+
+        Raises:
+            UserError: existing embeddings do not fit (see `check_fits`), or there are none and the
+                model has no text encoder.
+        """
+        encode_phrases = encode_phrases or model.encode_phrases
+        identity = model.text_identity
+        if not self.is_encoded:
+            return self.encode(encode_phrases, identity or "")
+        encode = None if identity is None else encode_phrases
+        self.check_fits(identity or "", model.embed_dim, encode)
+        return self
+
     def encode(self, encode_phrases: PhraseEncoder, encoder: str = "") -> "Vocabulary":
         """The same vocabulary with embeddings.
 
-        Each distinct prompt is encoded once, many at a time, with a progress bar where
-        that takes several calls. Labels that the encoder cannot tell apart are warned about.
+        Each distinct prompt is encoded once, in batches, with a progress bar if there are several.
+        A warning names labels that the encoder cannot distinguish.
 
         Args:
             encode_phrases: list of M prompts -> (M, D), one row a prompt, in order.
-            encoder: names the encoder, for :meth:`check_fits`.
+            encoder: identity of the encoder, for `check_fits`.
 
         Raises:
-            UserError: the encoder gave NaN or infinity.
+            UserError: the encoder returns NaN or infinity.
         """
         rows = [texts for label in self.prompts for texts in label]
-        means = mean_embeddings([*rows, (PROBE,)], encode_phrases)
+        means = mean_embeddings([*rows, (PROBE,)], encode_phrases, _with_progress)
         embeddings, probe = means[:-1].clone(), means[-1].clone()
         encoded = replace(self, embeddings=embeddings, encoder=encoder, probe=probe)
         encoded._warn_indistinguishable()
@@ -213,15 +315,16 @@ class Vocabulary:
     def check_fits(
         self, encoder: str, width: int, encode_phrases: PhraseEncoder | None = None
     ) -> None:
-        """Refuse embeddings that a model would misread.
+        """Refuse embeddings that do not fit a model.
 
         Args:
-            encoder: identity of the model's text encoder; "" where it has none.
+            encoder: identity of the model's text encoder; "" if it has none.
             width: the model's D.
-            encode_phrases: the model's text encoder, to see that its weights are the same too.
+            encode_phrases: the model's text encoder, to compare its weights too.
 
         Raises:
-            UserError: another encoder, width, or weights.
+            UserError: encoder, width or weights differ.
+            ValueError: the vocabulary is not encoded.
         """
         if self.embeddings is None:
             raise ValueError("the vocabulary has no embeddings yet: call encode first")
@@ -238,20 +341,20 @@ class Vocabulary:
             )
         if encode_phrases is not None and self.probe is not None:
             [probe] = mean_embeddings([(PROBE,)], encode_phrases)
-            # Half precision stays above 0.999, a training step is below.
+            # Half precision keeps the cosine above 0.999; a training step does not.
             if probe @ self.probe < 0.999:
                 raise UserError(
                     f"the vocabulary was made by the same text encoder with other weights: {again}"
                 )
 
     def _warn_indistinguishable(self) -> None:
-        """Say which labels have the same embedding, e.g. where a tokenizer knows neither script."""
+        """Warn of labels with equal embeddings, e.g. if a tokenizer knows neither script."""
         assert self.embeddings is not None
         for first, second in twins(self.embeddings):
             labels = first, second
             if self.label_of_row is not None:
                 labels = int(self.label_of_row[first]), int(self.label_of_row[second])
-            if labels[0] != labels[1]:
+            if self.labels[labels[0]] != self.labels[labels[1]]:
                 logger.warning(
                     "the text encoder cannot tell %r from %r, nor perhaps other names: they will "
                     "be found at the same places",
@@ -264,59 +367,33 @@ class Vocabulary:
 
         Raises:
             UserError: the file cannot be written.
+            ValueError: the vocabulary is not encoded.
         """
         if self.embeddings is None or self.probe is None:
             raise ValueError("the vocabulary has no embeddings yet: call encode first")
-        texts = {"labels": self.labels, "prompts": self.prompts, "templates": self.templates}
-        metadata = {
-            **{key: json.dumps(value, ensure_ascii=False) for key, value in texts.items()},
-            "synonyms": self.synonyms,
-            "encoder": self.encoder,
-            "width": str(self.embeddings.shape[1]),
-        }
-        write_vocabulary(path, {"embeddings": self.embeddings, "probe": self.probe}, metadata)
+        write_vocabulary(path, {f.name: getattr(self, f.name) for f in fields(self)})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Vocabulary":
-        """Read what :meth:`save` wrote.
+        """Read what `save` wrote.
 
         Raises:
             UserError: the file is missing, damaged, of another version, or no vocabulary.
         """
-        tensors, metadata = read_vocabulary(path)
-        try:
-            vocabulary = cls(
-                labels=tuple(json.loads(metadata["labels"])),
-                prompts=tuple(
-                    tuple(tuple(texts) for texts in rows)
-                    for rows in json.loads(metadata["prompts"])
-                ),
-                templates=tuple(json.loads(metadata["templates"])),
-                synonyms=metadata["synonyms"],
-                embeddings=tensors["embeddings"],
-                encoder=metadata["encoder"],
-                probe=tensors["probe"],
-            )
-            width = int(metadata["width"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path}: this vocabulary is damaged: {error!r}") from None
-        if reason := vocabulary._inconsistency(width):
-            raise UserError(f"{path}: this vocabulary is damaged: {reason}")
-        return vocabulary
+        return cls(**read_vocabulary(path))
 
-    def _inconsistency(self, width: int) -> str:
-        """What in a file does not go together; "" if all does."""
-        assert self.embeddings is not None
-        assert self.probe is not None
-        rows = [len(rows) for rows in self.prompts]
-        if self.synonyms not in SYNONYM_RULES:
-            return f"its rule for synonyms is {self.synonyms!r}"
-        if len(rows) != len(self) or 0 in rows or not rows:
-            return f"it has prompts for {len(rows) - rows.count(0)} of its {len(self)} labels"
-        if self.embeddings.shape != (sum(rows), width) or self.probe.shape != (width,):
-            shape = tuple(self.embeddings.shape)
-            return f"{shape} embeddings for {sum(rows)} names of width {width}"
-        return "" if self.embeddings.isfinite().all() else "it holds NaN or infinity"
+
+def _with_progress(batches: Sequence[list[str]]) -> Iterable[list[str]]:
+    """The batches, with a progress bar if there are several."""
+    if len(batches) < 2:
+        return batches
+    return track(batches, "encoding names", transient=True, console=Console(stderr=True))
+
+
+def _counted(number: int, what: str, texts: Sequence[str]) -> str:
+    """E.g. "80 names (person, bicycle, ...)"."""
+    shown = ", ".join([*texts[:2], *(["..."] if number > 2 else [])])
+    return f"{number} {what}{'s' * (number != 1)} ({shown})"
 
 
 def _beginning(texts: Sequence[str]) -> str:

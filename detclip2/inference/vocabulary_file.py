@@ -1,8 +1,10 @@
-"""The .safetensors file of a vocabulary: tensors, and texts in its metadata."""
+"""The .safetensors file of a vocabulary: embeddings, and all texts in its metadata."""
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -11,26 +13,49 @@ from torch import Tensor
 from detclip2.utils.errors import UserError
 from detclip2.utils.files import write_whole
 
-FORMAT = "detclip2-vocabulary-2"
+SYNONYM_RULES = ("mean", "max")
+FORMAT = "detclip2-vocabulary-3"
+READABLE = (FORMAT, "detclip2-vocabulary-2")
+"""Version 2 has no thresholds."""
+
+_TEXTS = ("labels", "prompts", "templates", "thresholds")
+"""Fields of a vocabulary that are json in the metadata; the others are strings."""
 
 
-def write_vocabulary(
-    path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
-) -> None:
-    """Write the file, whole or not at all.
+def write_vocabulary(path: str | os.PathLike[str], fields: Mapping[str, Any]) -> None:
+    """Write a vocabulary's fields, whole or not at all.
+
+    Args:
+        path: path of the file.
+        fields: name -> value; the tensors are ``embeddings`` and ``probe``.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the file cannot be written.
     """
-    content = save(dict(tensors), {"format": FORMAT, **metadata})
+    tensors = {key: value for key, value in fields.items() if isinstance(value, Tensor)}
+    texts = {key: json.dumps(fields[key], ensure_ascii=False) for key in _TEXTS}
+    metadata = {
+        "format": FORMAT,
+        **texts,
+        "synonyms": fields["synonyms"],
+        "encoder": fields["encoder"],
+        "width": str(tensors["embeddings"].shape[1]),
+    }
+    content = save(tensors, metadata)
     try:
         write_whole(Path(path), lambda file: file.write(content))
     except OSError as error:
         raise UserError(f"{path}: the vocabulary cannot be written here: {error}") from None
 
 
-def read_vocabulary(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors, float32, and the metadata that :func:`write_vocabulary` was given.
+def read_vocabulary(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read the fields that `write_vocabulary` wrote, and check that they are consistent.
+
+    Args:
+        path: path of the file.
+
+    Returns:
+        Name -> value, tensors in float32.
 
     Raises:
         UserError: the file is missing, damaged, of another version, or no vocabulary.
@@ -43,12 +68,41 @@ def read_vocabulary(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], di
             tensors = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: this vocabulary is damaged: {error}") from None
-    written = metadata.pop("format", "")
-    if written != FORMAT and written.startswith(FORMAT.rstrip("0123456789")):
+    written = metadata.get("format", "")
+    if written not in READABLE and written.startswith(FORMAT.rstrip("0123456789")):
         raise UserError(
             f"{path}: another version of detclip2 wrote this vocabulary ({written}; expected "
             f"{FORMAT}): encode the names again"
         )
-    if written != FORMAT:
+    if written not in READABLE:
         raise UserError(f"{path}: this is no vocabulary (format {FORMAT})")
-    return tensors, metadata
+    try:
+        fields = {key: _tuples(json.loads(metadata.get(key, "null"))) for key in _TEXTS}
+        fields |= {key: metadata[key] for key in ("synonyms", "encoder")}
+        fields |= {key: tensors[key] for key in ("embeddings", "probe")}
+        reason = _inconsistency(fields, int(metadata["width"]))
+    except (KeyError, TypeError, ValueError) as error:
+        reason = repr(error)
+    if reason:
+        raise UserError(f"{path}: this vocabulary is damaged: {reason}")
+    return fields
+
+
+def _inconsistency(fields: Mapping[str, Any], width: int) -> str:
+    """The first inconsistency of the fields; "" if there is none."""
+    labels, embeddings, thresholds = fields["labels"], fields["embeddings"], fields["thresholds"]
+    rows = [len(prompts) for prompts in fields["prompts"]]
+    if fields["synonyms"] not in SYNONYM_RULES:
+        return f"its rule for synonyms is {fields['synonyms']!r}"
+    if len(rows) != len(labels) or 0 in rows or not rows:
+        return f"it has prompts for {len(rows) - rows.count(0)} of its {len(labels)} labels"
+    if embeddings.shape != (sum(rows), width) or fields["probe"].shape != (width,):
+        return f"{tuple(embeddings.shape)} embeddings for {sum(rows)} names of width {width}"
+    if thresholds is not None and len(thresholds) != len(labels):
+        return f"it has {len(thresholds)} thresholds for its {len(labels)} labels"
+    return "" if embeddings.isfinite().all() else "it holds NaN or infinity"
+
+
+def _tuples(value: Any) -> Any:
+    """Lists of lists as tuples of tuples."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -1,1 +1,88 @@
-"""The model: backbone, dense head, text tower, alignment and its losses."""
+"""The models: meta-architectures and their parts.
+
+Names are imported on first use, so that one part can be used without loading the others.
+``DetCLIPv2`` and ``add_detclip_config`` register the meta-architecture and its backbone with
+Detectron2.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from detclip2.modeling.alignment import Alignment, GroupedSimilarity
+    from detclip2.modeling.assigners.atss import ATSSAssigner
+    from detclip2.modeling.backbone import TimmBackbone, feature_pyramid
+    from detclip2.modeling.heads.atss_head import ATSSHead
+    from detclip2.modeling.heads.outputs import HeadOutputs
+    from detclip2.modeling.losses.detection import DetectionCriterion
+    from detclip2.modeling.losses.word_region_contrast import WordRegionContrast
+    from detclip2.modeling.meta_arch.base import OpenVocabularyDetector
+    from detclip2.modeling.meta_arch.detclipv2 import DetCLIPv2
+    from detclip2.modeling.postprocess import DetectionThresholds, PostProcess, TopKPerPhrase
+    from detclip2.modeling.protocol import ExplainableModel, OpenVocabularyModel
+    from detclip2.modeling.text.text_bank import TextBank, VocabularyState
+    from detclip2.modeling.text.text_batch import TextBatch
+    from detclip2.modeling.text.text_tower import (
+        TextTower,
+        fresh_text_model,
+        load_text_model,
+        load_tokenizer,
+    )
+    from detclip2.modeling.yacs import add_detclip_config
+
+__all__ = [
+    "ATSSAssigner",
+    "ATSSHead",
+    "Alignment",
+    "DetCLIPv2",
+    "DetectionCriterion",
+    "DetectionThresholds",
+    "ExplainableModel",
+    "GroupedSimilarity",
+    "HeadOutputs",
+    "OpenVocabularyDetector",
+    "OpenVocabularyModel",
+    "PostProcess",
+    "TextBank",
+    "TextBatch",
+    "TextTower",
+    "TimmBackbone",
+    "TopKPerPhrase",
+    "VocabularyState",
+    "WordRegionContrast",
+    "add_detclip_config",
+    "feature_pyramid",
+    "fresh_text_model",
+    "load_text_model",
+    "load_tokenizer",
+]
+
+_NAMES = {
+    "alignment": ("Alignment", "GroupedSimilarity"),
+    "assigners.atss": ("ATSSAssigner",),
+    "backbone": ("TimmBackbone", "feature_pyramid"),
+    "heads.atss_head": ("ATSSHead",),
+    "heads.outputs": ("HeadOutputs",),
+    "losses.detection": ("DetectionCriterion",),
+    "losses.word_region_contrast": ("WordRegionContrast",),
+    "meta_arch.base": ("OpenVocabularyDetector",),
+    "meta_arch.detclipv2": ("DetCLIPv2",),
+    "postprocess": ("DetectionThresholds", "PostProcess", "TopKPerPhrase"),
+    "protocol": ("ExplainableModel", "OpenVocabularyModel"),
+    "text.text_bank": ("TextBank", "VocabularyState"),
+    "text.text_batch": ("TextBatch",),
+    "text.text_tower": ("TextTower", "fresh_text_model", "load_text_model", "load_tokenizer"),
+    "yacs": ("add_detclip_config",),
+}
+_MODULES = {name: module for module, names in _NAMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use."""
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,9 +1,9 @@
-"""How much a region and a phrase belong together: S in R^{K x M} (paper, eq. 1)."""
+"""Similarity of regions and phrases: S in R^{K x M} (paper, eq. 1)."""
 
 import itertools
 import math
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -11,19 +11,20 @@ from torch.nn import functional as F
 
 ForRegions: TypeAlias = Callable[[Tensor], Tensor]
 """(..., K, D) regions -> (..., K, C) logits."""
+Reduce = Literal["amax", "mean"]
 
 
 class Alignment(nn.Module):
     """S = exp(scale) * <region, phrase> + bias, as logits.
 
     The paper gives the bare inner product and is silent on normalisation. A bare product of unit
-    vectors cannot express the 0.01 prior that focal loss wants, so there is a learnable scale and
-    bias, as in GLIP: phrases have unit length, regions are free (see ``normalize_regions``).
+    vectors cannot express the 0.01 prior that focal loss needs, so scale and bias are learned, as
+    in GLIP. Phrases have unit length, regions any length unless ``normalize_regions`` is set.
 
     Args:
-        prior: probability that a random region matches a random phrase, at the start.
-        normalize_regions: also bring regions to unit length (as YOLO-World); needs a larger scale.
-        initial_scale: start of exp(scale); 1 with free regions, about 10 with unit ones.
+        prior: initial probability that a random region matches a random phrase.
+        normalize_regions: scale regions to unit length too (as YOLO-World); needs a larger scale.
+        initial_scale: initial exp(scale): 1, or about 10 with ``normalize_regions``.
     """
 
     def __init__(
@@ -36,72 +37,91 @@ class Alignment(nn.Module):
 
     def forward(self, regions: Tensor, phrases: Tensor) -> Tensor:
         """(..., K, D) regions and (M, D) phrases -> (..., K, M) logits."""
-        return self.given(phrases)(regions)
+        return self.with_text(phrases)(regions)
 
-    def given(self, phrases: Tensor) -> ForRegions:
-        """S of whatever regions with these phrases, whose own share of the work is done once."""
+    def with_text(self, phrases: Tensor) -> ForRegions:
+        """S with fixed phrases, whose part of the work is done once.
+
+        Args:
+            phrases: (M, D) embeddings, of any length.
+
+        Returns:
+            A function of (..., K, D) regions that gives (..., K, M) logits.
+        """
         columns = self.phrases(phrases).T
 
         def similarity(regions: Tensor) -> Tensor:
             product = self.regions(regions) @ columns
             if product.dtype != self.bias.dtype:  # autocast: the sum has the wider type
                 return product + self.bias
-            return product.add_(self.bias)  # in place: of 13,204 names a second S is no small thing
+            return product.add_(self.bias)  # in place: S of 13,204 names is large
 
         return similarity
 
-    def blocks(self, phrases: Tensor, size: int) -> list[tuple[int, ForRegions]]:
-        """As :meth:`given` for at most ``size`` labels at a time: the first of them, and S."""
+    def chunks(self, phrases: Tensor, size: int) -> list[tuple[int, ForRegions]]:
+        """S with at most ``size`` of the (M, D) phrases at a time.
+
+        Returns:
+            For each chunk the index of its first phrase, and `with_text` of the chunk.
+        """
         return [
-            (first, self.given(phrases[first : first + size]))
+            (first, self.with_text(phrases[first : first + size]))
             for first in range(0, len(phrases), size)
         ]
 
     def regions(self, regions: Tensor) -> Tensor:
-        """Region embeddings as they enter the product."""
+        """(..., D) region embeddings -> (..., D), as they enter the product."""
         return F.normalize(regions, dim=-1) if self.normalize_regions else regions
 
     def phrases(self, phrases: Tensor) -> Tensor:
-        """Phrase embeddings as they enter the product: unit length times the scale."""
+        """(M, D) phrase embeddings -> (M, D), as they enter the product: unit times scale."""
         return F.normalize(phrases, dim=-1) * self.log_scale.exp()
 
 
-class MaxOverSynonyms:
-    """S where a label has several names, each with a row of its own: that of its best name.
+class GroupedSimilarity:
+    """S for labels with several columns: their synonyms, or the tokens of their phrases.
 
     Args:
-        align: gives S with every row.
-        label_of_row: (M,) the label of each row, int64 in [0, C), ascending, none left out.
+        align: computes S for every column.
+        group_of_row: (M,) the label of each row of the embeddings, int64 in [0, C), ascending,
+            without gaps.
+        reduce: a label has the S of its best column ("amax"), or their mean ("mean", as GLIP).
     """
 
-    def __init__(self, align: Alignment, label_of_row: Tensor) -> None:
+    def __init__(self, align: Alignment, group_of_row: Tensor, reduce: Reduce = "amax") -> None:
         self.align = align
-        self.label_of_row = label_of_row
+        self.group_of_row = group_of_row
+        self.num_groups = int(group_of_row[-1]) + 1 if len(group_of_row) else 0
+        self.reduce = reduce
 
     def __call__(self, regions: Tensor, phrases: Tensor) -> Tensor:
         """(K, D) regions and (M, D) phrases -> (K, C) logits."""
-        return self.given(phrases)(regions)
+        return self.with_text(phrases)(regions)
 
-    def given(self, phrases: Tensor) -> ForRegions:
-        """See :meth:`Alignment.given`."""
-        of_rows = self.align.given(phrases)
+    def with_text(self, phrases: Tensor) -> ForRegions:
+        """See `Alignment.with_text`; the result has C columns."""
+        of_rows = self.align.with_text(phrases)
 
-        def best(regions: Tensor) -> Tensor:
+        def similarity(regions: Tensor) -> Tensor:
             logits = of_rows(regions)
-            best = logits.new_full((len(logits), int(self.label_of_row[-1]) + 1), -torch.inf)
-            return best.scatter_reduce_(1, self.label_of_row.expand_as(logits), logits, "amax")
+            groups = logits.new_full((len(logits), self.num_groups), -torch.inf)
+            index = self.group_of_row.expand_as(logits)
+            return groups.scatter_reduce_(1, index, logits, self.reduce, include_self=False)
 
-        return best
+        return similarity
 
-    def blocks(self, phrases: Tensor, size: int) -> list[tuple[int, ForRegions]]:
-        """See :meth:`Alignment.blocks`; the rows of a label are never apart."""
-        firsts = torch.arange(0, int(self.label_of_row[-1]) + 1, size, device=phrases.device)
-        rows = [*torch.searchsorted(self.label_of_row, firsts).tolist(), len(phrases)]
+    def chunks(self, phrases: Tensor, size: int) -> list[tuple[int, ForRegions]]:
+        """See `Alignment.chunks`, for ``size`` labels; a label stays in one chunk."""
+        firsts = torch.arange(0, self.num_groups, size, device=phrases.device)
+        rows = [*torch.searchsorted(self.group_of_row, firsts).tolist(), len(phrases)]
         return [
-            (first, MaxOverSynonyms(self.align, self.label_of_row[a:b] - first).given(phrases[a:b]))
+            (first, self._rows(slice(a, b), first).with_text(phrases[a:b]))
             for first, (a, b) in zip(firsts.tolist(), itertools.pairwise(rows), strict=True)
         ]
 
+    def _rows(self, rows: slice, first: int) -> "GroupedSimilarity":
+        return GroupedSimilarity(self.align, self.group_of_row[rows] - first, self.reduce)
 
-Align: TypeAlias = Alignment | MaxOverSynonyms
-"""(K, D) regions and (M, D) phrases -> (K, C) logits; C is M but for :class:`MaxOverSynonyms`."""
+
+Align: TypeAlias = Alignment | GroupedSimilarity
+"""(K, D) regions and (M, D) phrases -> (K, C) logits; C is M for an Alignment."""

@@ -22,18 +22,22 @@ STRIDES = (8, 16, 32)
 class TimmBackbone(Backbone):
     """The features of a timm model at strides 8, 16 and 32, named "c3", "c4", "c5".
 
-    Swin (the paper's choice, sec. 3.3) takes any input whose sides divide by 32: attention masks
-    are built for the size at hand, and windows are shifted in every stage, as detection codebases
-    do. Each output passes through a LayerNorm of its own when ``norm_outputs`` is set, because a
-    Swin stage ends in an unnormalised residual stream.
+    Swin (paper, sec. 3.3) accepts any input whose sides are multiples of 32: attention masks are
+    built for the size of the input, and windows are shifted in every stage, as in detection
+    codebases. ``norm_outputs`` adds a LayerNorm to each output, because a Swin stage ends in an
+    unnormalised residual stream.
 
     Args:
         name: a timm model name, e.g. "swin_tiny_patch4_window7_224".
         drop_path_rate: stochastic depth; 0.2 in the paper (Tab. 9).
         norm_outputs: LayerNorm on each output, over channels.
-        gradient_checkpointing: trade one more forward pass for memory (sec. 4.1 of the paper).
+        gradient_checkpointing: save memory by a second forward pass (paper, sec. 4.1).
         weights: a .safetensors or .pth file with timm's names for this model; "" for random ones.
         **timm_args: passed to ``timm.create_model``.
+
+    Raises:
+        UserError: the weights do not fit the model.
+        ValueError: the model has no features at one of the strides.
     """
 
     def __init__(
@@ -47,15 +51,15 @@ class TimmBackbone(Backbone):
         **timm_args: Any,
     ) -> None:
         super().__init__()
-        # Lists from a config are no lists to PyTorch.
+        # PyTorch does not accept OmegaConf's lists.
         timm_args = {
             key: tuple(value) if isinstance(value, ListConfig) else value
             for key, value in timm_args.items()
         }
         if name.startswith("swin"):
             timm_args = {"strict_img_size": False, "always_partition": True, **timm_args}
-        # out_indices count from the model's own first feature; Swin starts at stride 4, a
-        # convolutional network at 2. So we ask for all and take the strides that we want.
+        # out_indices count from the model's first feature, of stride 4 in Swin and 2 in a
+        # convolutional network, so they are looked up by stride.
         indices = _indices_of_strides(name, timm_args)
         extractor: Any = timm.create_model(
             name,
@@ -67,7 +71,7 @@ class TimmBackbone(Backbone):
         )
         extractor.set_grad_checkpointing(gradient_checkpointing)
         for module in extractor.modules():
-            # timm leaves Swin's attention to plain products; fused, it is the same, and faster.
+            # timm does not fuse Swin's attention; fused, it gives the same result faster.
             if hasattr(module, "fused_attn"):
                 module.fused_attn = True
         channels = extractor.feature_info.channels()
@@ -84,14 +88,14 @@ class TimmBackbone(Backbone):
                 self.extractor,
                 weights,
                 ignore=("head.", "fc.", "norm."),
-                convert=lambda state: self._in_own_names(state, name, timm_args),
+                convert=lambda state: self._extractor_state(state, name, timm_args),
             )
 
-    def _in_own_names(self, state: State, name: str, timm_args: dict[str, Any]) -> State:
-        """A checkpoint of the whole timm model -> the names of the extractor."""
+    def _extractor_state(self, state: State, name: str, timm_args: dict[str, Any]) -> State:
+        """Rename the weights of a whole timm model to those of the extractor."""
         with torch.device("meta"):
             whole = timm.create_model(name, **timm_args)
-        # What timm does for checkpoints from elsewhere, such as those of Swin's authors.
+        # timm's conversion of checkpoints from other sources, e.g. Swin's authors.
         convert = getattr(sys.modules[type(whole).__module__], "checkpoint_filter_fn", None)
         if convert is not None:
             try:
@@ -100,13 +104,13 @@ class TimmBackbone(Backbone):
                 raise UserError(
                     f"the weights file of the backbone does not hold {name}: {error}"
                 ) from error
-        # An extractor's modules are not nested: "layers.0.blocks" is "layers_0.blocks" there.
+        # An extractor's modules are not nested: "layers.0.blocks" becomes "layers_0.blocks".
         own = {key.replace(".", "_"): key for key in self.extractor.state_dict()}
         return {own.get(key.replace(".", "_"), key): value for key, value in state.items()}
 
     @property
     def size_divisibility(self) -> int:
-        """Inputs are padded to a multiple of this many pixels."""
+        """Padded sides of inputs are multiples of it, px."""
         return STRIDES[-1]
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -133,7 +137,7 @@ class TimmBackbone(Backbone):
 
 
 def _indices_of_strides(name: str, timm_args: dict[str, Any]) -> tuple[int, ...]:
-    """Which outputs of timm's ``features_only`` model have strides 8, 16 and 32."""
+    """Indices of the outputs of timm's ``features_only`` model with strides 8, 16 and 32."""
     with torch.device("meta"):
         probe: Any = timm.create_model(name, features_only=True, **timm_args)
     reductions = probe.feature_info.reduction()

@@ -1,19 +1,73 @@
-"""From similarities and boxes to detections."""
+"""Post-processing: from similarities and boxes to detections, and its thresholds."""
+
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import torch
 from detectron2.layers import batched_nms
-from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 from torchvision.ops import nms
 
-from detclip2.modeling.alignment import Align
+from detclip2.modeling.heads.outputs import HeadOutputs
+from detclip2.modeling.text.text_bank import VocabularyState
+from detclip2.utils.errors import UserError
 
 PAIRS_AT_ONCE = {"cpu": 2**21, "cuda": 2**23}
-"""(anchor, name) pairs whose S is in memory at a time, by the device."""
+"""Device type -> maximum (anchor, name) pairs whose S is in memory at a time."""
 NAMES_AT_ONCE = {"cpu": 2**10, "cuda": 2**15}
-"""Of them, names. On a CPU such a block stays in the cache, which all that is done with S reads it
-from; on a GPU it would only be more kernels to start."""
+"""Device type -> maximum names among these pairs. On a CPU a chunk of S of this size stays in the
+cache; on a GPU smaller chunks only mean more kernel launches."""
+
+
+def _setting(meaning: str) -> Any:
+    return field(default=None, metadata={"meaning": meaning})
+
+
+@dataclass(frozen=True)
+class DetectionThresholds:
+    """The four settings that decide which detections are returned, in the order in which they act.
+
+    A setting that is None falls back to the next level: a call, the predictor, ``inference`` in the
+    config, ``model.postprocess`` in the config. `MEANINGS` describes each.
+
+    Raises:
+        UserError: a value is out of range.
+    """
+
+    score_threshold: float | None = _setting(
+        "a box with a name is dropped if its score is lower; from 0 to 1. A lower "
+        "threshold finds more, and more that is wrong"
+    )
+    nms_threshold: float | None = _setting(
+        "of two boxes of one name that overlap more (intersection over union), the one with the "
+        "lower score is dropped; from 0 to 1. 1 keeps all"
+    )
+    class_agnostic_nms: bool | None = _setting(
+        "boxes of different names suppress each other too, so that an object gets one name"
+    )
+    max_detections: int | None = _setting(
+        "the best so many of an image are kept, all names together; at least 1"
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("score_threshold", "nms_threshold"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise UserError(f"{name} is {value}; expected a number from 0 to 1")
+        if self.max_detections is not None and self.max_detections < 1:
+            raise UserError(f"max_detections is {self.max_detections}; expected at least 1")
+
+    def or_else(self, other: "DetectionThresholds") -> "DetectionThresholds":
+        """These settings, with those of ``other`` in place of None."""
+        own = vars(self)
+        return DetectionThresholds(
+            **{name: own[name] if own[name] is not None else vars(other)[name] for name in own}
+        )
+
+
+MEANINGS: dict[str, str] = {f.name: f.metadata["meaning"] for f in fields(DetectionThresholds)}
+"""Setting -> its meaning; for `--help` and docs/inference.md."""
 
 
 class PostProcess:
@@ -23,11 +77,11 @@ class PostProcess:
     geometric mean keeps scores on the scale of a probability and orders boxes as ATSS's product.
 
     Args:
-        score_threshold: detections below this score are dropped.
-        nms_threshold: of two boxes with a higher IoU the one with the lower score is dropped.
-        class_agnostic_nms: compare boxes of all names, not only of the same name.
+        score_threshold: see `DetectionThresholds`.
+        nms_threshold: see `DetectionThresholds`.
+        class_agnostic_nms: see `DetectionThresholds`.
         max_candidates: how many (box, name) pairs enter the suppression.
-        max_detections: how many leave it.
+        max_detections: see `DetectionThresholds`.
     """
 
     def __init__(
@@ -38,60 +92,64 @@ class PostProcess:
         max_candidates: int = 3000,
         max_detections: int = 300,
     ) -> None:
-        self.score_threshold = score_threshold
-        self.nms_threshold = nms_threshold
-        self.class_agnostic_nms = class_agnostic_nms
+        self.thresholds = DetectionThresholds(
+            score_threshold, nms_threshold, class_agnostic_nms, max_detections
+        )
         self.max_candidates = max_candidates
-        self.max_detections = max_detections
 
     def __call__(
         self,
-        regions: Tensor,
-        deltas: Tensor,
-        centerness: Tensor,
-        anchors: Tensor,
-        vocabulary: Tensor,
-        align: Align,
-        decode: Box2BoxTransform,
-        image_size: tuple[int, int],
+        outputs: HeadOutputs,
+        b: int,
+        vocabulary: VocabularyState,
+        thresholds: DetectionThresholds | None = None,
     ) -> Instances:
         """Detections of one image.
 
         Args:
-            regions: (K, D) embeddings.
-            deltas: (K, 4).
-            centerness: (K,) logits.
-            anchors: (K, 4) XYXY px.
-            vocabulary: (C, D) phrase embeddings.
-            align: gives S.
-            decode: deltas and anchors to boxes.
-            image_size: height and width of the image that the boxes are clipped to, px.
+            outputs: of the head, for B images and K anchors.
+            b: index of the image.
+            vocabulary: C labels.
+            thresholds: values that are not None override this object's own.
 
         Returns:
-            Instances with ``pred_boxes``, ``scores`` (descending) and ``pred_classes`` in [0, C).
+            Instances with ``pred_boxes`` (XYXY px, clipped to the image), ``scores`` (descending)
+            and ``pred_classes`` in [0, C).
         """
-        scores, anchor, name = self.candidates(regions, centerness, vocabulary, align)
-        boxes = Boxes(decode.apply_deltas(deltas[anchor].float(), anchors[anchor]))
+        chosen = self.resolved(thresholds)
+        scores, anchor, name = self.candidates(outputs, b, vocabulary, chosen.score_threshold)
+        image_size = outputs.image_sizes[b]
+        boxes = Boxes(outputs.boxes_at(b, anchor))
         boxes.clip(image_size)
-        groups = torch.zeros_like(name) if self.class_agnostic_nms else name
-        keep = batched_nms(boxes.tensor, scores, groups, self.nms_threshold)
-        keep = keep[boxes[keep].nonempty()][: self.max_detections]
+        groups = torch.zeros_like(name) if chosen.class_agnostic_nms else name
+        keep = batched_nms(boxes.tensor, scores, groups, chosen.nms_threshold)
+        keep = keep[boxes[keep].nonempty()][: chosen.max_detections]
         return Instances(
             image_size, pred_boxes=boxes[keep], scores=scores[keep], pred_classes=name[keep]
         )
 
+    def resolved(self, thresholds: DetectionThresholds | None) -> Any:
+        """These thresholds, with this object's own in place of None."""
+        return self.thresholds if thresholds is None else thresholds.or_else(self.thresholds)
+
     def candidates(
-        self, regions: Tensor, centerness: Tensor, vocabulary: Tensor, align: Align
+        self, outputs: HeadOutputs, b: int, vocabulary: VocabularyState, score_threshold: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The best ``max_candidates`` pairs of an anchor and a name above the threshold.
 
-        S is made for some anchors and names at a time: memory does not grow with K times C.
+        S is computed for some anchors and names at a time: memory does not grow with K times C.
+
+        Args:
+            outputs: of the head, for B images and K anchors.
+            b: index of the image.
+            vocabulary: C labels.
+            score_threshold: in [0, 1].
 
         Returns:
-            scores, anchors in [0, K) and names in [0, C), one each a pair.
+            Scores, anchors in [0, K) and names in [0, C): three tensors (P,) of P pairs.
         """
-        centerness = centerness.float().sigmoid()
-        floor = self.score_threshold**2
+        regions, centerness = outputs.regions[b], outputs.centerness[b].float().sigmoid()
+        floor = score_threshold**2
         # sqrt(p * c) > t needs c > t^2 and p > t^2 / c: most anchors and names drop out before
         # any sigmoid, and the result is the same.
         alive = (centerness > floor).nonzero().squeeze(1)
@@ -100,10 +158,10 @@ class PostProcess:
             return scores, of_anchor, of_name
         kind = regions.device.type
         pairs, names = PAIRS_AT_ONCE.get(kind, 2**23), NAMES_AT_ONCE.get(kind, 2**15)
-        blocks = align.blocks(vocabulary, names)
+        chunks = vocabulary.chunks(names)
         for part in alive.split(max(pairs // min(len(vocabulary), names), 1)):
             of_part = regions[part]
-            for first, similarity in blocks:
+            for first, similarity in chunks:
                 logits = similarity(of_part).float()
                 row, name = _above(logits, torch.logit(floor / centerness[part]))
                 anchors = part[row]
@@ -114,16 +172,16 @@ class PostProcess:
                 if len(scores) > self.max_candidates:
                     scores, best = scores.topk(self.max_candidates)
                     of_anchor, of_name = of_anchor[best], of_name[best]
-                    # Later pairs must be better than the last of these; the rest is for rounding.
+                    # Later pairs must be better than the last of these; 1e-6 is for rounding.
                     floor = max(floor, float(scores[-1]) ** 2 * (1 - 1e-6))
         return scores, of_anchor, of_name
 
 
 def _above(logits: Tensor, lowest: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows and columns of the (K, C) logits that are above the ``lowest`` (K,) of their rows.
+    """Rows and columns of the (K, C) logits above ``lowest`` (K,), the limit of each row.
 
-    Most rows have none, which their best one tells in a single pass. "Not below", because a name
-    whose S is no number hides the others of its anchor.
+    Most rows have none, as their maximum shows in a single pass. The comparison is negated, so that
+    a name whose S is NaN does not hide the other names of its anchor.
     """
     some = (~(logits.amax(dim=1) <= lowest)).nonzero().squeeze(1)
     row, column = (logits[some] > lowest[some, None]).nonzero(as_tuple=True)
@@ -133,13 +191,14 @@ def _above(logits: Tensor, lowest: Tensor) -> tuple[Tensor, Tensor]:
 class TopKPerPhrase(PostProcess):
     """The best boxes of every name, however low their scores: for names known to be in the image.
 
-    Phrase grounding asks where a phrase is, not whether. Names do not compete: what is found for
-    one does not depend on which others are asked for. Scores as in :class:`PostProcess`.
+    Phrase grounding asks where a phrase is, not whether. Names do not compete: the boxes of one
+    name do not depend on the other names. Scores as in `PostProcess`.
 
     Args:
-        nms_threshold: of two boxes of a name with a higher IoU the one with the lower score goes.
+        nms_threshold: of two boxes of a name with a higher IoU, the one with the lower score is
+            dropped.
         max_candidates: how many boxes of a name enter the suppression.
-        max_detections: how many of a name leave it.
+        max_detections: how many boxes of a name are kept at most.
     """
 
     def __init__(
@@ -154,29 +213,28 @@ class TopKPerPhrase(PostProcess):
 
     def __call__(
         self,
-        regions: Tensor,
-        deltas: Tensor,
-        centerness: Tensor,
-        anchors: Tensor,
-        vocabulary: Tensor,
-        align: Align,
-        decode: Box2BoxTransform,
-        image_size: tuple[int, int],
+        outputs: HeadOutputs,
+        b: int,
+        vocabulary: VocabularyState,
+        thresholds: DetectionThresholds | None = None,
     ) -> Instances:
-        """As of :class:`PostProcess`; at most ``max_detections`` for each of the C names."""
-        # A box that is not finite becomes one without area, and goes with those.
-        boxes = Boxes(decode.apply_deltas(deltas.float(), anchors).nan_to_num(0, 0, 0))
+        """See `PostProcess`; at most ``max_detections`` for each of the C names."""
+        chosen = self.resolved(thresholds)
+        image_size = outputs.image_sizes[b]
+        # A box that is not finite becomes empty, and empty boxes are dropped.
+        boxes = Boxes(outputs.boxes_at(b, slice(None)).nan_to_num(0, 0, 0))
         boxes.clip(image_size)
         has_area = boxes.nonempty()
         boxes = boxes[has_area]
-        scores = align(regions[has_area], vocabulary).float().sigmoid()  # (K, C)
-        scores = (scores * centerness[has_area].float().sigmoid()[:, None]).sqrt()
+        scores = vocabulary.similarity(outputs.regions[b, has_area]).float().sigmoid()  # (K, C)
+        scores = (scores * outputs.centerness[b, has_area].float().sigmoid()[:, None]).sqrt()
         kept = torch.full_like(scores, -1)  # -1: not kept
         for of_name, kept_of_name in zip(scores.nan_to_num(-1).T, kept.T, strict=True):
             best, candidate = of_name.topk(min(self.max_candidates, len(of_name)))
-            keep = nms(boxes[candidate].tensor, best, self.nms_threshold)[: self.max_detections]
+            keep = nms(boxes[candidate].tensor, best, chosen.nms_threshold)
+            keep = keep[: chosen.max_detections]
             kept_of_name[candidate[keep]] = best[keep]
-        anchor, name = (kept >= self.score_threshold).nonzero(as_tuple=True)
+        anchor, name = (kept >= chosen.score_threshold).nonzero(as_tuple=True)
         best_first = kept[anchor, name].argsort(descending=True, stable=True)
         anchor, name = anchor[best_first], name[best_first]
         return Instances(

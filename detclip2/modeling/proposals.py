@@ -1,6 +1,6 @@
-"""Which regions of an image without boxes may stand for objects (sec. 3.2, Tab. 2a)."""
+"""Proposals: the regions that stand for objects in an image without boxes (sec. 3.2, Tab. 2a)."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +12,19 @@ ProposalScore = Literal[
 ]
 
 
+class Proposals(NamedTuple):
+    """R regions of each of B images, for losses over the whole batch."""
+
+    regions: Tensor
+    """(B, R, D) embeddings, with gradient."""
+    anchor: Tensor
+    """(B, R) int64 indices into the K anchors, best first; 0 for padding."""
+    valid: Tensor
+    """(B, R) bool, False for padding."""
+    areas: Tensor
+    """(B, R) areas of the boxes, px^2."""
+
+
 @torch.no_grad()
 def proposal_scores(
     kind: ProposalScore,
@@ -20,23 +33,22 @@ def proposal_scores(
     centerness: Tensor,
     objectness: Tensor | None = None,
 ) -> Tensor:
-    """How likely each of an image's K regions is an object (Tab. 2a).
+    """Score the K regions of an image as proposals (Tab. 2a).
 
-    - ``text_batch``: its best similarity with any phrase of the local batch (31.3 AP, the default);
-    - ``text_sample``: with any phrase of its own caption (29.6);
+    - ``text_batch``: highest similarity with any phrase of the local batch (31.3 AP, the default);
+    - ``text_sample``: highest similarity with any phrase of the image's own caption (29.6);
     - ``centerness`` (30.2), and ``text_batch_centerness``: the product of the two (30.9);
-    - ``class`` (28.4) and ``iou`` (30.1): from a further output of the head, which has learnt,
-      on data with boxes and whatever the class, either whether an anchor is on an object or the
-      IoU of its box. The paper only gives these names; we take them to be the class-agnostic
-      scores usual for proposals. The head must have been given that output.
+    - ``class`` (28.4) and ``iou`` (30.1): a class-agnostic output of the head, trained on data with
+      boxes to predict whether an anchor is on an object, or the IoU of its box. The paper gives
+      only these names; we assume the usual scores of proposals. The head must have that output.
 
-    A sample without phrases of its own is scored by those of the batch, and a batch without any
-    phrase by centerness.
+    ``text_sample`` falls back to the phrases of the batch for an image without phrases, and all
+    text scores to centerness for a batch without phrases.
 
     Args:
-        kind: which of these.
+        kind: one of these.
         similarity: (K, M) logits S of the image's regions with the phrases of the local batch.
-        own: indices of the image's own phrases among the M.
+        own: int64 indices of the image's own phrases among the M.
         centerness: (K,) logits.
         objectness: (K,) logits of the head's class-agnostic output, for ``class`` and ``iou``.
 
@@ -68,20 +80,20 @@ def select_proposals(
     nms_threshold: float = 0.6,
     pre_nms: int = 1000,
 ) -> Tensor:
-    """The best proposals of an image that do not cover each other.
+    """Choose the best regions of an image by non-maximum suppression.
 
     The paper keeps 100 (Tab. 2d: 25 or 200 cost 0.7 or 0.5 AP) and gives neither the threshold nor
     a number of candidates; the defaults are those of ATSS for its detections.
 
     Args:
-        boxes: (K, 4) XYXY. Those without area, as of anchors in the padding, are never chosen.
+        boxes: (K, 4) XYXY px. Boxes without area, e.g. in the padding, are never chosen.
         scores: (K,), higher is better.
-        num: R, how many to keep at most.
-        nms_threshold: IoU above which the lower-scored box goes.
-        pre_nms: how many of the best to consider.
+        num: R, the maximum number to keep.
+        nms_threshold: IoU above which the lower-scored box is dropped.
+        pre_nms: how many of the best enter the suppression.
 
     Returns:
-        Indices (R',), R' <= R, best first.
+        (R',) int64 indices into the K regions, R' <= R, best first.
     """
     width, height = (boxes[:, 2:] - boxes[:, :2]).unbind(dim=1)
     candidates = torch.where((width > 0) & (height > 0))[0]
@@ -92,14 +104,14 @@ def select_proposals(
 
 
 def stack_proposals(proposals: list[Tensor], num: int) -> tuple[Tensor, Tensor]:
-    """Give all B images the same number of proposals.
+    """Pad the proposals of B images to R each.
 
     Args:
-        proposals: for each image the indices (R',) of its proposals, R' <= R.
+        proposals: for each image the (R',) indices of its proposals, R' <= R.
         num: R.
 
     Returns:
-        Indices (B, R), padded with 0, and (B, R) bool: is it a proposal, not padding?
+        (B, R) indices, padded with 0, and (B, R) bool, False for padding.
     """
     index = torch.stack([F.pad(p, (0, num - len(p))) for p in proposals])
     counts = torch.tensor([len(p) for p in proposals], device=index.device)

@@ -1,7 +1,7 @@
 """DetCLIPv2 from a yacs config, for Detectron2's ``build_model`` and ``DefaultPredictor``.
 
-LazyConfigs are the project's own road; this one is for code that is written for yacs. What the two
-have in common is built by the same classes.
+The project itself uses LazyConfigs; both kinds of config build the same classes. Importing this
+module registers the meta-architecture and its backbone.
 """
 
 from typing import Any
@@ -11,11 +11,13 @@ from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_backbone
 from torch import nn
 
+from detclip2.modeling import backbone as _backbone  # noqa: F401  (registers the backbone)
 from detclip2.modeling.alignment import Alignment
 from detclip2.modeling.assigners.atss import ATSSAssigner
 from detclip2.modeling.heads.atss_head import ATSSHead
 from detclip2.modeling.losses.detection import DetectionCriterion
 from detclip2.modeling.losses.word_region_contrast import WordRegionContrast
+from detclip2.modeling.meta_arch import detclipv2 as _detclipv2  # noqa: F401  (registers the model)
 from detclip2.modeling.postprocess import PostProcess
 from detclip2.modeling.text.text_tower import (
     TextTower,
@@ -44,17 +46,17 @@ def add_detclip_config(cfg: CfgNode) -> None:
     node.NUM_GROUPS = 32
     node.DEFORMABLE = True
     node.TEXT_TOWER = "openai/clip-vit-base-patch32"
-    # "pretrained": the files' weights; "fresh": to be trained from nothing (fresh_text_model).
+    # "pretrained" loads weights; "fresh" starts from random ones (fresh_text_model).
     node.TEXT_WEIGHTS = "pretrained"
-    # Names the encoder for saved vocabularies; "" takes it from the text model.
+    # Identity of the encoder in saved vocabularies; "" derives it from the text model.
     node.TEXT_IDENTITY = ""
     node.MAX_LENGTH = 16
     node.POOLING = "end_of_text"
-    # How the similarity of regions and phrases starts.
+    # Arguments of Alignment.
     node.PRIOR = 0.01
     node.NORMALIZE_REGIONS = False
     node.INITIAL_SCALE = 1.0
-    # The names to detect; without any, those of the first data set of DATASETS.TEST.
+    # Names to detect; empty: those of the first data set of DATASETS.TEST.
     node.VOCABULARY = []
     node.SCORE_THRESHOLD = 0.05
     node.NMS_THRESHOLD = 0.6
@@ -62,7 +64,11 @@ def add_detclip_config(cfg: CfgNode) -> None:
 
 
 def arguments_from_yacs(cfg: CfgNode) -> dict[str, Any]:
-    """The arguments of ``DetCLIPv2`` that a yacs config describes."""
+    """The arguments of ``DetCLIPv2`` that a yacs config describes.
+
+    Raises:
+        UserError: TEXT_WEIGHTS is unknown, or a file of the text tower is missing.
+    """
     node = cfg.MODEL.DETCLIP
     backbone = build_backbone(cfg)
     text_tower = TextTower(

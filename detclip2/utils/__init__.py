@@ -1,0 +1,1 @@
+"""Files, errors, imports and the environment."""

@@ -1,4 +1,4 @@
-"""Where a model runs."""
+"""Devices on which models run."""
 
 import torch
 
@@ -6,10 +6,10 @@ from detclip2.utils.errors import UserError
 
 
 def checked_device(device: str | torch.device | None = None) -> torch.device:
-    """A device that can be used; for None the GPU, where there is one, else the CPU.
+    """A usable device; None: the GPU if there is one, else the CPU.
 
     Raises:
-        UserError: there is no such device here.
+        UserError: the device cannot be used.
     """
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,10 +1,11 @@
-"""What this environment has and lacks, measured against the ranges that ``setup.cfg`` declares.
+"""Checks of the environment against the version ranges that ``setup.cfg`` declares.
 
-Nothing here imports a framework before it is asked to, so that a broken installation can be told.
+Frameworks are imported only on demand, so that a broken installation can be reported.
 """
 
 import importlib
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import sys
@@ -18,19 +19,19 @@ from packaging.specifiers import SpecifierSet
 from detclip2.utils.errors import MISSING_DETECTRON2, UserError, missing_package
 from detclip2.utils.quiet import without_upstream_warnings
 
-# Distributions whose module has another name.
+# Distribution -> its module, if the names differ.
 MODULES = {"opencv-python-headless": "cv2", "pillow": "PIL", "hydra-core": "hydra"}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One row of the report: what was looked for, what is there, and what to do about it."""
+    """A row of the report: the subject, the state, and the problem with its remedy."""
 
     what: str
     found: str
     expected: str = ""
-    problem: str = ""  # empty: as it should be
-    needed: bool = True  # whether nothing works until the problem is mended
+    problem: str = ""  # empty: none
+    needed: bool = True  # whether everything depends on it
 
 
 def findings() -> Iterator[Finding]:
@@ -46,7 +47,7 @@ def require_packages(program: str) -> None:
     """End a script with one sentence and exit code 2 if a package that it needs is not installed.
 
     Args:
-        program: what the sentence begins with.
+        program: name in front of the sentence.
     """
     try:
         with without_upstream_warnings():
@@ -60,7 +61,7 @@ def require_packages(program: str) -> None:
 
 
 def requirements() -> list[Requirement]:
-    """What the installed detclip2 declares for this Python and platform, extras left out."""
+    """Requirements of the installed detclip2 for this Python and platform, without extras."""
     declared = importlib.metadata.requires("detclip2") or []
     parsed = [Requirement(line) for line in declared]
     return [item for item in parsed if not item.marker or item.marker.evaluate({"extra": ""})]
@@ -89,7 +90,7 @@ def _version(requirement: Requirement) -> Finding:
     except importlib.metadata.PackageNotFoundError:
         return Finding(name, "missing", wanted, f"{name} is missing; {remedy}")
     if trouble := _import_trouble(MODULES.get(name, name.replace("-", "_"))):
-        if name == "opencv-python-headless":  # most often opencv-python has overwritten it
+        if name == "opencv-python-headless":  # often overwritten by opencv-python
             remedy = (
                 "`pip uninstall -y opencv-python opencv-python-headless`, "
                 "then `pip install opencv-python-headless`"
@@ -107,24 +108,31 @@ def _readable(specifier: SpecifierSet) -> str:
 
 
 def _detectron2() -> Finding:
-    try:
-        version = importlib.metadata.version("detectron2")
-    except importlib.metadata.PackageNotFoundError:
-        return Finding("detectron2", "missing", problem=MISSING_DETECTRON2)
-    kind = "stand-in" if version.endswith("+subset") else "real"
+    what = "detectron2"
+    if trouble := _import_trouble(what):
+        if importlib.util.find_spec(what) is None:
+            return Finding(what, "missing", problem=MISSING_DETECTRON2)
+        return Finding(what, "broken", problem=f"detectron2 does not import ({trouble})")
+    module = sys.modules[what]
+    if module.__file__ is None:
+        (folder, *_) = module.__path__
+        problem = f"the folder {folder} is taken for the package detectron2; run elsewhere"
+        return Finding(what, f"a folder ({folder})", problem=problem)
+    kind = "stand-in" if module.__version__.endswith("+subset") else "real"
+    found = f"{module.__version__} ({kind}, {os.path.dirname(module.__file__)})"
     if trouble := _import_trouble("detectron2.modeling"):
         problem = (
-            f"detectron2 {version} does not import ({trouble}); a real Detectron2 has to be built "
-            "against the torch that is installed: docs/install.md"
+            f"detectron2 {module.__version__} does not import ({trouble}); a real Detectron2 has "
+            "to be built against the torch that is installed: docs/install.md"
         )
-        return Finding("detectron2", f"{version} ({kind})", problem=problem)
-    return Finding("detectron2", f"{version} ({kind})")
+        return Finding(what, found, problem=problem)
+    return Finding(what, found)
 
 
 def _device() -> Finding:
     try:
         import torch
-    except Exception:  # reported among the versions, with its reason
+    except Exception:  # reported among the versions
         return Finding("device", "unknown without torch")
     if torch.cuda.is_available():
         card = torch.cuda.get_device_properties(0)
@@ -157,7 +165,7 @@ def _resources() -> Finding:
 
 
 def _import_trouble(module: str) -> str:
-    """Why `module` cannot be imported, in one line; empty when it can."""
+    """The reason why `module` cannot be imported, in one line; empty if it can."""
     try:
         importlib.import_module(module)
     except Exception as error:  # a broken build raises anything: OSError, RuntimeError, ...

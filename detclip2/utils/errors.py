@@ -1,8 +1,8 @@
-"""The one exception for mistakes that the user can mend, and the sentence for a missing package."""
+"""The exception for mistakes that a user can fix, and the sentence for a missing package."""
 
 MISSING_DETECTRON2 = (
-    "Detectron2 is not installed: install the stand-in that comes with this project "
-    "(`pip install ./compat` in its folder) or the real one "
+    "Detectron2 is not installed, and the stand-in that comes with detclip2 is missing: install "
+    "detclip2 again, or the real Detectron2 "
     "(`pip install git+https://github.com/facebookresearch/detectron2`)"
 )
 
@@ -15,9 +15,9 @@ class UserError(ValueError):
 
 
 def missing_package(error: ModuleNotFoundError) -> str:
-    """The sentence for a package that is not installed; empty if the error is about another thing.
+    """The sentence for a package that is not installed; empty if the error has another cause.
 
-    A module missing *inside* a package that is there is a fault of that package: not told here.
+    A module missing inside an installed package is a fault of that package.
     """
     name = error.name or ""
     if name == "detectron2":

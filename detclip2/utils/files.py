@@ -1,4 +1,4 @@
-"""Files that are never half written."""
+"""Atomic writing of files, and errors of full disks."""
 
 import errno
 import os
@@ -13,11 +13,14 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Write a file so that at ``path`` there is always a whole one: the old or the new.
+    """Write a file atomically: ``path`` holds either the old or the new file.
 
     Args:
-        path: where it goes; its folder is made.
-        write: called with the open binary file.
+        path: path of the file; its folder is made.
+        write: writes to the open binary file.
+
+    Raises:
+        UserError: there is no space left; the old file stays.
     """
     with whole_file(path) as file:
         write(file)
@@ -25,13 +28,13 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """An open binary file that takes its place at ``path`` when the block ends without an error.
+    """An open binary file that is moved to ``path`` when the block ends without an error.
 
     Args:
-        path: where it goes; its folder is made.
+        path: path of the file; its folder is made.
 
     Raises:
-        UserError: there is no space left; what was at ``path`` is as it was.
+        UserError: there is no space left; the old file stays.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -45,7 +48,7 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
     except (OSError, RuntimeError) as error:
         if reason := out_of_space(error):
             raise UserError(
-                f"{path} could not be written: {reason}; earlier files are as they were"
+                f"{path} could not be written: {reason}; earlier files are unchanged"
             ) from error
         raise
     finally:
@@ -54,7 +57,7 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def space_needed(folder: str | os.PathLike[str]) -> Iterator[None]:
-    """Around what writes to a folder for a long time.
+    """Report a full disk during a block that writes to a folder.
 
     Raises:
         UserError: there is no space left.
@@ -64,16 +67,16 @@ def space_needed(folder: str | os.PathLike[str]) -> Iterator[None]:
     except (OSError, RuntimeError) as error:
         if reason := out_of_space(error):
             raise UserError(
-                f"{folder}: nothing more can be written ({reason}); checkpoints that are there are "
-                "whole: make room and go on with --resume"
+                f"{folder}: nothing more can be written ({reason}); existing checkpoints are "
+                "whole: make room and continue with --resume"
             ) from error
         raise
 
 
 def out_of_space(error: BaseException) -> str:
-    """The system's words if an error is, or comes from, a full disk or quota; else empty."""
+    """The system's message if an error comes from a full disk or quota; else empty."""
     cause: BaseException | None = error
-    while cause is not None:  # torch.save turns it into a RuntimeError about positions
+    while cause is not None:  # torch.save raises a RuntimeError about positions
         if isinstance(cause, OSError) and cause.errno in NO_SPACE:
             return cause.strerror or "no space left"
         cause = cause.__cause__ or cause.__context__
@@ -81,9 +84,9 @@ def out_of_space(error: BaseException) -> str:
 
 
 def _force_to_disk(folder: Path) -> None:
-    """A name in a folder survives a power cut only when the folder itself was written."""
+    """Flush a folder, so that names in it survive a power cut."""
     if os.name != "posix":
-        return  # elsewhere folders cannot be opened
+        return  # other systems cannot open folders
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""A model folder: ``config.yaml`` and ``model.safetensors``, as a training run leaves them."""
+"""Model folders: ``config.yaml`` and ``model.safetensors``, as trainings write them."""
 
 import os
 from pathlib import Path
@@ -17,7 +17,7 @@ SHIPPED = RESOURCES / "models" / "emoji_nano"
 
 
 def read_model_folder(folder: str | os.PathLike[str]) -> tuple[Path, Path]:
-    """The config and the weights in a folder.
+    """The paths of the config and the weights in a folder.
 
     Raises:
         UserError: the folder or one of the two is missing.
@@ -35,7 +35,7 @@ def read_model_folder(folder: str | os.PathLike[str]) -> tuple[Path, Path]:
 
 
 def save_weights(model: nn.Module, folder: str | os.PathLike[str]) -> Path:
-    """Write the model's weights into a folder that has its config; never half."""
+    """Write the model's weights atomically into a folder; return their path."""
     path = Path(folder) / WEIGHTS_NAME
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     write_whole(path, lambda file: file.write(save(state)))
@@ -43,7 +43,7 @@ def save_weights(model: nn.Module, folder: str | os.PathLike[str]) -> Path:
 
 
 def default_model() -> tuple[Path, Path]:
-    """The config and the weights to use where none are given.
+    """The paths of the default config and weights.
 
     The folder in the environment variable ``DETCLIP2_MODEL``, else the model that ships with the
     package.

@@ -1,11 +1,11 @@
-"""Warnings that libraries give about themselves, of which our users can mend nothing."""
+"""Third-party warnings that users cannot act on, suppressed."""
 
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 _MESSAGES = (
-    # fvcore compiles a loss when it is imported, with or without Detectron2 proper.
+    # fvcore compiles a loss on import.
     "`torch.jit.script` is deprecated",
     # Detectron2's anchors.
     "torch.meshgrid: in an upcoming release",
@@ -14,7 +14,7 @@ _MESSAGES = (
 
 @contextmanager
 def without_upstream_warnings() -> Iterator[None]:
-    """A block in which they are not shown; others are."""
+    """Suppress these warnings, and only these, in a block."""
     with warnings.catch_warnings():
         for message in _MESSAGES:
             warnings.filterwarnings("ignore", message)

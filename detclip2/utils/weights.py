@@ -1,4 +1,4 @@
-"""Weights from files: safetensors, or torch files that need no pickle."""
+"""Reading of weights: safetensors, or torch files without pickle."""
 
 import pickle
 import zipfile
@@ -19,8 +19,8 @@ NO_STATE = "holds no state dict of tensors (expected name -> tensor)"
 def read_weights(path: str | Path) -> State:
     """The state dict in a .safetensors or torch file, on the CPU.
 
-    A torch file may hold the state dict itself or a checkpoint with it under "model", or under
-    "ema" an average of the weights, which is preferred.
+    A torch file has the state dict itself, or a checkpoint with it under "model", or with an
+    average of the weights under "ema", which is preferred.
 
     Raises:
         UserError: the file is missing, broken, or needs pickle, which could run any code.
@@ -36,11 +36,11 @@ def read_weights(path: str | Path) -> State:
 
 
 def read_checkpoint(path: str | Path, what: str = "a checkpoint") -> dict[str, Any]:
-    """What is in a .safetensors or torch file, on the CPU, with its state dict under "model".
+    """The content of a .safetensors or torch file, on the CPU, with its state dict under "model".
 
     Args:
-        path: a file that is there.
-        what: what messages call its content.
+        path: an existing file.
+        what: name of its content in messages.
 
     Raises:
         UserError: the file is broken, needs pickle, or has no state dict.
@@ -51,14 +51,14 @@ def read_checkpoint(path: str | Path, what: str = "a checkpoint") -> dict[str, A
             return {"model": load_file(path)}
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        # Torch's files are zip files; in others, what looks like pickle may be any garbage.
+        # Torch's files are zip files; other files only look like pickle.
         if not zipfile.is_zipfile(path):
             raise UserError(f"{path} cannot be read as {what}: it is no file of tensors") from error
         raise UserError(
             f"{path} needs pickle, which can run any code when loaded, so it is refused: "
             "save its state dict of tensors as .safetensors"
         ) from error
-    except Exception as error:  # what a broken file makes the readers raise could be anything
+    except Exception as error:  # broken files raise anything
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path} cannot be read as {what}: {reason}") from error
     if not isinstance(content, dict) or "model" not in content:
@@ -75,16 +75,16 @@ def load_weights(
     ignore: Sequence[str] = (),
     convert: Callable[[State], State] | None = None,
 ) -> None:
-    """Load a file into ``module``; every parameter must be there with its shape.
+    """Load a file into ``module``; it must have every parameter with its shape.
 
     Args:
         module: the module to fill.
-        path: a file that :func:`read_weights` reads.
+        path: a file that `read_weights` reads.
         ignore: prefixes of entries in the file that ``module`` need not have (e.g. a classifier).
-        convert: gives the entries the names and shapes that ``module`` uses.
+        convert: maps the entries to names and shapes of ``module``.
 
     Raises:
-        UserError: names the entries that do not fit.
+        UserError: entries do not fit; the message names them.
     """
     state = read_weights(path)
     if convert is not None:

@@ -1,4 +1,4 @@
-"""Files of pictures and videos in; out the same with what was found drawn in, and as json."""
+"""Annotation of image and video files: detections are drawn in, and written as json."""
 
 import itertools
 import json
@@ -24,17 +24,17 @@ from detclip2.visualization.detections import draw_instances
 
 StrPath: TypeAlias = str | os.PathLike[str]
 Detect: TypeAlias = Callable[[Any], Any]
-"""A predictor with a vocabulary, or ``functools.partial`` of one with settings of its own."""
+"""A predictor with a vocabulary, or ``functools.partial`` of one with its own settings."""
 
 
 @dataclass
 class Tally:
-    """What was found in a video."""
+    """A summary of the detections in a video."""
 
     frames: int = 0
-    """How many there are."""
+    """Number of frames."""
     labels: dict[str, tuple[int, float]] = field(default_factory=dict)
-    """Label -> in how many frames it was found, and its best score."""
+    """Label -> number of frames in which it was detected, and its best score."""
 
     def add(self, instances: Instances) -> None:
         """Count one frame."""
@@ -47,24 +47,24 @@ class Tally:
             self.labels[label] = frames + 1, max(score, before)
 
 
-def annotate_picture(
+def annotate_image(
     detect: Detect, source: StrPath, target: StrPath, record: StrPath | None = None
 ) -> Instances:
-    """Detect in a picture and draw it.
+    """Detect in an image file and write the image with the detections.
 
     Args:
         detect: the predictor.
-        source: the picture.
+        source: the image file.
         target: the file to write, .jpg or .png.
         record: a json file to write too: ``file_name``, ``width``, ``height`` and ``detections``,
             each with ``label``, ``score``, ``bbox`` XYWH px and ``category_id``, the position in
             the vocabulary from 0.
 
     Returns:
-        what was found.
+        The detections.
 
     Raises:
-        UserError: the picture cannot be read, or a file not be written.
+        UserError: the image cannot be read, or a file cannot be written.
     """
     image = read_image(source)
     instances = detect(image)
@@ -73,7 +73,7 @@ def annotate_picture(
     try:
         write_whole(Path(target), lambda file: drawn.save(file, image_format, quality=95))
     except OSError as error:
-        raise UserError(f"{target}: this picture cannot be written: {error}") from None
+        raise UserError(f"{target}: this image cannot be written: {error}") from None
     if record is not None:
         height, width = image.shape[:2]
         head = {"file_name": os.fspath(source), "width": width, "height": height}
@@ -88,21 +88,22 @@ def annotate_picture(
 def annotate_video(
     detect: Detect, source: StrPath, target: StrPath, record: StrPath | None = None
 ) -> Tally:
-    """Detect in every frame of a video and draw it, without keeping the frames.
+    """Detect in every frame of a video and write it with the detections, frame by frame.
 
     Args:
         detect: the predictor.
-        source: the video.
+        source: the video file.
         target: the .mp4 file to write; it has no sound.
         record: a json file to write too: ``file_name``, ``rate`` and ``frames``, one a line, each
             with ``frame`` (from 0), ``time`` (seconds) and ``detections``, see
-            :func:`annotate_picture`.
+            `annotate_image`.
 
     Returns:
-        what was found.
+        A summary of the detections.
 
     Raises:
-        UserError: the video cannot be read to its end, or a file not be written; then neither is.
+        UserError: the video cannot be read to its end, or a file cannot be written. Then no file is
+            written.
     """
     video = Video(source)
     tally = Tally()
@@ -110,11 +111,11 @@ def annotate_video(
         with ExitStack() as files:
             annotated = files.enter_context(whole_file(Path(target)))
             lines = files.enter_context(whole_file(Path(record))) if record is not None else None
-            found = _found(detect, video)
+            found = _detect_frames(detect, video)
             if lines is not None:
-                found = _recorded(found, lines, video)
-            write_video(annotated, _drawn(found, tally), video.rate)
-    except (OSError, FFmpegError) as error:  # of a disk that is full, for one
+                found = _write_frames(found, lines, video)
+            write_video(annotated, _draw_frames(found, tally), video.rate)
+    except (OSError, FFmpegError) as error:  # e.g. of a full disk
         raise UserError(f"{target}: this video cannot be written: {error}") from None
     return tally
 
@@ -122,9 +123,9 @@ def annotate_video(
 Found: TypeAlias = tuple[Frame, Instances]
 
 
-def _found(detect: Detect, video: Video) -> Iterator[Found]:
-    """The frames with what is in them, while a bar shows how far it is."""
-    shown, seen = itertools.tee(video.frames())  # which differ by one batch at most
+def _detect_frames(detect: Detect, video: Video) -> Iterator[Found]:
+    """The frames with their detections, with a progress bar."""
+    shown, seen = itertools.tee(video.frames())  # at most one batch apart
     results = detect(frame.image for frame in seen)
     pairs = zip(shown, results, strict=True)
     console = Console(stderr=True)
@@ -134,14 +135,14 @@ def _found(detect: Detect, video: Video) -> Iterator[Found]:
     )
 
 
-def _drawn(found: Iterable[Found], tally: Tally) -> Iterator[Frame]:
+def _draw_frames(found: Iterable[Found], tally: Tally) -> Iterator[Frame]:
     for frame, instances in found:
         tally.add(instances)
         yield frame._replace(image=draw_instances(frame.image, instances))
 
 
-def _recorded(found: Iterable[Found], file: IO[bytes], video: Video) -> Iterator[Found]:
-    """The same, after each frame's line is written."""
+def _write_frames(found: Iterable[Found], file: IO[bytes], video: Video) -> Iterator[Found]:
+    """The same, after writing the line of each frame."""
     head = {"file_name": str(video.path), "rate": float(video.rate)}
     file.write(json.dumps(head, ensure_ascii=False)[:-1].encode() + b', "frames": [')
     for number, (frame, instances) in enumerate(found):
@@ -155,6 +156,6 @@ def _recorded(found: Iterable[Found], file: IO[bytes], video: Video) -> Iterator
 def _rows(instances: Instances) -> list[dict[str, Any]]:
     rows = []
     for label, row in zip(instances.labels, to_coco(instances, image_id=0), strict=True):
-        del row["image_id"]  # which the json says once
+        del row["image_id"]  # the json names the file once
         rows.append({"label": label, **row})
     return rows

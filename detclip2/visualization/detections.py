@@ -1,4 +1,4 @@
-"""Detections drawn into pictures, by supervision's annotators."""
+"""Drawing of detections in images, with supervision's annotators."""
 
 from functools import lru_cache
 from math import sqrt
@@ -14,7 +14,7 @@ from PIL import Image
 from detclip2.inference.results import to_supervision
 
 _COLORS = sv.ColorPalette.DEFAULT
-# Where systems keep fonts. Not asked of matplotlib, which would write a cache into the home folder.
+# Font folders of systems. matplotlib's own search would write a cache into the home folder.
 _FONT_FOLDERS = (
     "/usr/share/fonts",
     "/usr/local/share/fonts",
@@ -24,7 +24,7 @@ _FONT_FOLDERS = (
     "/Library/Fonts",
     "C:/Windows/Fonts",
 )
-# Black or white on each colour, whichever stands out (ITU-R BT.601 luma).
+# Black or white on each colour, by contrast (ITU-R BT.601 luma).
 _TEXT_COLORS = sv.ColorPalette(
     [
         sv.Color.BLACK if 0.299 * c.r + 0.587 * c.g + 0.114 * c.b > 140 else sv.Color.WHITE
@@ -34,10 +34,10 @@ _TEXT_COLORS = sv.ColorPalette(
 
 
 def draw_instances(image: np.ndarray, instances: Instances) -> np.ndarray:
-    """Boxes with label and score, one colour a label; lines and text grow with the picture.
+    """Draw boxes with label and score, one colour a label; lines and text scale with the image.
 
     Args:
-        image: (H, W, 3) uint8 RGB; it is not changed.
+        image: (H, W, 3) uint8 RGB; it is not modified.
         instances: ``pred_boxes`` XYXY px of that image, ``scores``, ``pred_classes``, ``labels``.
 
     Returns:
@@ -60,16 +60,16 @@ def draw_instances(image: np.ndarray, instances: Instances) -> np.ndarray:
         font_path=font_for("".join(sorted({*"0123456789.", *"".join(texts)}))),
         font_size=max(8, round(15 * scale)),
         text_padding=max(1, round(4 * scale)),
-        smart_position=True,  # moves labels apart and into the picture
+        smart_position=True,  # moves labels apart and into the image
     )
-    # As a Pillow image, because of an array supervision assumes OpenCV's BGR.
-    picture = boxes.annotate(Image.fromarray(image), detections)
-    return np.asarray(labels.annotate(picture, detections, texts))
+    # A Pillow image, because supervision reads arrays as OpenCV's BGR.
+    drawn = boxes.annotate(Image.fromarray(image), detections)
+    return np.asarray(labels.annotate(drawn, detections, texts))
 
 
-@lru_cache(maxsize=256)  # the frames of a video have one label or another
+@lru_cache(maxsize=256)  # frames of a video differ in their labels
 def font_for(characters: str) -> str:
-    """The file of the font that has most of the characters.
+    """The file of the font that covers most of the characters.
 
     DejaVu Sans, which comes with matplotlib, covers Latin, Greek, Cyrillic and more; for the rest
     the fonts of the system are searched. A character in none of them is drawn as an empty box.
@@ -88,7 +88,7 @@ def font_for(characters: str) -> str:
 def _coverage(path: str, wanted: set[int]) -> int:
     try:
         font = FT2Font(path)
-    except (OSError, RuntimeError):  # not every file in a font folder is one that FreeType reads
+    except (OSError, RuntimeError):  # FreeType cannot read every file in a font folder
         return 0
-    # A font of bitmaps, as of colour emoji, cannot be drawn at any size.
+    # A bitmap font, e.g. of colour emoji, does not scale.
     return len(wanted & font.get_charmap().keys()) if font.scalable else 0

@@ -1,4 +1,4 @@
-"""The paper's qualitative figure: a caption, its picture, and where each noun phrase looked."""
+"""The paper's qualitative figure: a caption, its image, and a heat map for each noun phrase."""
 
 import cv2
 import numpy as np
@@ -10,17 +10,17 @@ from detclip2.inference.explain import Explanation
 from detclip2.visualization.detections import draw_instances
 from detclip2.visualization.text_panel import draw_text
 
-PANEL = 448  # px, the longer side of each picture
-MIN_WIDTH = 224  # px, so that there is room for the title of a narrow one
+PANEL = 448  # px, the longer side of each image
+MIN_WIDTH = 224  # px, for the title of a narrow image
 COLUMNS = 4
 GAP = 8  # px, white
 
 
 def draw_explanation(explanation: Explanation) -> np.ndarray:
-    """The caption; below it the picture with all boxes, and one panel for each phrase.
+    """Draw the caption, the image with all boxes, and one panel for each phrase.
 
-    A panel has the heat map of its phrase over the picture, from blue, 0, to red, its own highest
-    value; the title says that value too, so that faint maps are told from strong ones.
+    A panel has the heat map of its phrase over the image, from blue, 0, to red, its own highest
+    value. The title gives that value too, to distinguish weak maps from strong ones.
 
     Returns:
         (H, W, 3) uint8 RGB: panels of one size, four in a row.
@@ -28,35 +28,35 @@ def draw_explanation(explanation: Explanation) -> np.ndarray:
     height, width = explanation.image.shape[:2]
     factor = PANEL / max(height, width)
     size = max(1, round(width * factor)), max(1, round(height * factor))
-    picture = np.asarray(Image.fromarray(explanation.image).resize(size))
+    image = np.asarray(Image.fromarray(explanation.image).resize(size))
     instances = explanation.instances()
     scale = torch.tensor([size[0] / width, size[1] / height]).repeat(2)
     instances.pred_boxes = Boxes(instances.pred_boxes.tensor * scale)
-    panels = [_panel(draw_instances(picture, instances), "all phrases")]
+    panels = [_panel(draw_instances(image, instances), "all phrases")]
     for i, phrase in enumerate(explanation.phrases):
         heat = explanation.heat[i]
-        warm = draw_instances(_overlaid(picture, heat), instances[i : i + 1])
-        panels.append(_panel(warm, f"{phrase} (at most {heat.max():.2f})"))
+        overlay = draw_instances(_overlay(image, heat), instances[i : i + 1])
+        panels.append(_panel(overlay, f"{phrase} (at most {heat.max():.2f})"))
     columns = min(COLUMNS, len(panels))
     grid = _grid(panels, columns)
     return np.vstack([draw_text([explanation.caption], grid.shape[1], 18), grid])
 
 
-def _overlaid(picture: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """A heat map (h, w), of any size and not negative, half transparent over the picture."""
-    height, width = picture.shape[:2]
+def _overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """A heat map (h, w), of any size and not negative, half transparent over the image."""
+    height, width = image.shape[:2]
     share = cv2.resize(heat / max(float(heat.max()), 1e-12), (width, height))
     levels = np.round(255 * share).astype(np.uint8)
     colors = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
-    return cv2.addWeighted(picture, 0.5, colors, 0.5, 0)
+    return cv2.addWeighted(image, 0.5, colors, 0.5, 0)
 
 
-def _panel(picture: np.ndarray, title: str) -> np.ndarray:
-    """A picture below its title."""
-    width = max(MIN_WIDTH, picture.shape[1])
-    left = (width - picture.shape[1]) // 2
-    margins = ((0, 0), (left, width - picture.shape[1] - left), (0, 0))
-    return np.vstack([draw_text([title], width), np.pad(picture, margins, constant_values=255)])
+def _panel(image: np.ndarray, title: str) -> np.ndarray:
+    """An image below its title."""
+    width = max(MIN_WIDTH, image.shape[1])
+    left = (width - image.shape[1]) // 2
+    margins = ((0, 0), (left, width - image.shape[1] - left), (0, 0))
+    return np.vstack([draw_text([title], width), np.pad(image, margins, constant_values=255)])
 
 
 def _grid(panels: list[np.ndarray], columns: int) -> np.ndarray:
@@ -65,7 +65,7 @@ def _grid(panels: list[np.ndarray], columns: int) -> np.ndarray:
     for start in range(0, len(panels), columns):
         row = panels[start : start + columns]
         height = max(len(panel) for panel in row)
-        # Titles may have more than one line: pictures stand on the same ground.
+        # Titles may have several lines: images are aligned at the bottom.
         row = [
             np.pad(panel, ((height - len(panel), GAP), (GAP, 0), (0, 0)), constant_values=255)
             for panel in row

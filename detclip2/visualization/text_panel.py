@@ -1,4 +1,4 @@
-"""Text as a picture, to stand above or below others."""
+"""Text as an image, to place above or below other images."""
 
 import textwrap
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ MARGIN = 6  # px
 
 
 def draw_text(paragraphs: Sequence[str], width: int, font_size: int = 14) -> np.ndarray:
-    """Paragraphs in black on white, each beginning on a line of its own, as high as they need.
+    """Draw paragraphs in black on white, each from its own line, as high as they need.
 
     Args:
         paragraphs: text in any script that a font of the system has.

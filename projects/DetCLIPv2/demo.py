@@ -1,10 +1,10 @@
-"""Open-vocabulary detection from one command: name things, and see them found.
+"""Open-vocabulary detection from one command: list names, and see their detections.
 
     python projects/DetCLIPv2/demo.py [--names "red apple, fire engine"] [IMAGE ...]
 
-It uses the model that ships with the package, which knows drawn emoji. Without pictures, it draws
-some that the model has never seen, and asks for what is in them. Part of these names never had a
-box in its training; and each picture is asked for what is in the others, too.
+It uses the shipped model, which knows drawn emoji. Without IMAGE, it draws scenes that are in no
+training data, and detects the names of all their objects in each of them. Some of these names never
+had a box in training.
 """
 
 import argparse
@@ -25,13 +25,13 @@ from detclip2.utils.errors import UserError
 from detclip2.utils.model_folder import default_model
 
 OUTPUT = Path(__file__).resolve().parents[2] / "output" / "demo"
-PICTURES = 3
+SCENES = 3
 
 
-def draw_pictures(world: World, size: int, folder: Path) -> tuple[list[str], list[str]]:
-    """Scenes that no training has shown, as files, and the names of what is in them."""
-    # Drawn larger than what the model was trained on, to which the predictor brings them back.
-    scenes = EmojiScenes(world, "val", PICTURES, size=2 * size, seed=1, objects=(3, 4), repeat=0.0)
+def draw_scenes(world: World, size: int, folder: Path) -> tuple[list[str], list[str]]:
+    """Draw scenes that are in no training data; returns their files and their objects' names."""
+    # Drawn larger than the training images; the predictor resizes them.
+    scenes = EmojiScenes(world, "val", SCENES, size=2 * size, seed=1, objects=(3, 4), repeat=0.0)
     folder.mkdir(parents=True, exist_ok=True)
     files, names = [], []
     for index, record in enumerate(scenes):
@@ -45,21 +45,24 @@ def main() -> int:
     """Detect and draw."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("images", nargs="*", metavar="IMAGE")
-    parser.add_argument("--names", help="comma-separated; default: of own pictures all it has met")
+    parser.add_argument(
+        "--names",
+        help="comma-separated; default: objects of the scenes, or all names of the training",
+    )
     args = parser.parse_args()
     try:
         cfg = LazyConfig.load(str(default_model()[0]))
         world = make_world(cfg.world.categories)
         images, shown = args.images, []
         if not images:
-            images, shown = draw_pictures(world, cfg.inference.min_size, OUTPUT / "pictures")
+            images, shown = draw_scenes(world, cfg.inference.min_size, OUTPUT / "images")
     except UserError as error:
         print(f"demo: {error}", file=sys.stderr)
         return 2
     if new := [name for name in shown if name in names_of(world.novel)]:
-        print(f"In these pictures, but never boxed in training: {', '.join(new)}")
+        print(f"In these images, but never boxed in training: {', '.join(new)}")
     names = args.names or ", ".join(shown or names_of(world.seen))
-    # The model is small: show what it is sure of, and one name for each box.
+    # The model is small: show detections with high scores, and one name for each box.
     options = ["--score-threshold", "0.4", "--class-agnostic-nms"]
     return detclip2(["predict", *images, "--names", names, "--output", str(OUTPUT), *options])
 

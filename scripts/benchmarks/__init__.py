@@ -1,1 +1,3 @@
-"""What scripts/benchmark.py measures, one file a subject."""
+"""The subjects that scripts/benchmark.py measures, one file each."""
+
+import detclip2  # noqa: F401  (first, as it offers the stand-in for Detectron2)

@@ -1,11 +1,11 @@
 """Time and memory of one process's share of the word-region contrast in a large global batch.
 
-    python scripts/benchmark.py contrast                # the paper's batch: 6144 pairs on 32 GPUs
+    python scripts/benchmark.py contrast    # the paper's batch: 6144 image-text pairs on 32 GPUs
     python scripts/benchmark.py contrast --images 384 --processes 4 --dtype bfloat16
 
-The other processes are simulated: their words are made here, as if they had been gathered, and
-their sums of the softmax, five numbers a text, are left out. The floor is the one matrix product
-that forward cannot avoid, every distinct word with every region, alone and in the same precision.
+The other processes are simulated: their phrases are made here, as if gathered, and their sums of
+the softmax, five numbers a text, are ignored. The floor is the only matrix product that forward
+cannot avoid, every distinct phrase with every region, alone and in the same precision.
 """
 
 import argparse
@@ -14,30 +14,33 @@ from typing import get_args
 
 import torch
 
-from benchmarks.timing import peak_memory, seconds
 from detclip2.modeling.alignment import Alignment
 from detclip2.modeling.losses.text_image_similarity import Texts
 from detclip2.modeling.losses.word_region_contrast import Direction, Matching, WordRegionContrast
+
+from .timing import peak_memory, seconds
 
 SIZES = ("images", "processes", "regions", "words", "width", "matching", "direction")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What only this subject has."""
-    parser.add_argument("--images", type=int, default=6144, help="pairs in the global batch")
+    """The options of this subject."""
+    parser.add_argument(
+        "--images", type=int, default=6144, help="image-text pairs in the global batch"
+    )
     parser.add_argument("--processes", type=int, default=32, help="that share the global batch")
     parser.add_argument("--regions", type=int, default=100, help="R, proposals an image")
-    parser.add_argument("--words", type=int, default=7, help="words a text, all distinct")
-    parser.add_argument("--width", type=int, default=256, help="D")
+    parser.add_argument("--words", type=int, default=7, help="phrases of a text, all distinct")
+    parser.add_argument("--width", type=int, default=256, help="D, of embeddings")
     parser.add_argument("--matching", default="one_to_one", choices=get_args(Matching))
     parser.add_argument("--direction", default="text_to_image", choices=get_args(Direction))
 
 
 def measure(args: argparse.Namespace) -> dict[str, object]:
-    """The arguments, median seconds, and the peak of memory including the inputs."""
+    """The arguments, median seconds, and the memory peak including the inputs."""
     device, dtype = torch.device(args.device), getattr(torch, args.dtype)
     contrast = WordRegionContrast(matching=args.matching, direction=args.direction)
-    contrast.negatives = "local"  # the others' words are already here
+    contrast.negatives = "local"  # the phrases of the other processes are already here
     align = Alignment().to(device)
     memory_before = peak_memory(args.device)
 
@@ -66,7 +69,7 @@ def measure(args: argparse.Namespace) -> dict[str, object]:
     step()
     memory = peak_memory(args.device) - memory_before
     floor()
-    # In turns, so that a busy machine slows both.
+    # Alternating, so that a busy machine slows both.
     pairs = [(seconds(step, args.device), seconds(floor, args.device)) for _ in range(args.repeats)]
     step_seconds, floor_seconds = (statistics.median(column) for column in zip(*pairs, strict=True))
     operations = 2 * len(words) * local * args.regions * args.width

@@ -1,17 +1,17 @@
-"""How time grows with the number of names and with pixels, and the figure of it."""
+"""Growth of time with the number of names and with pixels, and its figure."""
 
 from pathlib import Path
 from typing import Any
 
-from benchmarks.inference import Case, prepared
-from benchmarks.timing import Setting, seconds, spread
+from .inference import Case, prepared
+from .timing import Setting, seconds, spread
 
 NAMES = (1, 10, 80, 300, 1203, 4000, 13204)
 SIZES = ((320, 320), (480, 480), (640, 640), (640, 1066), (800, 1066), (800, 1333))
 
 
 def measure(setting: Setting) -> dict[str, Any]:
-    """Times of every number of names at 800 x 1333, and of every size with 80 names, by turns."""
+    """Times of each number of names at 800 x 1333, and of each size with 80 names, in turns."""
     setting.prepare()
     return {
         "names": by_turns({n: Case(n) for n in NAMES}, setting),
@@ -35,7 +35,7 @@ def by_turns(cases: dict[Any, Case], setting: Setting) -> list[dict[str, Any]]:
 
 
 def draw(growth: dict[str, Any], path: Path) -> None:
-    """Both as curves, relative to 80 names and to 800 x 1333."""
+    """Draw both as curves, relative to 80 names and to 800 x 1333."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.2), layout="constrained")
@@ -57,7 +57,7 @@ def draw(growth: dict[str, Any], path: Path) -> None:
 
 
 def curve(axes: Any, x: list[float], rows: list[dict[str, Any]], base: float) -> None:
-    """Medians, with least and most as bars."""
+    """Plot medians, with least and most as bars."""
     median, least, most = (
         [row["seconds"][key] / base for row in rows] for key in ("median", "least", "most")
     )

@@ -1,4 +1,4 @@
-"""From an image to its detections: names, sizes, batches, text; and where the time goes."""
+"""Inference by names, image size, batch and text; and the shares of its stages."""
 
 import statistics
 import time
@@ -10,14 +10,16 @@ from typing import Any
 
 from torch import nn
 
-from benchmarks import peak
-from benchmarks.models import build, image_of, let_survive, names_of, vocabulary_of
-from benchmarks.timing import Setting, in_yards, seconds, synchronize
 from detclip2.modeling.meta_arch.detclipv2 import DetCLIPv2
+from detclip2.modeling.text.text_bank import VocabularyState
+
+from . import peak
+from .models import build, image_of, let_survive, names_of, vocabulary_of
+from .timing import Setting, relative_to_reference, seconds, synchronize
 
 SIZES = ((800, 1333), (640, 640))
 NAMES = (1, 80, 1203, 13204)
-ALL = -1  # as many survivors as there are pairs
+ALL = -1  # all pairs survive
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Case:
 
 
 def cases(quick: bool) -> list[Case]:
-    """The rows, cheap ones first; ``quick`` leaves out batches and what takes minutes."""
+    """The rows, cheap ones first; ``quick`` skips batches and rows that take minutes."""
     rows = [Case(names, size) for size in SIZES for names in NAMES]
     rows += [Case(names, survivors=ALL) for names in (80, 1203)]
     rows += [Case(names, text="encoded") for names in ((80,) if quick else (1, 80, 1203))]
@@ -47,10 +49,10 @@ def cases(quick: bool) -> list[Case]:
 
 
 def measure(case: Case, setting: Setting) -> dict[str, Any]:
-    """One row: for ``batch`` images, as the ratio of one image to the yard."""
+    """One row: for ``batch`` images, the time of one image relative to the reference."""
     setting.prepare()
     run, survivors = prepared(case, setting)
-    row = in_yards(run, setting)
+    row = relative_to_reference(run, setting)
     row |= peak.share(run, row["seconds"]["median"], setting)
     for key, value in row["ratio"].items():
         row["ratio"][key] = value / case.batch
@@ -58,7 +60,7 @@ def measure(case: Case, setting: Setting) -> dict[str, Any]:
 
 
 def prepared(case: Case, setting: Setting) -> tuple[Callable[[], object], int]:
-    """What a row runs, and how many pairs are above the threshold."""
+    """The call of a row, and how many (anchor, name) pairs are above the threshold."""
     model = build(case.model, setting, text=case.text == "encoded")
     image = image_of(case.size)
     with setting.context():
@@ -84,9 +86,9 @@ def prepared(case: Case, setting: Setting) -> tuple[Callable[[], object], int]:
 
 
 def compile_parts(model: DetCLIPv2) -> None:
-    """What has fixed shapes; post-processing has not."""
-    model.backbone.compile(dynamic=False)
-    model.head.compile(dynamic=False)
+    """Compile the parts with fixed shapes; post-processing has none."""
+    for part in model.compilable_parts():
+        part.compile(dynamic=False)
 
 
 def stages(case: Case, setting: Setting) -> dict[str, Any]:
@@ -116,30 +118,35 @@ def stages(case: Case, setting: Setting) -> dict[str, Any]:
 
 @contextmanager
 def clocks(model: DetCLIPv2, device: str) -> Iterator[dict[str, float]]:
-    """Seconds inside of the parts of a model while the block runs, each with all that is in it."""
+    """Seconds spent in the parts of a model within the block, including nested parts."""
     spent: dict[str, float] = defaultdict(float)
     parts: dict[str, tuple[Any, str]] = {
-        "preprocess": (model, "preprocess_images"),
+        "preprocess": (model, "preprocess_image"),
         "bottom_up": (model.backbone.bottom_up, "forward"),
         "backbone": (model.backbone, "forward"),
         "head": (model.head, "forward"),
         "post-processing": (model, "postprocess"),
-        "similarity": (model.align, "given"),
     }
     if isinstance(model.head.deformable, nn.Module):
         parts["deformable layer"] = (model.head.deformable, "forward")
     postprocess = model.postprocess
     for name, (owner, attribute) in parts.items():
         owner.__dict__[attribute] = _clocked(getattr(owner, attribute), name, spent, device)
-    given = model.align.given
-    model.align.__dict__["given"] = lambda phrases: _clocked(
-        given(phrases), "similarity", spent, device
-    )
+    chunks = VocabularyState.chunks
+
+    def clocked_chunks(state: VocabularyState, size: int) -> list[tuple[int, Any]]:
+        return [
+            (first, _clocked(similarity, "similarity", spent, device))
+            for first, similarity in chunks(state, size)
+        ]
+
+    VocabularyState.chunks = clocked_chunks  # type: ignore[method-assign]
     try:
         yield spent
     finally:
+        VocabularyState.chunks = chunks  # type: ignore[method-assign]
         for owner, attribute in parts.values():
-            del owner.__dict__[attribute]  # a method of its class again
+            del owner.__dict__[attribute]  # restores the method of its class
         model.postprocess = postprocess
 
 
@@ -158,7 +165,7 @@ def _clocked(
 
 
 def exclusive(spent: dict[str, float], total: float) -> dict[str, float]:
-    """Of what :func:`clocks` counted, each part without the parts in it."""
+    """The seconds of `clocks`, each part without its nested parts."""
     deformable = spent.get("deformable layer", 0.0)
     times = {
         "preprocess": spent["preprocess"],

@@ -1,7 +1,7 @@
-"""Samples a second of one core for each kind of source, and what tar shards cost besides decoding.
+"""Samples a second of one core for each kind of source, and the cost of tar shards.
 
-Times are of the processor, so that other programs disturb little. Real photographs come from the
-folder DETCLIP2_TEST_DATA; without it only what is drawn is measured.
+Times are processor times, so that other programs disturb little. Real images are in the folder
+DETCLIP2_TEST_DATA; without it, only drawn scenes are measured.
 """
 
 import io
@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from detectron2.data import transforms as T
 
-from benchmarks.timing import spread
 from detclip2.data.datasets.detection import load_detection_json, names_of_json
 from detclip2.data.datasets.grounding import mdetr_records
 from detclip2.data.emojiscenes import EmojiGrounding, EmojiPairs, EmojiScenes
@@ -29,6 +28,8 @@ from detclip2.data.io.image import read_image
 from detclip2.data.io.shards import ImageTextShards
 from detclip2.data.mappers import CaptionMapper, DetectionMapper, GroundingMapper
 from detclip2.data.skips import SkipCounter
+
+from .timing import spread
 
 SCENES: dict[str, Callable[..., Sequence]] = {
     "EmojiScenes, detection": EmojiScenes,
@@ -68,8 +69,8 @@ def scenes(count: int, repeats: int, size: int) -> dict[str, Any]:
 def scenes_a_second(
     source: Callable[..., Sequence], count: int, repeats: int, size: int
 ) -> dict[str, float]:
-    """Scenes drawn."""
-    # Emoji are drawn once, and kept: by then nearly every one has been.
+    """Samples of drawn scenes."""
+    # Each emoji is drawn once and cached; after these samples nearly all are.
     first = 10 * count
     scenes = source(count=first + repeats * count, size=size)
     for index in range(first):
@@ -82,14 +83,14 @@ def scenes_a_second(
 
 
 def a_second(items: Iterable[object]) -> float:
-    """How many of them a second of processor time yields."""
+    """Samples a second of processor time."""
     start = time.process_time()
     number = sum(1 for _ in items)
     return number / (time.process_time() - start)
 
 
 def photographs(photos: Path, scratch: Path, kind: str, repeats: int) -> dict[str, Any]:
-    """Samples of real photographs, read, decoded, resized and packed as for training."""
+    """Samples of real images, read, decoded, resized and packed as for training."""
     records, mapper, size = PHOTOGRAPHS[kind](photos, scratch)
     rng = np.random.default_rng(0)
     speeds = [a_second(mapper(record, rng) for record in records) for _ in range(repeats + 1)][1:]
@@ -97,13 +98,13 @@ def photographs(photos: Path, scratch: Path, kind: str, repeats: int) -> dict[st
 
 
 def multi_scale() -> list[T.Augmentation]:
-    """As configs/data/coco.py has it."""
+    """The augmentations of configs/data/coco.py."""
     edges = [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800]
     return [T.ResizeShortestEdge(edges, 1333, "choice"), T.RandomFlip(horizontal=True)]
 
 
 def detection(photos: Path, scratch: Path) -> tuple[list[dict[str, Any]], Any, str]:
-    """COCO json."""
+    """Samples of a COCO json."""
     annotations = str(photos / "annotations" / "instances_train2017.json")
     counter = SkipCounter("benchmark")
     _, records, _ = load_detection_json(annotations, str(photos / "train2017"), counter)
@@ -112,7 +113,7 @@ def detection(photos: Path, scratch: Path) -> tuple[list[dict[str, Any]], Any, s
 
 
 def grounding(photos: Path, scratch: Path) -> tuple[list[dict[str, Any]], Any, str]:
-    """An MDETR json with a caption that lists the objects of a photograph."""
+    """An MDETR json with a caption that lists the objects of an image."""
     content = json.loads((photos / "annotations" / "instances_train2017.json").read_text())
     names = {category["id"]: category["name"] for category in content["categories"]}
     images, annotations = [], []
@@ -148,7 +149,7 @@ PHOTOGRAPHS: dict[str, Callable[[Path, Path], tuple[list[dict[str, Any]], Any, s
 
 
 def make_shard(photos: Path, scratch: Path, count: int = 100) -> str:
-    """A tar of photographs with captions, each photograph several times; written once."""
+    """A tar of real images with captions, each image several times; written once."""
     path = scratch / "shard.tar"
     if not path.exists():
         files = sorted((photos / "train2017").glob("*.jpg"))
@@ -162,7 +163,7 @@ def make_shard(photos: Path, scratch: Path, count: int = 100) -> str:
 
 
 def shards_against_decoding(photos: Path, scratch: Path, repeats: int) -> dict[str, Any]:
-    """Reading and decoding shards, as a share of the speed of decoding alone, by turns."""
+    """Reading and decoding shards, as a share of the speed of decoding alone, in turns."""
     shard = make_shard(photos, scratch)
     with tarfile.open(shard) as tar:
         members = [tar.extractfile(member) for member in tar if member.name.endswith("jpg")]

@@ -1,4 +1,4 @@
-"""The models that are measured, at random weights, without network: time does not depend on them.
+"""The measured models, with random weights and without network: time does not depend on weights.
 
 One thing does: how many (anchor, name) pairs are above the score threshold. At random weights
 every score is near the prior, so that all are or none is. The bias of the similarities is
@@ -12,10 +12,11 @@ import torch
 from detectron2.config import LazyConfig, instantiate
 from torch import Tensor
 
-from benchmarks.timing import Setting
 from detclip2.data.text.names import read_builtin
 from detclip2.modeling.meta_arch.detclipv2 import DetCLIPv2
 from detclip2.modeling.text.text_tower import TextTower, load_tokenizer
+
+from .timing import Setting
 
 MODELS = Path(__file__).resolve().parents[2] / "configs" / "models" / "detclipv2.py"
 # Any tokenizer splits names as well: its pieces are fewer than CLIP's, and so are ids.
@@ -30,7 +31,7 @@ def image_of(size: tuple[int, int]) -> Tensor:
 
 
 def names_of(count: int) -> list[str]:
-    """As many distinct names: those of LVIS, then with adjectives before them."""
+    """`count` distinct names: those of LVIS, then these with adjectives."""
     words = [entry[0] for entry in read_builtin("lvis")[0]]
     adjectives = ("", "red ", "small ", "old ", "wooden ", "striped ", "broken ", "shiny ")
     adjectives += ("paper ", "blue ", "open ", "dirty ")
@@ -68,11 +69,12 @@ def let_survive(model: DetCLIPv2, image: Tensor, vocabulary: Tensor, pairs: int)
     Returns:
         how many there are.
     """
-    predictions, _ = model.predict(model.preprocess_images([{"image": image}]))
-    scores = []  # S without its bias, less what S has to be above
+    outputs = model.encode_images(model.preprocess_image([{"image": image}]))
+    scores = []  # S without its bias, minus the threshold of S
     model.align.bias.fill_(0)
-    bound = torch.logit(model.postprocess.score_threshold**2 / predictions.centerness[0].sigmoid())
-    for regions, least in zip(predictions.regions[0].split(1000), bound.split(1000), strict=True):
+    floor = model.postprocess.resolved(None).score_threshold ** 2
+    bound = torch.logit(floor / outputs.centerness[0].sigmoid())
+    for regions, least in zip(outputs.regions[0].split(1000), bound.split(1000), strict=True):
         margin = (model.align(regions, vocabulary) - least[:, None]).flatten()
         margin = margin.nan_to_num(-torch.inf)  # without centerness nothing survives
         scores.append(margin.topk(min(pairs + 1, len(margin))).values)

@@ -1,4 +1,4 @@
-"""How much of what the device can do at best a run makes use of."""
+"""The share of the device's peak floating-point rate that a run reaches."""
 
 import statistics
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.timing import Setting, seconds
+from .timing import Setting, seconds
 
 EDGE = {"cpu": 2048, "cuda": 8192}  # of a matrix that fills the device
 
@@ -24,7 +24,7 @@ def rate(setting: Setting) -> float:
 def share(run: Callable[[], object], duration: float, setting: Setting) -> dict[str, Any]:
     """Operations of convolutions, matrix products and attention in `duration` seconds.
 
-    Not those of the deformable layer's sampling or of anything that goes element by element.
+    Sampling of the deformable layer and element-wise operations are not counted.
     """
     with FlopCounterMode(display=False) as counter:
         run()

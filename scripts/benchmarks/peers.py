@@ -12,7 +12,7 @@ import torchvision
 import transformers
 from torch import Tensor
 
-from benchmarks.timing import Setting, in_yards
+from .timing import Setting, relative_to_reference
 
 Run = Callable[[], object]
 TOKENS_OF_CLIP = 77  # OmDet-Turbo and OWLv2 pad every name to 77 and 16
@@ -37,7 +37,7 @@ def grounding_dino(config: type, model: type, setting: Setting) -> Run:
 
 
 def omdet_turbo(names: int, setting: Setting) -> Run:
-    """640 x 640, names cached: the model itself keeps the embeddings of names it has seen."""
+    """640 x 640, names cached: the model itself caches the embeddings of names."""
     config = transformers.OmDetTurboConfig(cache_size=2 * names)
     network = setting.module(transformers.OmDetTurboForObjectDetection(config))
     ids = torch.randint(1000, 40000, (names, TOKENS_OF_CLIP), device=setting.device)
@@ -110,7 +110,7 @@ DESCRIPTIONS = {
 
 
 def measure(peer: str, setting: Setting) -> dict[str, Any]:
-    """One row."""
+    """The row of a peer."""
     setting.prepare()
     inner = PEERS[peer](setting)
 
@@ -119,7 +119,13 @@ def measure(peer: str, setting: Setting) -> dict[str, Any]:
             return inner()
 
     model, size, names = DESCRIPTIONS[peer]
-    return {"peer": peer, "model": model, "size": size, "names": names, **in_yards(run, setting)}
+    return {
+        "peer": peer,
+        "model": model,
+        "size": size,
+        "names": names,
+        **relative_to_reference(run, setting),
+    }
 
 
 def ours_against(peer: str, setting: Setting) -> dict[str, Any]:
@@ -136,4 +142,9 @@ def ours_against(peer: str, setting: Setting) -> dict[str, Any]:
         with setting.context():
             return inner()
 
-    return {"peer": peer, "size": size, "names": names, **in_yards(run, setting, other)}
+    return {
+        "peer": peer,
+        "size": size,
+        "names": names,
+        **relative_to_reference(run, setting, other),
+    }

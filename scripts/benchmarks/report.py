@@ -1,4 +1,4 @@
-"""Tables of what was measured: on the terminal, and in docs/performance.md between markers."""
+"""Tables of the results, on the terminal and between the markers of docs/performance.md."""
 
 import json
 import re
@@ -9,8 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import growth
 from detclip2.utils.files import write_whole
+
+from . import growth
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 FIGURE = DOCS / "images" / "growth.png"
@@ -29,10 +30,10 @@ def size_of(size: Sequence[int]) -> str:
 
 
 def inference_rows(result: list[dict[str, Any]]) -> Rows:
-    """Our own model."""
+    """The table of our own model."""
     head = ("model", "input", "names", "text", "batch", "pairs above the threshold")
     rows: Rows = [
-        (*head, "time of an image / yard", "seconds a batch", "peak MiB", "of the device's peak")
+        (*head, "relative time of an image", "seconds a batch", "peak MiB", "of the device's peak")
     ]
     for row in result:
         survivors = "all" if row["survivors"] >= 10**6 else f"{row['survivors']:,}"
@@ -65,8 +66,8 @@ def stages_rows(result: list[dict[str, Any]]) -> Rows:
 
 
 def peers_rows(result: dict[str, Any]) -> Rows:
-    """The peers, and ours beside one of them."""
-    rows: Rows = [("model", "input", "names", "time / yard", "seconds", "peak MiB")]
+    """The table of the peers, with our model at the size of one."""
+    rows: Rows = [("model", "input", "names", "relative time", "seconds", "peak MiB")]
     rows += [
         (
             row["model"],
@@ -166,7 +167,7 @@ def write(results_file: Path, page: Path = DOCS / "performance.md", figure: Path
     """Fill the tables of the page, and draw the figure.
 
     A table stands between ``<!-- table of NAME -->`` and ``<!-- end -->``, where NAME is one of
-    the json's. What the json does not have is said to be not measured.
+    the json's. Tables without results say "Not measured yet."
     """
     results = json.loads(results_file.read_text(encoding="utf-8"))
     text = page.read_text(encoding="utf-8")
@@ -177,7 +178,7 @@ def write(results_file: Path, page: Path = DOCS / "performance.md", figure: Path
 
 
 def block(name: str, results: dict[str, Any]) -> str:
-    """A table in Markdown, and under what it was measured."""
+    """A table in Markdown, with its conditions below."""
     if name not in results:
         return "Not measured yet."
     entry = results[name]
@@ -185,10 +186,10 @@ def block(name: str, results: dict[str, Any]) -> str:
     lines = [head, ("---",) * len(head), *rows]
     table = "\n".join(f"| {' | '.join(row)} |" for row in lines)
     threads = f"{entry['threads']} thread{'s' if entry['threads'] > 1 else ''}"
-    picture = "![time against names and pixels](images/growth.png)\n\n" if name == "growth" else ""
+    image = "![time against names and pixels](images/growth.png)\n\n" if name == "growth" else ""
     half = "" if entry["dtype"] == "float32" else f", {entry['dtype']}"
     return (
-        f"{table}\n\n{picture}`{entry['command']}`, {entry['date']}, {entry['machine']}, "
+        f"{table}\n\n{image}`{entry['command']}`, {entry['date']}, {entry['machine']}, "
         f"{threads}, torch {entry['torch']}{half}; "
         f"at most {entry['repeats']} repeats, median [least, most]."
     )

@@ -1,4 +1,4 @@
-"""From the start of a process to what it prints or writes."""
+"""Time from the start of a command to its end."""
 
 import subprocess
 import sys
@@ -13,13 +13,14 @@ from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import save_file
 
-from benchmarks.models import MODELS, image_of
-from benchmarks.timing import spread
 from detclip2.inference.predictor import OpenVocabularyPredictor
+
+from .models import MODELS, image_of
+from .timing import spread
 
 
 def measure(repeats: int) -> dict[str, Any]:
-    """Seconds of ``detclip2 --help`` and of ``detclip2 predict`` on one picture, by the clock."""
+    """Wall-clock seconds of ``detclip2 --help`` and of ``detclip2 predict`` on one image."""
     with tempfile.TemporaryDirectory() as scratch:
         prepare(Path(scratch))
         cli = [sys.executable, "-m", "detclip2.cli"]
@@ -36,12 +37,12 @@ def measure(repeats: int) -> dict[str, Any]:
                 start = time.perf_counter()
                 subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
                 times[name].append(time.perf_counter() - start)
-    # The first of each reads files that the others find in memory.
+    # The first run reads files from disk, which are then in memory.
     return {name: {"first": round(t[0], 2), **spread(t[1:])} for name, t in times.items()}
 
 
 def prepare(folder: Path) -> None:
-    """Two folders of a nano model, one without its text tower, a saved vocabulary, a picture."""
+    """Write two folders of a nano model, one without text tower, a vocabulary and an image."""
     inference = {"min_size": 256, "max_size": 480, "score_threshold": 0.0, "batch_size": 1}
     cfg = OmegaConf.create({"inference": inference}, flags={"allow_objects": True})
     cfg.model = LazyConfig.load(str(MODELS)).nano
@@ -56,12 +57,12 @@ def prepare(folder: Path) -> None:
     files = (folder / "whole" / name for name in ("config.yaml", "model.safetensors"))
     names = ["cat", "dog", "red apple"]
     OpenVocabularyPredictor(*files, device="cpu").encode(names).save(folder / "names.safetensors")
-    picture = image_of((480, 640)).permute(1, 2, 0).numpy()
-    Image.fromarray(picture).save(folder / "picture.jpg")
+    image = image_of((480, 640)).permute(1, 2, 0).numpy()
+    Image.fromarray(image).save(folder / "image.jpg")
 
 
 def predict(folder: str, kind: str) -> list[str]:
     """The command's arguments."""
     vocabulary, output = f"{folder}/names.safetensors", f"{folder}/output"
     chosen = ["--vocabulary", vocabulary, "--model", f"{folder}/{kind}", "--device", "cpu"]
-    return ["predict", f"{folder}/picture.jpg", *chosen, "--output", output]
+    return ["predict", f"{folder}/image.jpg", *chosen, "--output", output]

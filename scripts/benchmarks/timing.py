@@ -1,4 +1,4 @@
-"""Times as ratios to a yard, taken in turns, so that a busy machine slows both."""
+"""Times relative to a reference, measured in turns so that a busy machine slows both."""
 
 import contextlib
 import platform
@@ -13,12 +13,12 @@ from typing import Any
 import timm
 import torch
 
-YARD = "timm's Swin-T features at 800 x 1333, batch 1, float32"
+REFERENCE = "timm's Swin-T features at 800 x 1333, batch 1, float32"
 
 
 @dataclass
 class Setting:
-    """How a run measures, the same for every row of it."""
+    """The settings of a run, the same for all its rows."""
 
     device: str = "cpu"
     dtype: str = "float32"
@@ -29,31 +29,31 @@ class Setting:
     seed: int = 0
 
     def prepare(self) -> None:
-        """Once in each process, before anything is built: for what is measured and the yard."""
+        """Call once in each process, before a model or the reference is built."""
         torch.manual_seed(self.seed)
         if self.keep_freed_memory:
-            from detclip2.engine.memory import keep_freed_memory
+            from detclip2.engine.runtime import keep_freed_memory
 
             keep_freed_memory()
 
     @contextlib.contextmanager
     def context(self) -> Iterator[None]:
-        """Inference as it is measured: no gradients, and autocast in half precision."""
+        """The context of measured inference: no gradients; autocast for half precision."""
         kind = torch.device(self.device).type
         dtype = getattr(torch, self.dtype)
         with torch.no_grad(), torch.autocast(kind, dtype, enabled=dtype != torch.float32):
             yield
 
     def module(self, module: Any) -> Any:
-        """On the device, in evaluation mode, compiled if that is asked for."""
+        """The module on the device, in evaluation mode, compiled if `compile` is set."""
         module = module.eval().to(self.device)
         if self.compile:
             module.compile(dynamic=False)
         return module
 
 
-def yard(setting: Setting) -> Callable[[], object]:
-    """Runs the yard: always in float32 and never compiled."""
+def reference(setting: Setting) -> Callable[[], object]:
+    """The reference, ready to run: always in float32 and never compiled."""
     model = timm.create_model(
         "swin_tiny_patch4_window7_224", pretrained=False, features_only=True, img_size=(800, 1333)
     )
@@ -68,7 +68,7 @@ def yard(setting: Setting) -> Callable[[], object]:
 
 
 def seconds(run: Callable[[], object], device: str = "cpu") -> float:
-    """How long it takes, by the clock."""
+    """Wall-clock seconds of a call."""
     synchronize(device)
     start = time.perf_counter()
     run()
@@ -83,7 +83,7 @@ def synchronize(device: str) -> None:
 
 
 def peak_memory(device: str = "cpu") -> int:
-    """The most bytes held so far: by torch on a GPU, or by the whole process."""
+    """Peak memory so far, bytes: torch's on a GPU, else of the whole process."""
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
@@ -91,34 +91,34 @@ def peak_memory(device: str = "cpu") -> int:
 
 
 def spread(values: list[float], digits: int = 3) -> dict[str, float]:
-    """Median, least and most."""
+    """Median, least and most of some values, rounded to `digits` significant digits."""
     chosen = (statistics.median(values), min(values), max(values))
     rounded = (float(f"{value:.{digits}g}") for value in chosen)
     return dict(zip(("median", "least", "most"), rounded, strict=True))
 
 
-def in_yards(
+def relative_to_reference(
     run: Callable[[], object], setting: Setting, other: Callable[[], object] | None = None
 ) -> dict[str, Any]:
-    """Warm up, note the memory, and measure in turns with the yard.
+    """Warm up, note the memory, and measure in turns with the reference.
 
     Args:
-        run: what is measured.
-        setting: how.
-        other: what takes the place of the yard.
+        run: the call to measure.
+        setting: of the run.
+        other: a call to measure against, in place of the reference.
     """
-    other_is_yard = other is None
+    other_is_reference = other is None
     before = peak_memory(setting.device)
     run()
     memory = peak_memory(setting.device)
-    other = yard(setting) if other is None else other
+    other = reference(setting) if other is None else other
     other()
     pairs: list[list[float]] = []
     start = time.perf_counter()
     for repeat in range(setting.repeats):
         if pairs and time.perf_counter() - start > setting.row_seconds:
             break
-        # By turns first and second, so that neither always finds the other's cache.
+        # The order alternates, so that neither always has the other's cache.
         times = [0.0, 0.0]
         for which in ((0, 1), (1, 0))[repeat % 2]:
             times[which] = seconds((run, other)[which], setting.device)
@@ -127,14 +127,16 @@ def in_yards(
         "repeats": len(pairs),
         "ratio": spread([ours / theirs for ours, theirs in pairs]),
         "seconds": spread([ours for ours, _ in pairs]),
-        "yard_seconds" if other_is_yard else "other_seconds": spread([t for _, t in pairs]),
+        "reference_seconds" if other_is_reference else "other_seconds": spread(
+            [t for _, t in pairs]
+        ),
         "peak_MiB": round(memory / 2**20),
         "peak_MiB_before": round(before / 2**20),
     }
 
 
 def machine(setting: Setting) -> dict[str, Any]:
-    """On what a run was made."""
+    """The machine, versions and settings of a run."""
     name = platform.processor() or platform.machine()
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
         names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
@@ -147,7 +149,7 @@ def machine(setting: Setting) -> dict[str, Any]:
         "torch": torch.__version__,
         "timm": timm.__version__,
         "date": time.strftime("%Y-%m-%d"),
-        "yard": YARD,
+        "reference": REFERENCE,
         "cpu_has_bf16": _flag("avx512_bf16") or _flag("amx_bf16"),
         **asdict(setting),
     }

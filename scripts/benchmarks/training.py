@@ -1,4 +1,4 @@
-"""What a caption sample costs in training, as a share of what a detection sample costs."""
+"""Training time of a caption sample relative to a detection sample."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from detectron2.structures import Boxes, Instances
 
-from benchmarks.models import build, image_of, names_of
-from benchmarks.timing import Setting, in_yards
+from .models import build, image_of, names_of
+from .timing import Setting, relative_to_reference
 
 
 def detection_sample(size: tuple[int, int], boxes: int = 15, phrases: int = 150) -> dict[str, Any]:
-    """As DetectionMapper makes them: boxes of some of the phrases, the others negatives."""
+    """Samples as of DetectionMapper: some phrases have boxes, the others are negatives."""
     height, width = size
     corner = torch.rand(boxes, 2) * torch.tensor([width * 0.8, height * 0.8])
     extent = 20 + torch.rand(boxes, 2) * torch.tensor([width * 0.2, height * 0.2])
@@ -21,7 +21,7 @@ def detection_sample(size: tuple[int, int], boxes: int = 15, phrases: int = 150)
     instances.gt_classes = torch.arange(boxes) % 7
     return {
         "image": image_of(size),
-        "source": "detection",
+        "supervision": "detection",
         "phrases": names_of(phrases),
         "num_positives": 7,
         "instances": instances,
@@ -29,12 +29,12 @@ def detection_sample(size: tuple[int, int], boxes: int = 15, phrases: int = 150)
 
 
 def caption_sample(number: int, size: tuple[int, int], phrases: int = 7) -> dict[str, Any]:
-    """As CaptionMapper makes them: each has phrases that the others have not."""
+    """Samples as of CaptionMapper: each has phrases of its own."""
     names = names_of((number + 1) * phrases)[number * phrases :]
     names[0] = f"a photograph of a {names[0]} and a {names[1]} behind it"
     return {
         "image": image_of(size),
-        "source": "caption",
+        "supervision": "caption",
         "phrases": names,
         "num_positives": phrases,
     }
@@ -43,8 +43,9 @@ def caption_sample(number: int, size: tuple[int, int], phrases: int = 7) -> dict
 def measure(
     setting: Setting, detections: int = 1, captions: int = 16, size: str = "swin_t"
 ) -> dict[str, Any]:
-    """Seconds a caption sample at 320 x 320 / a detection sample at 800 x 1333: forward, losses,
-    backward and the optimiser's step, in one process by turns.
+    """Seconds a caption sample at 320 x 320 / a detection sample at 800 x 1333.
+
+    A step has forward, losses, backward and the optimiser's step; both alternate in one process.
     """
     setting.prepare()
     model = build(size, setting, text=True).train()
@@ -64,6 +65,6 @@ def measure(
 
         return run
 
-    row = in_yards(step(pairs), setting, step(boxes))
+    row = relative_to_reference(step(pairs), setting, step(boxes))
     share = {key: value * detections / captions for key, value in row.pop("ratio").items()}
     return {"detections": detections, "captions": captions, "share": share, **row}

@@ -1,8 +1,10 @@
-"""`detclip2 check-env` tells a sound environment from one that lacks something, and never fails."""
+"""`detclip2 check-env` reports missing and broken parts of an environment, and never fails."""
 
 import importlib.metadata
+import importlib.util
 import subprocess
 import sys
+import types
 
 import pytest
 from rich.console import Console
@@ -14,7 +16,7 @@ from detclip2.utils.environment import Finding, findings
 
 @pytest.fixture
 def declare(monkeypatch: pytest.MonkeyPatch):
-    """Let detclip2 declare other requirements than its own."""
+    """Replace the requirements that detclip2 declares."""
 
     def set_requirements(*lines: str) -> None:
         monkeypatch.setattr(importlib.metadata, "requires", lambda name: list(lines))
@@ -22,23 +24,6 @@ def declare(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(importlib.metadata, "metadata", lambda name: {"Requires-Python": ">=3"})
     set_requirements("packaging>=20")
     return set_requirements
-
-
-@pytest.fixture
-def lack(monkeypatch: pytest.MonkeyPatch):
-    """Let a distribution seem not to be installed."""
-
-    def remove(missing: str) -> None:
-        version = importlib.metadata.version
-
-        def without(name: str) -> str:
-            if name == missing:
-                raise importlib.metadata.PackageNotFoundError(name)
-            return version(name)
-
-        monkeypatch.setattr(importlib.metadata, "version", without)
-
-    return remove
 
 
 def row(what: str) -> Finding:
@@ -50,6 +35,7 @@ def run_and_read(capsys: pytest.CaptureFixture) -> tuple[int, str]:
     return code, " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.processes
 def test_this_environment_is_complete():
     if not list(importlib.metadata.distributions(name="detclip2")):
         pytest.skip("detclip2 runs from its source without being installed")
@@ -75,7 +61,7 @@ def test_an_untested_version_is_only_a_note(declare, capsys):
     assert "outside the tested range >=0.1, <1" in text
 
 
-def test_requirements_of_extras_and_other_platforms_are_left_out(declare):
+def test_requirements_of_extras_and_other_platforms_are_skipped(declare):
     declare("packaging", 'a>=1; extra == "test"', 'b>=1; sys_platform == "nowhere"')
     assert [item.name for item in environment.requirements()] == ["packaging"]
 
@@ -86,7 +72,7 @@ def test_an_unsupported_python_is_a_problem(declare, monkeypatch):
     assert row("python").needed
 
 
-def test_a_package_that_is_there_but_does_not_import_is_a_problem(declare, monkeypatch, tmp_path):
+def test_an_installed_package_that_does_not_import_is_a_problem(declare, monkeypatch, tmp_path):
     (tmp_path / "broken_build.py").write_text("raise OSError('libGL.so.1: cannot open')\nx = 1")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(environment.MODULES, "packaging", "broken_build")
@@ -95,21 +81,34 @@ def test_a_package_that_is_there_but_does_not_import_is_a_problem(declare, monke
     assert "does not import (OSError: libGL.so.1: cannot open)" in found.problem
 
 
-def test_detectron2_is_told_apart(declare, monkeypatch):
-    monkeypatch.setattr(environment, "_import_trouble", lambda module: "")
-    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.6+subset")
-    assert row("detectron2").found == "0.6+subset (stand-in)"
-    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.6")
-    assert row("detectron2").found == "0.6 (real)"
+@pytest.mark.parametrize(("version", "kind"), [("0.6+subset", "stand-in"), ("0.6", "real")])
+def test_the_detectron2_in_use_is_named_with_its_place(monkeypatch, version, kind):
+    module = types.ModuleType("detectron2")
+    module.__version__, module.__file__ = version, "/somewhere/detectron2/__init__.py"
+    monkeypatch.setattr(environment, "_import_trouble", lambda name: "")
+    monkeypatch.setitem(sys.modules, "detectron2", module)
+    assert environment._detectron2().found == f"{version} ({kind}, /somewhere/detectron2)"
 
 
-def test_a_missing_detectron2_says_what_to_install(declare, lack, capsys):
-    lack("detectron2")
-    code, text = run_and_read(capsys)
-    assert code == 1
-    assert "pip install ./compat" in text
+def test_a_missing_detectron2_says_what_to_install(monkeypatch):
+    monkeypatch.delitem(sys.modules, "detectron2", raising=False)
+    monkeypatch.setattr(environment, "_import_trouble", lambda name: "ModuleNotFoundError: ...")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    found = environment._detectron2()
+    assert found.needed
+    assert "install detclip2 again" in found.problem
 
 
+def test_a_folder_imported_as_detectron2_is_named(monkeypatch):
+    """For example, a clone of its repository in the working directory."""
+    module = types.ModuleType("detectron2")
+    module.__file__, module.__path__ = None, ["/here/detectron2"]
+    monkeypatch.setattr(environment, "_import_trouble", lambda name: "")
+    monkeypatch.setitem(sys.modules, "detectron2", module)
+    assert "/here/detectron2 is taken for the package" in environment._detectron2().problem
+
+
+@pytest.mark.processes
 def test_a_missing_torch_does_not_stop_the_report():
     code = """
 import importlib.metadata, sys
@@ -132,7 +131,7 @@ def test_a_missing_font_is_a_note_because_own_data_needs_none(declare, monkeypat
     assert "note: /nowhere/NotoColorEmoji.ttf" in text
 
 
-def test_running_from_source_without_installing_is_told(monkeypatch):
+def test_running_from_source_without_installing_is_reported(monkeypatch):
     def not_installed(name: str):
         raise importlib.metadata.PackageNotFoundError(name)
 
@@ -140,7 +139,7 @@ def test_running_from_source_without_installing_is_told(monkeypatch):
     assert row("detclip2").needed
 
 
-def test_what_is_found_is_never_read_as_markup(capsys):
+def test_reported_values_are_not_parsed_as_markup(capsys):
     table = check_env._table([Finding("font", "/fonts/[bold]/x", problem="[red]")])
     Console(width=100).print(table)
     assert "/fonts/[bold]/x" in capsys.readouterr().out

@@ -2,6 +2,7 @@ import io
 import json
 import logging
 import os
+import shlex
 from collections import Counter
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from detclip2 import cli
 from detclip2.inference.predictor import OpenVocabularyPredictor
-from detclip2.modeling.thresholds import MEANINGS
+from detclip2.modeling.postprocess import MEANINGS
 from detclip2.utils import model_folder
 from tests.helpers.videos import COUNT, cut, write
 
@@ -22,7 +23,7 @@ NAMES = "red apple, fire engine"
 
 @pytest.fixture
 def predict(nano_folder, tmp_path, capsys):
-    """Run `detclip2 predict` -> exit code, stdout, stderr, annotated pictures."""
+    """Run `detclip2 predict` -> exit code, stdout, stderr, annotated files."""
 
     def run(*images, names=("--names", NAMES), model=("--model", nano_folder), more=()):
         output = tmp_path / "output"
@@ -47,13 +48,13 @@ def photo(tmp_path):
 
 
 def sentence(err):
-    """The one line on stderr that is ours."""
+    """The only line on stderr that the command itself writes."""
     lines = [line for line in err.splitlines() if line.startswith("detclip2")]
     assert len(lines) == 1, err
     return lines[0]
 
 
-def test_prints_a_table_and_writes_the_picture(predict, photo, nano_folder):
+def test_prints_a_table_and_writes_the_image(predict, photo, nano_folder):
     code, out, _, written = predict(photo, more=("--max-detections", 3))
     assert code == 0
     assert [path.name for path in written] == ["photo.detections.jpg"]
@@ -75,7 +76,7 @@ def test_nothing_found(predict, photo):
     assert len(written) == 1
 
 
-def test_a_broken_picture_does_not_stop_the_others(predict, photo, tmp_path):
+def test_a_broken_image_does_not_stop_the_others(predict, photo, tmp_path):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(photo.read_bytes()[:500])
     code, out, err, written = predict(broken, photo)
@@ -103,7 +104,7 @@ def test_a_folder_and_equal_names(predict, tmp_path):
     assert predict(tmp_path / "c")[0] == 2
 
 
-def test_input_pictures_are_never_written_over(predict, tmp_path):
+def test_input_images_are_never_overwritten(predict, tmp_path):
     output = tmp_path / "output"
     output.mkdir()
     for name in ("x.png", "x.detections.png"):
@@ -115,7 +116,7 @@ def test_input_pictures_are_never_written_over(predict, tmp_path):
     assert {path: path.read_bytes() for path in before} == before
 
 
-def odd_pictures():
+def odd_images():
     pixels = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
     image = Image.fromarray(pixels)
     exif = Image.Exif()
@@ -133,9 +134,9 @@ def odd_pictures():
     }
 
 
-@pytest.mark.parametrize("name", odd_pictures())
-def test_odd_pictures_are_done(predict, tmp_path, name):
-    image, options = odd_pictures()[name]
+@pytest.mark.parametrize("name", odd_images())
+def test_odd_images_are_processed(predict, tmp_path, name):
+    image, options = odd_images()[name]
     image.save(tmp_path / name, **options)
     code, _, err, written = predict(tmp_path / name)
     assert code == 0, err
@@ -144,8 +145,10 @@ def test_odd_pictures_are_done(predict, tmp_path, name):
     assert Image.open(written[0]).size == size
 
 
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # of this test's open
-def test_100_megapixels_are_done(predict, tmp_path):
+@pytest.mark.filterwarnings(
+    "ignore::PIL.Image.DecompressionBombWarning"
+)  # files opened by this test
+def test_100_megapixels_are_processed(predict, tmp_path):
     Image.new("L", (12_500, 8_000), 128).save(tmp_path / "large.jpg", quality=20)
     code, _, err, written = predict(tmp_path / "large.jpg", more=("--max-detections", 2))
     assert code == 0, err
@@ -153,16 +156,16 @@ def test_100_megapixels_are_done(predict, tmp_path):
     written[0].unlink()  # pytest keeps folders of past runs
 
 
-def test_photographs(predict, tmp_path):
+def test_real_images(predict, tmp_path):
     folder = os.environ.get("DETCLIP2_TEST_DATA")
     if not folder:
         pytest.skip("real data: DETCLIP2_TEST_DATA is not set")
-    photographs = sorted(Path(folder, "coco_open", "val2017").glob("*.jpg"))[:3]
-    assert photographs
-    code, _, err, written = predict(*photographs, names=("--names", "person, dog, car"))
+    images = sorted(Path(folder, "coco_open", "val2017").glob("*.jpg"))[:3]
+    assert images
+    code, _, err, written = predict(*images, names=("--names", "person, dog, car"))
     assert code == 0, err
-    for photograph, annotated in zip(photographs, written, strict=True):
-        assert Image.open(annotated).size == Image.open(photograph).size
+    for original, annotated in zip(images, written, strict=True):
+        assert Image.open(annotated).size == Image.open(original).size
 
 
 @pytest.mark.parametrize(
@@ -174,7 +177,7 @@ def test_photographs(predict, tmp_path):
         ("cut", "truncated"),
     ],
 )
-def test_pictures_that_cannot_be_done(predict, tmp_path, photo, content, reason):
+def test_images_that_cannot_be_processed(predict, tmp_path, photo, content, reason):
     path = tmp_path / "wrong.jpg"
     if content is not None:
         path.write_bytes(photo.read_bytes()[:-200] if content == "cut" else content)
@@ -202,7 +205,7 @@ def test_names_that_cannot_be_names(predict, photo, names, reason):
     assert written == []
 
 
-def test_repeated_names_are_said(predict, photo, caplog):
+def test_repeated_names_are_reported(predict, photo, caplog):
     with caplog.at_level(logging.WARNING):
         code, out, _, _ = predict(photo, names=("--names", "cat, dog, cat"))
     assert code == 0
@@ -337,6 +340,25 @@ def test_help_of_every_command(capsys):
             cli.main([*argv, "--help"])
         assert error.value.code == 0
         assert "usage: detclip2" in capsys.readouterr().out
+
+
+def test_the_help_has_one_line_for_each_command(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    for command, meaning in cli.COMMANDS.items():
+        assert [line.split(maxsplit=1) for line in lines].count([command, meaning]) == 1
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_the_help_of_a_command_has_an_example_that_parses(command, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    _, _, epilog = capsys.readouterr().out.partition("\nexample:\n")
+    program, *words = shlex.split(epilog.splitlines()[0])
+    assert program == "detclip2"
+    assert cli._parse(words).command == command
 
 
 def test_a_command_that_does_not_exist(capsys):

@@ -56,13 +56,13 @@ def test_a_jpeg_in_a_new_folder(run, tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["figure.JPG"]
 
 
-def test_mistakes_are_a_sentence(run, photo, tmp_path):
+def test_mistakes_are_sentences(run, photo, tmp_path):
     before = photo.read_bytes()
     for words, arguments in {
         "the caption is empty": {"caption": "  "},
         "no noun phrase in 'and so on'": {"caption": "and so on"},
         "must end in .png or .jpg": {"output": tmp_path / "figure.gif"},
-        "would take the picture's place": {"output": photo},
+        "would replace the image": {"output": photo},
         "this image does not exist": {"image": tmp_path / "no.png"},
         "cannot be written": {"output": photo / "figure.png"},
         "give --model, or --config": {"more": ["--weights", "x.safetensors"]},

@@ -18,7 +18,7 @@ from tests.helpers.tiny_training import PROJECT, tiny_config
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    """The folder of a tiny model at random weights, as a training leaves it."""
+    """The folder of a tiny model with random weights, as training writes it."""
     folder = tmp_path_factory.mktemp("base")
     cfg = tiny_config(folder)
     LazyConfig.save(cfg, str(folder / "config.yaml"))
@@ -28,7 +28,7 @@ def base(tmp_path_factory):
 
 @pytest.fixture
 def command(base, tmp_path):
-    """The words of a command that works."""
+    """Arguments of a valid command."""
     path = write_own_data(tmp_path / "data", own_content())
     write_own_data(tmp_path / "data", own_content(count=2), "val.json")
     return [
@@ -42,7 +42,8 @@ def run(words):
     return detclip2([str(word) for word in words])
 
 
-def test_from_annotations_to_a_model_its_config_and_its_errors(command, base, tmp_path, capsys):
+@pytest.mark.slow
+def test_annotations_become_a_model_its_config_and_its_errors(command, base, tmp_path, capsys):
     mixed = LazyConfig.load(str(PROJECT / "configs" / "emoji_nano_detection.py"))
     mixed.dataloader.test.dataset.count = 3
     LazyConfig.save(mixed, str(tmp_path / "mixed.yaml"))
@@ -51,7 +52,7 @@ def test_from_annotations_to_a_model_its_config_and_its_errors(command, base, tm
     assert run([*command, *words]) == 0
     printed = capsys.readouterr().out
     assert "red square" in printed
-    assert "images that are in train, too" in printed
+    assert "images that are also in train" in printed
     output = tmp_path / "output"
     config, weights = read_model_folder(output)
     results = json.loads((output / "finetune.json").read_text())
@@ -60,7 +61,7 @@ def test_from_annotations_to_a_model_its_config_and_its_errors(command, base, tm
     assert forgotten["before"].keys() == forgotten["after"].keys() >= {"AP", "AP50", "AP75"}
     assert forgotten["before"] != results["before"]
     assert len(list((output / "zero_shot" / "data").rglob("*.jpg"))) == 3
-    assert "of names from --mix" in printed
+    assert "AP of names from --mix" in printed
     assert (output / "errors" / "index.html").is_file()
     assert any(
         not before.equal(after)
@@ -77,7 +78,7 @@ def test_from_annotations_to_a_model_its_config_and_its_errors(command, base, tm
         tiny_config("").optimizer.lr * math.sqrt(2 / 4)
     )  # the base's batch is 4
 
-    # The same again is refused, and --resume only evaluates what is finished.
+    # Repeating it is refused, and --resume of a finished run only evaluates.
     assert run([*command, *words]) == 2
     assert "this folder has files" in capsys.readouterr().err
     assert run([*command, "--resume"]) == 0
@@ -93,10 +94,10 @@ def test_from_annotations_to_a_model_its_config_and_its_errors(command, base, tm
         (["--mix", "emoji"], "expected CONFIG/SOURCE"),
         (["--mix", "no.py/detection"], "no.py: this config does not exist"),
         (["--model", "nowhere"], "there is no such model folder"),
-        (["--resume"], "there is no fine-tuning to go on with"),
+        (["--resume"], "there is no fine-tuning to continue"),
     ],
 )
-def test_a_mistake_is_told_before_training(command, tmp_path, capsys, words, sentence):
+def test_a_mistake_is_reported_before_training(command, tmp_path, capsys, words, sentence):
     words = [word.format(data=tmp_path / "data") for word in words]
     assert run([*command, *words]) == 2
     error = capsys.readouterr().err
@@ -106,7 +107,7 @@ def test_a_mistake_is_told_before_training(command, tmp_path, capsys, words, sen
 
 
 def faulty_content():
-    """Faults of every kind at once; images 4 to 8 have a box that can be used."""
+    """Faults of every kind at once; images 4 to 8 have a usable box."""
     content = own_content(count=8)
     images, boxes = content["images"], content["annotations"]
     for one in [*images, *content["categories"]]:
@@ -130,8 +131,8 @@ def faulty_content():
     return content
 
 
-def test_every_fault_is_told_before_training(command, tmp_path, capsys):
-    """The time is so short that nothing is trained."""
+def test_every_fault_is_reported_before_training(command, tmp_path, capsys):
+    """The time is too short for any training."""
     val = write_own_data(tmp_path / "faulty", own_content(count=8), "val.json")
     train = val.with_name("train.json")
     train.write_text(json.dumps(faulty_content()))
@@ -144,14 +145,14 @@ def test_every_fault_is_told_before_training(command, tmp_path, capsys):
         *("box-unusable", "image-unknown", "category-unknown", "category-twice"),
         *("category-empty", "image-missing", "image-mismatched", "image-empty"),
     }
-    told = {kind for kind, (what, _) in FINDINGS.items()
+    caught = {kind for kind, (what, _) in FINDINGS.items()
             if " ".join(what.split()[:3]) in captured.out}  # fmt: skip
-    assert told == kinds
+    assert caught == kinds
     assert "cup, été 🍎" in captured.out
     assert not (tmp_path / "output" / "model.safetensors").exists()
 
 
-def test_a_base_without_optimizer_is_told(command, base, tmp_path, capsys):
+def test_a_base_without_optimizer_is_reported(command, base, tmp_path, capsys):
     cfg = LazyConfig.load(str(base / "config.yaml"))
     del cfg["optimizer"]
     LazyConfig.save(cfg, str(tmp_path / "config.yaml"))
@@ -164,7 +165,7 @@ def test_a_base_without_optimizer_is_told(command, base, tmp_path, capsys):
     ("images", "batch", "iterations"),
     [
         (100_000, 64, 37_500),  # the paper's 24 epochs of LVIS
-        (205, 8, 1000),  # at least so many ...
+        (205, 8, 1000),  # the minimum ...
         (16, 8, 500),  # ... but not more than 250 epochs
         (1, 1, 250),
     ],
@@ -173,7 +174,7 @@ def test_the_schedule_follows_from_the_number_of_images(images, batch, iteration
     assert iterations_for(images, batch) == iterations
 
 
-def test_the_source_to_mix_in_stands_by_itself():
+def test_the_mixed_source_needs_no_other_key():
     mixed = Mixed.of(f"{PROJECT / 'configs' / 'emoji_nano_pairs.py'}/pairs", Path("output"))
     assert "${" not in str(mixed)
     assert mixed.source["records"]["size"] == 128
@@ -182,8 +183,9 @@ def test_the_source_to_mix_in_stands_by_itself():
         Mixed.of(f"{PROJECT / 'configs' / 'emoji_nano_pairs.py'}/pears", Path("output"))
 
 
-def test_a_config_without_a_test_set_may_be_mixed_in(tmp_path):
+def test_a_config_without_a_test_set_can_be_mixed_in(tmp_path):
     cfg = LazyConfig.load(str(PROJECT / "configs" / "emoji_nano_pairs.py"))
-    del cfg.dataloader["test"], cfg.dataloader["evaluator"]  # which refers to it
+    for key in ("test", "evaluator", "vocabulary"):  # the last two refer to the first
+        del cfg.dataloader[key]
     LazyConfig.save(cfg, str(tmp_path / "config.yaml"))
     assert Mixed.of(f"{tmp_path / 'config.yaml'}/pairs", tmp_path).test is None

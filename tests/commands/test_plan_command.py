@@ -1,11 +1,13 @@
 import pytest
 import torch
 from detectron2.config import LazyConfig, instantiate
+from omegaconf import OmegaConf
 
 from detclip2.cli import main as detclip2
-from detclip2.commands.plan import optimizer_bytes
+from detclip2.commands.plan import optimizer_bytes, supervision_of
+from detclip2.data.mappers import GroundingMapper
 from detclip2.data.sample import check_sample
-from detclip2.engine.step_cost import made_up_samples, source_shares, step_cost
+from detclip2.engine.step_cost import source_shares, step_cost, synthetic_samples
 from detclip2.utils.errors import UserError
 from tests.helpers.tiny_training import PROJECT, tiny_config
 
@@ -22,7 +24,7 @@ def run(*words):
 
 
 def rows(printed):
-    """First word of each line of the table -> the others."""
+    """First word of each line of the table -> the other words."""
     lines = [line.split() for line in printed.splitlines() if line.strip()]
     return {words[0]: words[1:] for words in lines}
 
@@ -53,7 +55,7 @@ L_ROWS = {
         ("o365_goldg_cc15m_swin_l", 64, L_ROWS, "92,424"),
     ],
 )
-def test_the_papers_runs_without_their_data(capsys, name, gpus, expected, iterations):
+def test_plans_of_the_papers_runs_need_no_data(capsys, name, gpus, expected, iterations):
     config = PROJECT / "configs" / f"pretrain_{name}.py"
     assert run("--config", config, "--gpus", gpus, "--no-measure") == 0
     table = rows(capsys.readouterr().out)
@@ -64,6 +66,7 @@ def test_the_papers_runs_without_their_data(capsys, name, gpus, expected, iterat
     assert table["iterations:"] == [iterations]
 
 
+@pytest.mark.slow
 def test_a_step_of_every_source_is_measured(tmp_path, capsys):
     cfg = tiny_config(tmp_path)
     cfg.train.source_ratios = {"detection": 1, "pairs": 3}
@@ -79,7 +82,7 @@ def test_a_step_of_every_source_is_measured(tmp_path, capsys):
     assert "GPU h" in printed
 
 
-def test_memory_of_the_optimizer_is_what_it_keeps_after_a_step():
+def test_optimizer_memory_equals_its_state_after_a_step():
     model = instantiate(tiny_config("").model)
     optimizer = torch.optim.AdamW(model.parameters())
     for parameter in model.parameters():
@@ -99,30 +102,54 @@ def test_memory_of_the_optimizer_is_what_it_keeps_after_a_step():
         (["--gpus", 1, "train.epoch=3"], "has no key 'epoch'"),
     ],
 )
-def test_a_mistake_is_told(capsys, words, sentence):
+def test_a_mistake_is_reported(capsys, words, sentence):
     assert run("--config", PRETRAIN, *words) == 2
     assert sentence in capsys.readouterr().err
 
 
-def test_a_config_without_training_data_is_told(capsys):
+def test_a_config_without_training_data_is_reported(capsys):
     config = PROJECT / "configs" / "coco_swin_t_zero_shot.py"
     assert run("--config", config, "--gpus", 1) == 2
     assert "no dataloader.train" in capsys.readouterr().err
 
 
+class MyCaptionedDetectionMapper(GroundingMapper):
+    """A mapper's supervision comes from its class, not from its name."""
+
+
+@pytest.mark.parametrize(
+    ("mapper", "supervision"),
+    [
+        (MyCaptionedDetectionMapper, "grounding"),
+        ("detclip2.data.mappers.CaptionMapper", "caption"),
+        ("detclip2.data.mappers.DetectionMapper", "detection"),
+    ],
+)
+def test_the_supervision_is_the_mappers(mapper, supervision):
+    node = OmegaConf.create({"mapper": {"_target_": mapper}}, flags={"allow_objects": True})
+    assert supervision_of("boxes", node) == supervision
+
+
+@pytest.mark.parametrize("mapper", ["builtins.dict", "detclip2.data.mappers.Mapper"])
+def test_a_mapper_whose_supervision_cannot_be_measured_is_reported(mapper):
+    node = OmegaConf.create({"mapper": {"_target_": mapper}})
+    with pytest.raises(UserError, match=r"dataloader\.train\.boxes\.mapper: .* --no-measure"):
+        supervision_of("boxes", node)
+
+
 @pytest.mark.parametrize("kind", ["detection", "grounding", "caption"])
-def test_made_up_samples_are_in_the_sample_format(kind):
-    for sample in made_up_samples(2, (64, 96), 12, kind):
+def test_synthetic_samples_are_in_the_sample_format(kind):
+    for sample in synthetic_samples(2, (64, 96), 12, kind):
         check_sample(sample, 12)
         assert sample["image"].shape == (3, 64, 96)
 
 
-def test_measuring_leaves_the_weights_as_they_are():
+def test_measuring_does_not_change_the_weights():
     torch.manual_seed(0)
     model = instantiate(tiny_config("").model).train()
     before = {name: p.clone() for name, p in model.named_parameters()}
     batches = []
-    batch = made_up_samples(2, (64, 64), 5, "detection")
+    batch = synthetic_samples(2, (64, 64), 5, "detection")
     cost = step_cost(model, lambda: batches.append(1) or batch)
     assert cost.seconds > 0
     assert cost.peak_bytes > 2**20
@@ -130,7 +157,7 @@ def test_measuring_leaves_the_weights_as_they_are():
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
 
 
-def test_shares_are_those_of_the_config():
+def test_shares_come_from_the_config():
     cfg = tiny_config("")
     cfg.train.source_ratios = {"detection": 1, "pairs": 4}
     assert source_shares(cfg) == {"detection": 0.2, "pairs": 0.8}

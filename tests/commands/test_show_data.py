@@ -75,20 +75,20 @@ def run(config, *arguments):
     ("source", "kind", "number"),
     [("boxes", "detection", 1), ("grounded", "grounding", 1), ("pairs", "caption", 2)],
 )
-def test_each_kind_of_source(config, tmp_path, capsys, source, kind, number):
-    output = tmp_path / "pictures"
+def test_each_supervision(config, tmp_path, capsys, source, kind, number):
+    output = tmp_path / "images"
     assert run(config, "--source", source, "--count", 2, "--output", output) == 0
     pages = sorted(output.iterdir())
     assert [page.name for page in pages] == [f"{kind}-{i:04d}.png" for i in range(number)]
     assert Image.open(pages[0]).width == 640
     text = capsys.readouterr().out
     assert "a.png" in text
-    left_out = "left out 1 (record-malformed 1)" if source == "boxes" else "left out 0"
-    assert left_out in text
+    skipped = "skipped 1 (record-malformed 1)" if source == "boxes" else "skipped 0"
+    assert skipped in text
 
 
 def test_mistakes_are_sentences(config, tmp_path, capsys):
-    output = tmp_path / "pictures"
+    output = tmp_path / "images"
     for arguments, message in [
         (["--output", output], "['boxes', 'grounded', 'nothing', 'pairs']"),
         (["--output", output, "--source", "video"], "not 'video'"),
@@ -117,13 +117,13 @@ def test_mistakes_are_sentences(config, tmp_path, capsys):
         ("", None, ["dataloader.train.pairs.records.jsonl_file=/no/such"], "/no/such"),
     ],
 )
-def test_a_config_that_cannot_be_used_is_told(
+def test_a_config_that_cannot_be_used_is_reported(
     config, tmp_path, capsys, name, content, overrides, message
 ):
     path = tmp_path / name if name else config
     if content is not None:
         path.write_text(content)
-    output = tmp_path / "pictures"
+    output = tmp_path / "images"
     assert run(path, "--output", output, "--source", "pairs", *overrides) == 2
     err = capsys.readouterr().err
     assert message in err
@@ -131,10 +131,10 @@ def test_a_config_that_cannot_be_used_is_told(
     assert not output.exists()
 
 
-def test_a_fragment_of_a_config_can_be_looked_at(tmp_path, request):
-    """What it refers to, such as train.seed, is in the config that it becomes part of."""
+def test_a_fragment_of_a_config_can_be_shown(tmp_path, request):
+    """Keys that it refers to, such as train.seed, are in the config that includes it."""
     emoji = request.config.rootpath / "configs" / "data" / "emoji.py"
-    output = tmp_path / "pictures"
+    output = tmp_path / "images"
     small = ["world.categories=30", "world.size=64"]
     assert run(emoji, "--source", "detection", "--count", 1, "--output", output, *small) == 0
     assert len(list(output.iterdir())) == 1
@@ -150,7 +150,7 @@ def test_boxes_are_drawn_where_they_are():
         "width": 320,
         "image_id": 1,
         "file_name": "",
-        "source": "detection",
+        "supervision": "detection",
         "phrases": ["\U0001f34e \u30ea\u30f3\u30b4", *(f"thing {i}" for i in range(149))],
         "num_positives": 1,
         "own_phrases_only": True,
@@ -160,12 +160,12 @@ def test_boxes_are_drawn_where_they_are():
     page = draw_page(sample)
     assert page.dtype == np.uint8
     assert page.shape[1] == 640
-    picture, panel = page[:640], page[640:]
-    changed = np.argwhere((picture != 128).any(axis=2))
+    drawing, panel = page[:640], page[640:]
+    changed = np.argwhere((drawing != 128).any(axis=2))
     assert np.abs(changed.max(axis=0)[0] - 600) <= 3  # the lower edge; the label is above
     for row, column in [(400, 100), (400, 300), (600, 200)]:
-        patch = picture[row - 3 : row + 4, column - 3 : column + 4]
+        patch = drawing[row - 3 : row + 4, column - 3 : column + 4]
         assert (patch != 128).any()
-    assert (picture[300:580, 120:280] == 128).all()
+    assert (drawing[300:580, 120:280] == 128).all()
     assert (panel == 255).all(axis=2).mean() > 0.5
     assert (panel < 100).any()

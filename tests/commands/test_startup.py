@@ -1,7 +1,9 @@
-"""What `predict` loads: the time of its start follows from it, and is not measured here."""
+"""Modules that `predict` imports; they determine its start time, which is not measured here."""
 
 import subprocess
 import sys
+
+import pytest
 
 LOADED = """
 import sys
@@ -13,14 +15,15 @@ raise SystemExit(code)
 
 
 def loaded(*argv):
-    """The modules in memory after a command."""
+    """The modules that are loaded after a command."""
     command = [sys.executable, "-c", LOADED, *map(str, argv)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return set(done.stdout.rsplit("LOADED", 1)[1].split())
 
 
-def test_prediction_loads_nothing_of_training(nano_folder, tmp_path):
+@pytest.mark.processes
+def test_prediction_imports_no_training_code(nano_folder, tmp_path):
     from PIL import Image
 
     from detclip2.inference.predictor import OpenVocabularyPredictor

@@ -8,15 +8,14 @@ from PIL import Image
 from detclip2.cli import main
 from detclip2.commands import vocabulary as command
 from detclip2.inference.predictor import OpenVocabularyPredictor
-from detclip2.inference.prompt_ensemble import BATCH_SIZE
 from detclip2.inference.vocabulary import PROBE, Vocabulary
-from detclip2.modeling.text.text_tower import TextTower
+from detclip2.modeling.text.text_tower import BATCH_SIZE, TextTower
 from detclip2.utils.model_folder import read_model_folder
 
 
 @pytest.fixture
 def vocabulary(nano_folder, tmp_path, capsys):
-    """Calls the command: (exit code, stdout, stderr, what it wrote or None)."""
+    """Call the command: (exit code, stdout, stderr, the written vocabulary or None)."""
 
     def call(*argv, output="v.safetensors", model=("--model", nano_folder)):
         path = tmp_path / "out" / output
@@ -28,7 +27,7 @@ def vocabulary(nano_folder, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("rule", "prompts"), [((), 1203), (("--synonyms", "max"), 1826)])
-def test_lvis_is_one_batched_pass(vocabulary, monkeypatch, rule, prompts):
+def test_lvis_names_are_encoded_in_batches(vocabulary, monkeypatch, rule, prompts):
     calls = []
     forward = TextTower.forward
     monkeypatch.setattr(
@@ -47,7 +46,7 @@ def test_lvis_is_one_batched_pass(vocabulary, monkeypatch, rule, prompts):
     assert f"{prompts} rows" in out
 
 
-def test_options_are_those_of_the_library(vocabulary, tmp_path, nano_folder, monkeypatch):
+def test_options_equal_those_of_the_library(vocabulary, tmp_path, nano_folder, monkeypatch):
     names = tmp_path / "names.csv"
     names.write_text("name,synonyms,definition\ntruck,lorry;赤い車,it has wheels\n赤,,\n", "utf-8")
     predictor = OpenVocabularyPredictor(*read_model_folder(nano_folder), device="cpu")
@@ -112,7 +111,7 @@ def test_arguments_that_cannot_be_used(vocabulary, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_predict_reads_what_it_wrote(vocabulary, tmp_path, nano_folder, capsys):
+def test_predict_reads_the_written_vocabulary(vocabulary, tmp_path, nano_folder, capsys):
     names = tmp_path / "names.csv"
     names.write_text("name,synonyms\napple,red apple; pomme\ncar,\n")
     assert vocabulary(names, "--synonyms", "max")[0] == 0

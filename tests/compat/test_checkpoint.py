@@ -9,7 +9,7 @@ from torch import nn
 
 
 class Steps:
-    """Something with a state."""
+    """An object with a state."""
 
     def __init__(self, steps=0):
         self.steps = steps
@@ -63,7 +63,7 @@ def test_nothing_to_load(tmp_path):
         DetectionCheckpointer(net).load(str(tmp_path / "none.pth"))
 
 
-def test_not_saved_where_told(tmp_path):
+def test_save_to_disk_false_writes_nothing(tmp_path):
     DetectionCheckpointer(model(), str(tmp_path), save_to_disk=False).save("first")
     assert list(tmp_path.iterdir()) == []
 
@@ -128,7 +128,7 @@ def test_other_queries_are_refused(tmp_path):
         DetectionCheckpointer(model()).load(f"{file}?nonsense=1")
 
 
-def test_a_load_that_failed_leaves_no_trace(tmp_path):
+def test_a_failed_load_changes_nothing(tmp_path):
     good, odd = tmp_path / "good.pth", tmp_path / "odd.pth"
     torch.save({"bias": torch.ones(2)}, good)
     torch.save({"bias": torch.ones(3)}, odd)

@@ -1,11 +1,11 @@
-"""What processes say to each other, in one process and in two."""
+"""Communication between processes, in one process and in two."""
 
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from detectron2.utils import comm
 
 
-def test_alone():
+def test_one_process():
     assert comm.get_world_size() == 1
     assert comm.get_rank() == comm.get_local_rank() == 0
     assert comm.is_main_process()

@@ -1,4 +1,4 @@
-"""Lazy configs, yacs configs, and what is built from them."""
+"""Lazy configs, yacs configs, and the objects built from them."""
 
 import collections
 import itertools
@@ -64,7 +64,7 @@ def tree(tmp_path):
 # LazyConfig.load
 
 
-def test_load_gives_all_public_configs(tree):
+def test_load_returns_all_public_configs(tree):
     cfg = LazyConfig.load(str(tree / "main.py"))
     assert isinstance(cfg, DictConfig)
     assert set(cfg) == {"options", "other_options", "call"}
@@ -72,7 +72,7 @@ def test_load_gives_all_public_configs(tree):
     assert cfg.call.y == "base"
 
 
-def test_each_import_is_of_its_own(tree):
+def test_each_import_is_independent(tree):
     cfg = LazyConfig.load(str(tree / "main.py"))
     assert (cfg.options.a, cfg.other_options.a) == (2, 1)
     cfg.options.b.append(3)
@@ -104,12 +104,12 @@ def test_load_rel_is_relative_to_the_calling_file(tree):
         ("main.txt", ValueError, "python or yaml"),
     ],
 )
-def test_load_names_what_is_wrong(tree, file, error, message):
+def test_load_errors_name_the_problem(tree, file, error, message):
     with pytest.raises(error, match=message):
         LazyConfig.load(str(tree / file))
 
 
-def test_imports_work_as_ever_after_a_load(tree):
+def test_imports_are_unchanged_after_a_load(tree):
     with pytest.raises(ImportError):
         LazyConfig.load(str(tree / "missing.py"))
     import json  # noqa: F401  (__import__ has been left as it was)
@@ -134,7 +134,7 @@ def test_save_and_load(tree, tmp_path):
     assert again.options == cfg.options
 
 
-def test_save_what_yaml_cannot_hold(tmp_path):
+def test_save_values_that_yaml_cannot_hold(tmp_path):
     file = tmp_path / "saved.yaml"
     LazyConfig.save(DictConfig({"f": lambda: 1}, flags={"allow_objects": True}), str(file))
     assert file.exists()
@@ -228,7 +228,7 @@ def test_instantiate_dataclasses():
 
 
 @pytest.mark.parametrize("value", [5, "text", None, {"a": 1}, Pair(1)])
-def test_instantiate_leaves_the_rest_alone(value):
+def test_instantiate_keeps_other_values(value):
     assert instantiate(value) is value
 
 
@@ -262,7 +262,7 @@ def write(tmp_path, text, name="config.yaml"):
     return str(tmp_path / name)
 
 
-def test_get_cfg_gives_copies():
+def test_get_cfg_returns_copies():
     one, other = get_cfg(), get_cfg()
     one.MODEL.WEIGHTS = "x"
     one.DATASETS.TRAIN = ("a",)
@@ -348,7 +348,7 @@ def test_dump_and_merge_are_inverse(tmp_path):
 class Base:
     @configurable
     def __init__(self, a, b=2, *, c=3):
-        """What Base is."""
+        """The documentation of Base."""
         self.values = (a, b, c)
 
     @classmethod
@@ -408,7 +408,7 @@ def test_configurable_function(ab):
 
 
 def test_configurable_keeps_name_and_doc():
-    assert Base.__init__.__doc__ == "What Base is."
+    assert Base.__init__.__doc__ == "The documentation of Base."
     assert function.__name__ == "function"
     assert callable(function.from_config)
 

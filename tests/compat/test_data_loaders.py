@@ -55,7 +55,7 @@ def test_list_hands_out_copies(serialize):
     assert dataset[2] is None
 
 
-def test_list_as_it_is_or_in_another_form():
+def test_list_unserialized_or_with_a_custom_serializer():
     items = [[1], [2]]
     assert DatasetFromList(items, copy=False, serialize=False)[0] is items[0]
     assert torch.equal(DatasetFromList([1, 2], serialize=torch.tensor)[1], torch.tensor(2))
@@ -63,7 +63,7 @@ def test_list_as_it_is_or_in_another_form():
         DatasetFromList(items, serialize="yes")
 
 
-def test_map_gives_another_element_for_a_refused_one():
+def test_map_replaces_a_refused_element():
     dataset = MapDataset(DatasetFromList(list(range(10))), lambda x: x * 10 if x % 2 else None)
     assert len(dataset) == 10
     assert [dataset[i] for i in (1, 3)] == [10, 30]
@@ -73,7 +73,7 @@ def test_map_gives_another_element_for_a_refused_one():
         MapDataset(DatasetFromList([1]), lambda x: None)[0]
 
 
-def test_map_passes_over_refused_elements_of_an_iterable():
+def test_map_skips_refused_elements_of_an_iterable():
     dataset = MapDataset(Numbers(5), lambda x: None if x == 3 else x + 1)
     assert isinstance(dataset, IterableDataset)
     assert list(dataset) == [1, 2, 3, 5]

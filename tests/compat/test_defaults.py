@@ -36,7 +36,7 @@ NAME, OTHER = "contract_defaults", "contract_defaults_2"
 
 @META_ARCH_REGISTRY.register()
 class ContractMeanColour(nn.Module):
-    """Learns the mean colour of the images; predicts how far off it is."""
+    """Learns the mean colour of the images; predicts the error."""
 
     def __init__(self, cfg):
         super().__init__()
@@ -203,7 +203,7 @@ def test_prediction_in_another_format(cfg):
 
 @pytest.fixture
 def _loggers():
-    """`default_setup` gives these handlers, of files that are gone after the test."""
+    """Remove the handlers that `default_setup` adds; their files are deleted after the test."""
     loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore")]
     before = [(list(logger.handlers), logger.propagate) for logger in loggers]
     yield

@@ -29,7 +29,7 @@ def test_formats(png):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_images_are_upright(tmp_path, orientation):
-    # What a viewer shows: rows from row0 of the tag, as the EXIF standard has it.
+    # The upright image: rows from row0 of the tag, in the EXIF standard.
     corner = np.zeros((8, 16), dtype=np.uint8)
     corner[:4, :8] = 255  # bright where the scene's top left is
     stored = {

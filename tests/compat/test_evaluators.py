@@ -39,7 +39,7 @@ def _clean():
 
 
 def boxes_of(rng, count):
-    """XYWH of all sizes that COCO tells apart, but no large ones."""
+    """XYWH of COCO's small and medium sizes."""
     corner, side = rng.uniform(0, 60, (count, 2)), rng.uniform(8, 90, (count, 2))
     return np.concatenate([corner, side], axis=1).round(2)
 
@@ -73,7 +73,7 @@ def make_truth(rng, lvis=False):
 
 
 def make_detections(rng, truth, per_image=12):
-    """By image: boxes near the true ones and anywhere, XYXY; scores; classes from 0."""
+    """By image: XYXY boxes near the true ones and elsewhere; scores; classes from 0."""
     ids = [category["id"] for category in truth["categories"]]
     detections = {}
     for image in truth["images"]:
@@ -115,7 +115,7 @@ def as_results(detections, category_ids):
 
 @pytest.fixture
 def coco(tmp_path):
-    """A registered data set, its json, and detections on it."""
+    """A registered data set, its json, and detections for it."""
     rng = np.random.default_rng(0)
     truth = make_truth(rng)
     path = tmp_path / "coco.json"
@@ -273,7 +273,7 @@ def test_lvis_metrics(tmp_path, monkeypatch, limit):
     path.write_text(json.dumps(truth))
     MetadataCatalog.get(NAME).json_file = str(path)
     detections = make_detections(rng, truth)
-    # lvis 0.5.3, the last release, says np.float, which numpy 2 does not have.
+    # lvis 0.5.3, the last release, uses np.float, which numpy 2 does not have.
     monkeypatch.setattr(np, "float", float, raising=False)
     evaluator = LVISEvaluator(NAME, output_dir=str(tmp_path / "out"), max_dets_per_image=limit)
     results = run(evaluator, detections)["bbox"]
@@ -301,7 +301,7 @@ def test_lvis_metrics(tmp_path, monkeypatch, limit):
 
 def test_lvis_with_numpy_2(tmp_path):
     if "subset" not in detectron2.__version__:
-        pytest.skip("only the stand-in makes up for what numpy 2 does not have")
+        pytest.skip("only the stand-in works with numpy 2")
     rng = np.random.default_rng(1)
     truth = make_truth(rng, lvis=True)
     (tmp_path / "lvis.json").write_text(json.dumps(truth))

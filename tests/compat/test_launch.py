@@ -1,4 +1,4 @@
-"""Two processes on this machine, which do all that needs two."""
+"""Launch with two processes of this machine."""
 
 import json
 from pathlib import Path
@@ -59,7 +59,7 @@ def work(folder, argument):
     (Path(folder) / f"{rank}.json").write_text(json.dumps(report))
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="processes would want a GPU each")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="each process would need a GPU")
 def test_two_processes(tmp_path):
     launch(work, 2, dist_url="auto", args=(str(tmp_path), "hello"))
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
@@ -75,7 +75,7 @@ def test_two_processes(tmp_path):
     assert second["inference"] == {}
 
 
-def test_one_process_is_this_one():
+def test_one_process_runs_in_this_process():
     calls = []
     launch(lambda *args: calls.append(args), 1, args=(1, 2))
     assert calls == [(1, 2)]
@@ -83,6 +83,6 @@ def test_one_process_is_this_one():
     assert create_ddp_model(model) is model
 
 
-def test_auto_is_for_one_machine():
+def test_auto_requires_one_machine():
     with pytest.raises(AssertionError):
         launch(print, 1, num_machines=2, dist_url="auto")

@@ -106,7 +106,7 @@ def test_pyramid_with_norm():
 
 @pytest.mark.parametrize("source", ["p5", "c5"])
 @pytest.mark.parametrize("fuse_type", ["sum", "avg"])
-def test_pyramid_is_what_the_paper_draws(source, fuse_type):
+def test_pyramid_equals_its_definition(source, fuse_type):
     model = pyramid(source, fuse_type=fuse_type)
     image = torch.randn(2, 3, 64, 96)
     weights = model.state_dict()
@@ -141,7 +141,7 @@ def test_pyramid_initial_weights():
     assert model.fpn_output5.bias.abs().max() == 0
 
 
-def test_pyramid_tells_what_images_it_takes():
+def test_pyramid_size_divisibility():
     assert pyramid().size_divisibility == 32
     assert pyramid(square_pad=640).padding_constraints == {"square_size": 640}
 

@@ -1,7 +1,7 @@
 """The stand-in has no public name without a user, so that it stays small.
 
-A user is a file of the project, or another module of the stand-in. Two names that nothing but each
-other needs go one after the other: the first has no user, and without it the second has none.
+A user is a file of the project, or another module of the stand-in. A name that only unused
+names use is found once these are removed.
 """
 
 import ast
@@ -49,7 +49,7 @@ def all_of(file: Path) -> list[str]:
 
 
 def used_names(files, relative: bool = False) -> set[str]:
-    """Names that are imported from Detectron2, read off its modules, or in its dotted names.
+    """Names that are imported from Detectron2, read from its modules, or in dotted names of it.
 
     With `relative`, relative imports are from Detectron2 too.
     """
@@ -107,7 +107,7 @@ def test_every_public_name_is_used():
 
 
 def test_the_test_finds_names(tmp_path):
-    """A checker that finds nothing would always pass."""
+    """A checker that finds no names would always pass."""
     stand_in = tmp_path / "detectron2"
     (stand_in / "data").mkdir(parents=True)
     (stand_in / "__init__.py").write_text("from .a import Used, Unused\n")

@@ -31,7 +31,7 @@ def test_each_epoch_has_each_index_in_another_order():
     assert take(TrainingSampler(3, shuffle=False), 7) == [0, 1, 2, 0, 1, 2, 0]
 
 
-def test_stream_follows_from_the_seed():
+def test_the_seed_determines_the_stream():
     assert take(TrainingSampler(20, seed=1), 50) == take(TrainingSampler(20, seed=1), 50)
     assert take(TrainingSampler(20, seed=1), 50) != take(TrainingSampler(20, seed=2), 50)
     sampler = TrainingSampler(20, seed=1)

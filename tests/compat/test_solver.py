@@ -46,7 +46,7 @@ def test_warmup_ends_on_the_schedule():
     assert warm(0.6) == pytest.approx(cosine(0.6))
 
 
-def test_rescaled_warmup_loses_nothing_of_the_schedule():
+def test_rescaled_warmup_keeps_the_whole_schedule():
     warm = WarmupParamScheduler(CosineParamScheduler(1, 0), 0.1, 0.2, rescale_interval=True)
     assert warm(0.2) == pytest.approx(1.0)
     assert warm(0.6) == pytest.approx(0.5)
@@ -174,7 +174,7 @@ def test_groups_of_norms_biases_and_names():
     assert options_by_name(groups, net) == {
         "embedding": {"lr": 9.0, "weight_decay": 0.1},
         "first.weight": {"lr": 0.5, "weight_decay": 0.1},
-        "first.bias": {"lr": 2.0, "weight_decay": 0.1},  # what is said of a name goes first
+        "first.bias": {"lr": 2.0, "weight_decay": 0.1},  # overrides by name have priority
         "norm.weight": {"lr": 1.0, "weight_decay": 0.0},
         "norm.bias": {"lr": 2.0, "weight_decay": 0.0},
     }

@@ -6,7 +6,14 @@ import math
 import numpy as np
 import pytest
 import torch
-from detectron2.structures import Boxes, BoxMode, ImageList, Instances, pairwise_iou
+from detectron2.structures import (
+    BitMasks,
+    Boxes,
+    BoxMode,
+    ImageList,
+    Instances,
+    pairwise_iou,
+)
 
 ABS = {"XYXY": BoxMode.XYXY_ABS, "XYWH": BoxMode.XYWH_ABS, "XYWHA": BoxMode.XYWHA_ABS}
 
@@ -21,7 +28,7 @@ def random_boxes(n, seed=0):
 # BoxMode
 
 
-def test_modes_are_the_numbers_in_json_files():
+def test_modes_equal_the_numbers_in_json_files():
     assert [int(mode) for mode in BoxMode] == [0, 1, 2, 3, 4]
     assert BoxMode(1) is BoxMode.XYWH_ABS
 
@@ -64,7 +71,7 @@ def test_convert_no_boxes():
     assert BoxMode.convert(torch.zeros(0, 4), 0, 1).shape == (0, 4)
 
 
-def test_convert_what_cannot_be():
+def test_convert_refuses_unknown_formats():
     with pytest.raises(AssertionError):
         BoxMode.convert([0, 0, 1], 0, 1)
     with pytest.raises(AssertionError, match="Relative"):
@@ -218,7 +225,7 @@ def test_instances_cat():
         Instances.cat([Instances((1, 1), x="ab"), Instances((1, 1), x="ab")])
 
 
-def test_instances_to_moves_what_can_be_moved():
+def test_instances_to_moves_tensors():
     moved = some_instances().to("meta")
     assert moved.scores.device.type == "meta"
     assert moved.gt_boxes.device.type == "meta"
@@ -279,3 +286,46 @@ def test_the_batch_is_not_the_image():
     ImageList.from_tensors([image]).tensor.add_(1)
     ImageList.from_tensors([image, image]).tensor.add_(1)
     assert image.sum() == 0
+
+
+# BitMasks
+
+
+def three_masks():
+    """Masks of no pixel, one pixel and all pixels."""
+    masks = torch.zeros(3, 4, 5)
+    masks[1, 2, 3] = 1
+    masks[2] = 7
+    return BitMasks(masks)
+
+
+def test_bit_masks_are_boolean():
+    masks = three_masks()
+    assert masks.tensor.dtype == torch.bool
+    assert masks.tensor.flatten(1).sum(dim=1).tolist() == [0, 1, 20]
+    assert len(masks) == 3
+    assert tuple(masks.image_size) == (4, 5)
+    assert masks.nonempty().tolist() == [False, True, True]
+    assert masks.device == masks.to("cpu").device == torch.device("cpu")
+    assert torch.equal(BitMasks(masks.tensor.numpy()).tensor, masks.tensor)
+
+
+@pytest.mark.parametrize(
+    ("item", "chosen"),
+    [
+        (1, [1]),
+        (slice(1, 3), [1, 2]),
+        ([2, 0], [2, 0]),
+        (torch.tensor([True, False, True]), [0, 2]),
+    ],
+)
+def test_bit_masks_are_chosen_like_boxes(item, chosen):
+    masks = three_masks()
+    assert torch.equal(masks[item].tensor, masks.tensor[chosen])
+
+
+def test_bit_masks_are_a_field_of_instances():
+    one = Instances((4, 5), gt_masks=three_masks(), gt_classes=torch.arange(3))
+    both = Instances.cat([one, one[one.gt_masks.nonempty()]]).to("cpu")
+    assert both.gt_classes.tolist() == [0, 1, 2, 1, 2]
+    assert both.gt_masks.tensor.flatten(1).sum(dim=1).tolist() == [0, 1, 20, 1, 20]

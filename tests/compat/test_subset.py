@@ -1,4 +1,4 @@
-"""What the stand-in lacks, it says in one line."""
+"""Names missing from the stand-in are reported in one line."""
 
 import importlib
 import pickle
@@ -8,7 +8,7 @@ import pytest
 from detectron2.utils import comm
 
 pytestmark = pytest.mark.skipif(
-    "subset" not in detectron2.__version__, reason="the real Detectron2 lacks nothing"
+    "subset" not in detectron2.__version__, reason="the real Detectron2 is complete"
 )
 
 SENTENCE = r"^{} is not part of detectron2 0\.6\+subset.*pip install git\+https://github\.com/\S+$"
@@ -17,7 +17,7 @@ SENTENCE = r"^{} is not part of detectron2 0\.6\+subset.*pip install git\+https:
 @pytest.mark.parametrize(
     ("statement", "name"),
     [
-        ("from detectron2.structures import BitMasks", "BitMasks"),
+        ("from detectron2.structures import PolygonMasks", "PolygonMasks"),
         ("from detectron2.structures import Boxes, RotatedBoxes", "RotatedBoxes"),
         ("from detectron2.structures.boxes import pairwise_ioa", "pairwise_ioa"),
         ("from detectron2.utils.comm import nothing", "nothing"),
@@ -32,20 +32,20 @@ def test_imports(statement, name):
 
 
 def test_attributes():
-    with pytest.raises(AttributeError, match=SENTENCE.format("BitMasks")):
-        importlib.import_module("detectron2.structures").BitMasks  # noqa: B018
+    with pytest.raises(AttributeError, match=SENTENCE.format("PolygonMasks")):
+        importlib.import_module("detectron2.structures").PolygonMasks  # noqa: B018
     assert not hasattr(comm, "nothing")
     assert getattr(comm, "nothing", 3) == 3
 
 
-def test_what_is_there_is_imported_as_ever():
+def test_names_that_exist_are_imported():
     from detectron2.modeling import backbone
 
     assert backbone.__name__ == "detectron2.modeling.backbone"
     assert importlib.import_module("detectron2.structures.boxes").__spec__.origin.endswith(".py")
 
 
-def test_other_packages_are_none_of_its_business():
+def test_imports_of_other_packages_are_not_affected():
     with pytest.raises(ModuleNotFoundError, match=r"^No module named 'no_such_package'$"):
         importlib.import_module("no_such_package")
 

@@ -226,7 +226,7 @@ def test_learning_rate_of_a_multiplier():
     assert rates == pytest.approx([2.0, 1.5, 1.0, 0.5])
 
 
-def test_which_learning_rate_is_reported():
+def test_which_learning_rate_is_logged():
     one, two = [nn.Parameter(torch.zeros(1))], [nn.Parameter(torch.zeros(1)) for _ in range(2)]
     choose = hooks.LRScheduler.get_best_param_group_id
     assert choose(torch.optim.SGD([{"params": one, "lr": 1}, {"params": two, "lr": 2}])) == 1

@@ -1,4 +1,4 @@
-"""The training loop against a loop written out here."""
+"""The training loop against a plain loop."""
 
 import copy
 
@@ -52,7 +52,7 @@ def reference(steps):
 
 
 @pytest.mark.parametrize("options", [{}, {"zero_grad_before_forward": True}])
-def test_steps_are_those_of_a_plain_loop(options):
+def test_steps_equal_a_plain_loop(options):
     trainer = make(**options)
     trainer.train(0, 5)
     model, losses = reference(5)
@@ -129,7 +129,7 @@ def test_hooks_run_in_order():
         trainer.register_hooks([lambda: None])
 
 
-def test_hooks_see_where_training_is():
+def test_hooks_see_the_iteration():
     seen = []
 
     class Look(HookBase):

@@ -39,7 +39,7 @@ def test_shortest_edge_draws_its_length():
         T.ResizeShortestEdge([50, 60], sample_style="gaussian")
 
 
-def test_seed_decides():
+def test_the_seed_determines_the_transform():
     def draw():
         np.random.seed(3)
         inputs = T.AugInput(IMAGE)
@@ -50,7 +50,7 @@ def test_seed_decides():
 
 
 @pytest.mark.parametrize("shape", [(30, 40), (30, 40, 1), (30, 40, 3)])
-def test_resize_of_uint8_is_that_of_pil(shape):
+def test_resize_of_uint8_equals_pil(shape):
     image = np.resize(IMAGE, shape)
     resized = T.ResizeTransform(30, 40, 45, 20).apply_image(image)
     expected = np.asarray(Image.fromarray(image.squeeze()).resize((20, 45), Image.BILINEAR))
@@ -59,7 +59,7 @@ def test_resize_of_uint8_is_that_of_pil(shape):
 
 
 @pytest.mark.parametrize("shape", [(30, 40), (30, 40, 3), (30, 40, 3, 2)])
-def test_resize_of_floats_is_that_of_torch(shape):
+def test_resize_of_floats_equals_torch(shape):
     image = np.random.default_rng(1).random(shape)[:, ::-1]
     resized = T.ResizeTransform(30, 40, 45, 20).apply_image(image)
     channels = torch.from_numpy(image.copy()).reshape(30, 40, -1).permute(2, 0, 1)[None]
@@ -67,7 +67,7 @@ def test_resize_of_floats_is_that_of_torch(shape):
     assert np.allclose(resized, expected[0].permute(1, 2, 0).reshape(45, 20, *shape[2:]).numpy())
 
 
-def test_resize_of_everything_else():
+def test_resize_of_boxes_and_masks():
     transform = T.ResizeTransform(30, 40, 60, 20)
     assert np.allclose(transform.apply_box(np.array([[4.0, 3.0, 20.0, 9.0]])), [[2, 6, 10, 18]])
     labels = transform.apply_segmentation((IMAGE[..., 0] > 99).astype(np.uint8) * 7)
@@ -92,7 +92,7 @@ def test_flips():
             T.RandomFlip(**directions)
 
 
-def test_augmentations_change_their_input_one_after_the_other():
+def test_augmentations_apply_in_order():
     boxes = np.array([[0.0, 0.0, 20.0, 15.0]])
     labels = (IMAGE[..., 0] > 99).astype(np.uint8)
     inputs = T.AugInput(IMAGE, boxes=boxes, sem_seg=labels)
@@ -107,15 +107,15 @@ def test_augmentations_change_their_input_one_after_the_other():
     assert np.array_equal(transforms.apply_image(IMAGE), inputs.image)
 
 
-def test_own_augmentation_gets_what_its_arguments_name():
+def test_own_augmentation_receives_named_arguments():
     class ToFirstBox(T.Augmentation):
         def get_transform(self, image, boxes):
             x0, y0, x1, y1 = boxes[0].astype(int)
             return T.CropTransform(x0, y0, x1 - x0, y1 - y0)
 
     class AnyName(T.Augmentation):
-        def get_transform(self, picture):
-            return T.HFlipTransform(picture.shape[1])
+        def get_transform(self, any_name):
+            return T.HFlipTransform(any_name.shape[1])
 
     inputs = T.AugInput(IMAGE, boxes=np.array([[5.0, 6.0, 25.0, 16.0]]))
     inputs.apply_augmentations([ToFirstBox(), AnyName()])
@@ -149,7 +149,7 @@ def test_own_augmentation_that_cannot_work():
         T.AugmentationList(["flip"])
 
 
-def test_augmentations_print_as_they_were_made():
+def test_augmentations_print_their_constructor_call():
     flip = T.RandomFlip(prob=0.25)
     assert str(flip) == "RandomFlip(prob=0.25)"
     assert str(T.RandomFlip()) == "RandomFlip()"

@@ -206,7 +206,7 @@ def test_event_writer_is_abstract():
 
 @pytest.fixture
 def name(request):
-    """A logger of this test's own, which is left without handlers."""
+    """A logger for this test alone, whose handlers are removed afterwards."""
     name = f"contract.{request.node.name}"
     yield name
     logging.getLogger(name).handlers.clear()

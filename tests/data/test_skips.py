@@ -22,7 +22,7 @@ class Counting(Dataset):
 @pytest.mark.parametrize(
     "method", sorted({"fork", "spawn"} & set(multiprocessing.get_all_start_methods()))
 )
-def test_counts_of_worker_processes_arrive(method):
+def test_counts_of_worker_processes_are_collected(method):
     counter = SkipCounter("web", num_examples=0)
     list(DataLoader(Counting(counter), num_workers=2, multiprocessing_context=method))
     assert counter.counts() == {"box-invalid": 10, "caption-empty": 30}
@@ -31,10 +31,10 @@ def test_counts_of_worker_processes_arrive(method):
 
 def test_report_and_state():
     counter = SkipCounter("web")
-    assert counter.report() == "web: left out 0"
+    assert counter.report() == "web: skipped 0"
     counter.add("span-outside", number=3)
     counter.add("image-unreadable", "a.jpg")
-    assert counter.report() == "web: left out 4 (image-unreadable 1, span-outside 3)"
+    assert counter.report() == "web: skipped 4 (image-unreadable 1, span-outside 3)"
     again = SkipCounter("web")
     again.add("caption-empty")
     again.load_state_dict(counter.state_dict())

@@ -1,5 +1,9 @@
+import itertools
 import multiprocessing
+import os
 import pickle
+import signal
+import sys
 import time
 from pathlib import Path
 
@@ -10,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from detclip2.engine.checkpoint import Checkpointer
-from detclip2.engine.hooks.source_schedule import AlternateSources
+from detclip2.engine.hooks.source_schedule import AlternateSources, SeedEachIteration
 from detclip2.utils.errors import UserError
 from detclip2.utils.weights import read_weights
 from tests.helpers.toy import toy_loader, toy_trainer
@@ -30,14 +34,14 @@ def assert_constant(model, value):
 def test_saves_and_resumes_model_optimizer_and_hooks(tmp_path):
     loader = toy_loader()
     trainer = toy_trainer(loader)
-    trainer.register_hooks([AlternateSources(loader)])
+    trainer.register_hooks([AlternateSources(loader), SeedEachIteration()])
     trainer.train(0, 5)
     Checkpointer(trainer.model, str(tmp_path), trainer=trainer).save("model_0000004", note=7)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["last_checkpoint", "model_0000004.pth"]
 
     resumed_loader = toy_loader()
     resumed = toy_trainer(resumed_loader)
-    resumed.register_hooks([AlternateSources(resumed_loader)])
+    resumed.register_hooks([AlternateSources(resumed_loader), SeedEachIteration()])
     checkpointer = Checkpointer(resumed.model, str(tmp_path), trainer=resumed)
     assert checkpointer.resume_or_load("", resume=True)["note"] == 7
     assert torch.equal(resumed.model.weight, trainer.model.weight)
@@ -59,10 +63,76 @@ def test_the_last_checkpoint_is_tagged(tmp_path):
     assert_constant(checkpointer.model, 1.0)
 
 
-def test_writes_nothing_without_a_folder_or_where_another_process_does(tmp_path):
+def test_writes_nothing_without_a_folder_or_on_other_ranks(tmp_path):
     Checkpointer(model_of(0)).save("model")
     Checkpointer(model_of(0), str(tmp_path), save_to_disk=False).save("model")
     assert not list(tmp_path.iterdir())
+
+
+def quick_to_start():
+    """Processes forked from a server that has imported the modules they need."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["detclip2.engine.checkpoint", "detclip2.modeling.losses.word_region_contrast"]
+    )
+    return context
+
+
+def value_of_the_last(folder):
+    """The value that the last checkpoint of a folder holds; all others are complete too."""
+    checkpointer = Checkpointer(model_of(-1.0, size=1000), str(folder))
+    checkpointer.resume_or_load("", resume=True)
+    value = checkpointer.model.weight[0, 0].item()
+    assert value >= 0
+    assert_constant(checkpointer.model, value)
+    for path in Path(folder).glob("model_*.pth"):
+        checkpointer.load(str(path))
+        assert_constant(checkpointer.model, checkpointer.model.bias[0].item())
+    checkpointer.save("model_final")
+    assert not list(folder.glob(".*.pth.*"))  # the half-written file is removed too
+    return value
+
+
+# Functions of Python and torch that write, move or remove files.
+WRITING = {
+    *("open", "write", "write_record", "write_end_of_file", "flush", "fsync", "close"),
+    *("rename", "replace", "unlink", "mkdir"),
+}
+
+
+def save_and_die(folder, number):
+    """Save 1, then 2, and die before the `number`-th of the calls that write 2."""
+    torch.set_num_threads(1)
+    Checkpointer(model_of(1.0, size=1000), folder).save("model_1")
+    numbers = itertools.count()
+
+    def die(frame, event, called):
+        if event == "c_call" and called.__name__ in WRITING and next(numbers) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.setprofile(die)
+    Checkpointer(model_of(2.0, size=1000), folder).save("model_2")
+    sys.setprofile(None)
+
+
+@pytest.mark.processes
+def test_a_process_killed_before_any_write_leaves_a_whole_checkpoint(tmp_path):
+    values = []
+    forked = multiprocessing.get_context(
+        "fork"
+    )  # nothing is imported again: this takes milliseconds
+    for number in itertools.count():
+        folder = tmp_path / str(number)
+        process = forked.Process(target=save_and_die, args=(str(folder), number))
+        process.start()
+        process.join()
+        if process.exitcode == 0:
+            break  # there are fewer calls than that
+        assert process.exitcode == -signal.SIGKILL
+        values.append(value_of_the_last(folder))
+    assert len(values) > 8
+    assert values == sorted(values)
+    assert set(values) == {1.0, 2.0}
 
 
 def save_for_ever(folder):
@@ -70,23 +140,17 @@ def save_for_ever(folder):
     value = 0
     while True:
         checkpointer = Checkpointer(model_of(float(value), size=1000), folder)
-        checkpointer.save(f"model_{value % 2}")  # an old one is written over at every other time
+        checkpointer.save(f"model_{value % 2}")  # every other run overwrites an old checkpoint
         value += 1
 
 
+@pytest.mark.processes
 def test_a_killed_process_leaves_a_whole_checkpoint(tmp_path):
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        [
-            "detclip2.engine.checkpoint",
-            "detclip2.modeling.losses.word_region_contrast",
-        ]
-    )
-    rng = np.random.default_rng()
-    values = []
+    """Killed from outside, possibly within a write: the point is random."""
+    rng = np.random.default_rng(0)
     for number in range(6):
         folder = tmp_path / str(number)
-        process = context.Process(target=save_for_ever, args=(str(folder),), daemon=True)
+        process = quick_to_start().Process(target=save_for_ever, args=(str(folder),), daemon=True)
         process.start()
         while not (folder / "last_checkpoint").exists():
             assert process.is_alive()
@@ -94,16 +158,7 @@ def test_a_killed_process_leaves_a_whole_checkpoint(tmp_path):
         time.sleep(rng.uniform(0, 0.1))
         process.kill()
         process.join()
-        checkpointer = Checkpointer(model_of(-1.0, size=1000), str(folder))
-        checkpointer.resume_or_load("", resume=True)
-        values.append(checkpointer.model.weight[0, 0].item())
-        assert values[-1] >= 0
-        assert_constant(checkpointer.model, values[-1])
-        for path in Path(folder).glob("model_*.pth"):
-            checkpointer.load(str(path))
-            assert_constant(checkpointer.model, checkpointer.model.bias[0].item())
-        checkpointer.save("model_final")
-        assert not list(folder.glob(".*.pth.*"))  # the half written file is gone too
+        value_of_the_last(folder)
 
 
 def test_reads_safetensors_and_bare_state_dicts(tmp_path):
@@ -154,7 +209,7 @@ def truncated(path):
         (lambda path: torch.save({"other": torch.ones(2)}, path), "no weights for the model"),
     ],
 )
-def test_says_what_is_wrong_with_a_file(tmp_path, make, sentence):
+def test_errors_say_what_is_wrong_with_a_file(tmp_path, make, sentence):
     make(tmp_path / "model.pth")
     with pytest.raises(UserError, match=sentence) as caught:
         Checkpointer(model_of(0.0)).load(str(tmp_path / "model.pth"))
@@ -163,8 +218,8 @@ def test_says_what_is_wrong_with_a_file(tmp_path, make, sentence):
 
 @pytest.mark.parametrize("name", ["model.pth", "model.safetensors"])
 @pytest.mark.parametrize("seed", range(20))
-def test_garbage_is_told(tmp_path, name, seed):
-    """Whatever the bytes make torch's reader raise: KeyError, IndexError, ..."""
+def test_garbage_is_reported(tmp_path, name, seed):
+    """Any exception of torch's reader becomes a UserError: KeyError, IndexError, ..."""
     rng = np.random.default_rng(seed)
     path = tmp_path / name
     # The first bytes decide which of torch's readers takes the file.
@@ -178,7 +233,7 @@ def test_garbage_is_told(tmp_path, name, seed):
     assert path.read_bytes() == before
 
 
-def test_a_tag_without_its_file_is_told(tmp_path):
+def test_a_tag_without_its_file_is_reported(tmp_path):
     (tmp_path / "last_checkpoint").write_text("model_final.pth")
     with pytest.raises(UserError, match=r"model_final\.pth: there is no such checkpoint"):
         Checkpointer(model_of(0.0), str(tmp_path)).resume_or_load("", resume=True)

@@ -1,4 +1,4 @@
-"""Signals to real processes: those of Detectron2's launch, and those of torchrun."""
+"""Signals to real processes, started by Detectron2's launch and by torchrun."""
 
 import os
 import subprocess
@@ -43,11 +43,12 @@ def last_checkpoint(folder):
     [(LAUNCH, ["--num-gpus", "2", "--dist-url", "auto"]), (TORCHRUN, [])],
     ids=["launch", "torchrun"],
 )
-def test_sigterm_to_the_parent_stops_all_and_the_run_can_go_on(tmp_path, launcher, flags):
-    """So many iterations that they never end before the signal arrives, whenever that is."""
+@pytest.mark.processes
+def test_sigterm_to_the_parent_stops_all_processes_and_the_run_resumes(tmp_path, launcher, flags):
+    """So many iterations that the signal always arrives before the end."""
     ended = run(launcher, tmp_path / "stopped", 10**9, "SIGTERM", *flags)
     assert ended.returncode == (143 if launcher is LAUNCH else 1), ended.stderr
-    # torchrun prints a traceback of its own
+    # torchrun prints its own traceback
     assert launcher is TORCHRUN or "Traceback" not in ended.stderr
     done = int(last_checkpoint(tmp_path / "stopped")[len("model_") : -len(".pth")])
     assert done >= 3
@@ -56,12 +57,13 @@ def test_sigterm_to_the_parent_stops_all_and_the_run_can_go_on(tmp_path, launche
     whole = run_processes(in_a_process, 2, str(tmp_path / "whole"), until, False)
     for one, other in zip(resumed, whole, strict=True):
         assert one["seen"] == other["seen"][done + 1 :]
-    # Toy models learn apart, and the checkpoint is of process 0.
+    # Toy models are not synchronized, and process 0 writes the checkpoint.
     assert torch.equal(resumed[0]["weight"], whole[0]["weight"])
 
 
 @pytest.mark.timeout(900)
-def test_torchrun_starts_anew_what_was_killed_and_the_run_goes_on(tmp_path):
+@pytest.mark.processes
+def test_torchrun_restarts_a_killed_process_and_the_run_resumes(tmp_path):
     ended = run(TORCHRUN, tmp_path / "killed", 8, "SIGKILL")
     assert ended.returncode == 0, ended.stderr
     assert last_checkpoint(tmp_path / "killed") == "model_final.pth"
@@ -71,4 +73,4 @@ def test_torchrun_starts_anew_what_was_killed_and_the_run_goes_on(tmp_path):
         for name in ("killed", "whole")
     ]
     assert torch.equal(*weights)
-    assert "exitcode: -9" in ended.stderr  # it did happen
+    assert "exitcode: -9" in ended.stderr  # the process was killed

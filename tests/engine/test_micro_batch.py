@@ -1,16 +1,27 @@
 import contextlib
+import dataclasses
 import functools
 
 import numpy as np
 import pytest
 import torch
 from detectron2.config import LazyConfig, instantiate
+from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
+from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.utils import comm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from detclip2.data.sample import SkipSample
 from detclip2.engine.micro_batch import GradientsInParts
+from detclip2.modeling.alignment import Alignment
+from detclip2.modeling.assigners.atss import ATSSAssigner
+from detclip2.modeling.backbone import TimmBackbone
+from detclip2.modeling.heads.outputs import HeadOutputs
+from detclip2.modeling.losses.detection import DetectionCriterion
+from detclip2.modeling.losses.word_region_contrast import WordRegionContrast
+from detclip2.modeling.meta_arch.base import RGB_MEAN, RGB_STD, OpenVocabularyDetector
+from detclip2.modeling.text.text_batch import TextBatch
 from tests.helpers.processes import run_processes
 from tests.helpers.tiny_training import PROJECT, tiny_config
 
@@ -19,17 +30,17 @@ SOURCES = ["detection", "grounding", "pairs"]
 
 
 def model_and_batch(source, drop_path=0.0):
-    """The model at fixed weights, and the whole batch: the same in every process."""
+    """The model with fixed weights, and the whole batch: the same in every process."""
     cfg = tiny_config("", drop_path=drop_path)
-    # By default a process proposes regions by the phrases of its own batch.
+    # By default, a process chooses proposals by the phrases of its own batch.
     cfg.model.contrast.proposal_score = "text_sample"
     torch.manual_seed(0)
     model = instantiate(cfg.model).train()
-    for parameter in model.parameters():  # so that no branch begins at zero
+    for parameter in model.parameters():  # so that no branch starts with zero output
         nn.init.normal_(parameter, parameter.mean().item(), 0.05)
     world = LazyConfig.load(str(PROJECT / "configs" / "emoji_nano_all.py"))
     world.world.update(cfg.world)
-    for name in SOURCES:  # what any number of processes here can share
+    for name in SOURCES:  # divisible by the numbers of processes below
         world.dataloader.train[name].total_batch_size = BATCH
     data = instantiate(world.dataloader.train).sources[source]
     samples = []
@@ -83,13 +94,13 @@ def assert_same(parts, expected):
 
 @pytest.mark.parametrize("size", [1, 4])
 @pytest.mark.parametrize("source", SOURCES)
-def test_parts_give_the_losses_and_gradients_of_the_whole(source, size):
+def test_micro_batches_give_the_losses_and_gradients_of_the_whole_batch(source, size):
     expected = whole(*model_and_batch(source))
     assert_same(in_parts(*model_and_batch(source), size), expected)
 
 
-def test_drop_path_drops_the_same_in_both_passes():
-    """One part is the whole batch: its two passes must see the network of the plain forward."""
+def test_drop_path_is_equal_in_both_passes():
+    """With one micro-batch, both passes must drop the same paths as the plain forward."""
     model, samples = model_and_batch("pairs", drop_path=0.6)
     torch.manual_seed(5)
     expected = whole(model, samples)
@@ -99,7 +110,7 @@ def test_drop_path_drops_the_same_in_both_passes():
 
 
 def in_a_process(rank, world_size):
-    """By source: what a process has of the joint batch in one pass, and in parts."""
+    """By source: losses and gradients of a process on the joint batch, in one pass and in parts."""
     results = {}
     for source in SOURCES:
         results[source] = []
@@ -113,10 +124,112 @@ def in_a_process(rank, world_size):
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
-def test_processes_give_the_losses_and_gradients_of_the_joint_batch(world_size):
+@pytest.mark.processes
+def test_processes_together_give_the_losses_and_gradients_of_the_joint_batch(world_size):
     together = run_processes(in_a_process, world_size)
     for source in SOURCES:
         expected = whole(*model_and_batch(source))
         for process in together:
             for way in process[source]:
                 assert_same(way, expected)
+
+
+class FusedText(TextBatch):
+    """Text whose columns are tokens: each phrase has two."""
+
+    def columns_of(self, b, gt_classes):
+        box, phrase = super().columns_of(b, gt_classes)
+        return box.repeat_interleave(2), torch.stack([2 * phrase, 2 * phrase + 1], dim=1).flatten()
+
+    def negatives_valid(self, device="cpu"):
+        return super().negatives_valid(device).repeat_interleave(2, dim=1)
+
+
+class FusedModel(OpenVocabularyDetector):
+    """As in GLIPv2, the head reads the text, and a batch with boxes has losses of both kinds.
+
+    Everything is minimal; only methods of the protocol are called.
+    """
+
+    embed_dim = 4
+
+    def __init__(self):
+        super().__init__(RGB_MEAN, RGB_STD, ())
+        self.backbone = TimmBackbone(
+            "resnet10t",
+            drop_path_rate=0.0,
+            norm_outputs=True,
+            layers=(1, 1, 1, 1),
+            channels=(8,) * 4,
+        ).eval()
+        self.tokens = nn.Embedding(256, 4)
+        self.image = nn.LazyConv2d(4, 1)
+        self.fusion = nn.Linear(4, 4)
+        self.criterion = DetectionCriterion(ATSSAssigner())
+        self.align = Alignment()
+        self.contrast = WordRegionContrast(num_proposals=5, proposal_score="centerness")
+        self.anchor_generator = DefaultAnchorGenerator(
+            sizes=[[32]], aspect_ratios=[[1.0]], strides=[8], offset=0.5
+        )
+
+    def encode(self, phrases):
+        codes = torch.tensor([[ord(p[0]) % 256, ord(p[-1]) % 256] for p in phrases])
+        return self.tokens(codes.reshape(-1, 2)).flatten(1)  # (M, 2 tokens x 4)
+
+    def encode_text(self, samples):
+        return FusedText.from_samples(samples, self.encode).gather()
+
+    def states(self, text):
+        return text.embeddings.view(-1, 4)  # (2 M, 4)
+
+    def encode_images(self, images, text=None):
+        x = self.image(self.backbone(images.tensor)["c3"])
+        # Each image attends to the tokens of its own phrases.
+        own = [text.embeddings[index].view(-1, 4).mean(0) for index in text.index]
+        x = x * (1 + self.fusion(torch.stack(own)))[:, :, None, None]
+        regions = x.flatten(2).transpose(1, 2)
+        return HeadOutputs(
+            regions,
+            regions.tanh(),
+            regions.sum(dim=2),
+            anchors=self.anchor_generator([x]),
+            image_sizes=images.image_sizes,
+            box2box_transform=Box2BoxTransform((1.0, 1.0, 1.0, 1.0)),
+        )
+
+    def image_losses(self, outputs, text, samples, counts=None):
+        similarity = self.align(outputs.regions, self.states(text))
+        return self.criterion(similarity, outputs, text, samples, counts)
+
+    def loss_counts(self, outputs, text, samples):
+        return self.criterion.counts(outputs, text, samples)
+
+    def has_contrast(self, samples):
+        return True
+
+    def contrast_regions(self, outputs, text, samples):
+        return self.contrast.regions(outputs, self.pooled(text), self.align)
+
+    def contrast_losses(self, regions, text):
+        return self.contrast.losses(regions, self.pooled(text), self.align)
+
+    def pooled(self, text):
+        """Phrases as the mean of their tokens."""
+        pooled = text.embeddings.view(-1, 2, 4).mean(dim=1)
+        return dataclasses.replace(text, embeddings=pooled)
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_a_model_with_fused_text_and_both_kinds_of_losses(size):
+    _, samples = model_and_batch("detection")
+    torch.manual_seed(0)
+    model = FusedModel()
+    model(samples)  # the lazy layer
+    model.backbone.eval()
+    expected_losses, expected = whole(model, samples)
+    assert expected_losses.keys() == {"loss_align", "loss_box", "loss_centerness", "loss_contrast"}
+    assert all(loss > 0 for loss in expected_losses.values())
+    expected = {name: gradient.clone() for name, gradient in expected.items()}
+    assert {"tokens.weight", "fusion.weight", "image.weight"} <= expected.keys()
+    model.zero_grad(set_to_none=True)
+    assert_same(in_parts(model, samples, size), (expected_losses, expected))

@@ -3,12 +3,13 @@ import pytest
 import torch
 from detectron2.config import instantiate
 
-from tests.helpers.tiny_training import load_train_net, tiny_config
+from detclip2.engine.train_loop import train
+from tests.helpers.tiny_training import tiny_config
 
 LAST = 6
 
 
-# What a state is kept of, where it is used.
+# The options whose state a checkpoint keeps.
 EVERYTHING = {
     "amp": {"enabled": True, "precision": "float16"},
     "clip_grad": 1.0,
@@ -18,7 +19,7 @@ EVERYTHING = {
 
 
 class Interrupted(Exception):
-    """Stands for a kill: nothing catches it."""
+    """Stands for a kill: no code catches it."""
 
 
 def run(cfg, resume=False, interrupt_at=None):
@@ -34,7 +35,7 @@ def run(cfg, resume=False, interrupt_at=None):
             losses.append({name: value.item() for name, value in output.items()})
 
     model.register_forward_hook(keep)
-    results = load_train_net().train(cfg, model, resume)
+    results = train(cfg, model, resume)
     return losses, results
 
 
@@ -45,7 +46,7 @@ def assert_same(one, other, where="checkpoint"):
     elif isinstance(one, dict):
         assert one.keys() == other.keys(), where
         for key in one:
-            # Workers prepare samples ahead, and have met more than the training has.
+            # Workers prepare samples ahead, so they have counted more than the training.
             if key != "skipped":
                 assert_same(one[key], other[key], f"{where}.{key}")
     elif isinstance(one, list | tuple):
@@ -65,7 +66,8 @@ def assert_same(one, other, where="checkpoint"):
     ],
     ids=["boxes", "boxes-and-pairs-with-everything", "boxes-and-pairs-by-workers"],
 )
-def test_a_run_that_was_stopped_and_resumed_equals_one_that_was_not(tmp_path, settings, keys):
+@pytest.mark.slow
+def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(tmp_path, settings, keys):
     def config(name):
         cfg = tiny_config(tmp_path / name, LAST, **settings)
         cfg.train.update(keys)
@@ -74,7 +76,7 @@ def test_a_run_that_was_stopped_and_resumed_equals_one_that_was_not(tmp_path, se
     losses, results = run(config("whole"))
     assert len(losses) == LAST
 
-    with pytest.raises(Interrupted):  # in iteration 4, of which nothing is left
+    with pytest.raises(Interrupted):  # in iteration 4, whose result is lost
         run(config("stopped"), interrupt_at=4)
     again, results_again = run(config("stopped"), resume=True)
 
@@ -95,7 +97,8 @@ def test_a_run_that_was_stopped_and_resumed_equals_one_that_was_not(tmp_path, se
     assert weights[0] == weights[1]
 
 
-def test_drop_path_makes_a_difference_here(tmp_path):
+@pytest.mark.slow
+def test_drop_path_changes_the_losses_of_this_run(tmp_path):
     losses = [
         run(tiny_config(tmp_path / name, 2, drop_path=0.9, sources=["detection"]))[0]
         for name in ("one", "other")
@@ -115,6 +118,6 @@ def test_a_finished_run_is_evaluated_again_and_not_trained(tmp_path):
     assert (tmp_path / "model_final.pth").read_bytes() == before
 
 
-def test_resume_without_a_checkpoint_begins_at_the_beginning(tmp_path):
+def test_resume_without_a_checkpoint_starts_from_the_beginning(tmp_path):
     losses, _ = run(tiny_config(tmp_path, 2, sources=["detection"]), resume=True)
     assert len(losses) == 2

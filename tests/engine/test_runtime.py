@@ -11,12 +11,12 @@ from tests.engine.test_micro_batch import assert_same, in_parts, model_and_batch
 
 
 def kernels(model):
-    """Of convolutions larger than 1 x 1, where the two formats differ."""
+    """Memory formats of convolutions larger than 1 x 1, where the formats differ."""
     return [p for p in model.parameters() if p.dim() == 4 and min(p.shape[1:]) > 1]
 
 
 @pytest.mark.parametrize("source", ["detection", "pairs"])
-def test_channels_last_gives_the_losses_and_gradients_of_before(source, tmp_path):
+def test_channels_last_keeps_losses_and_gradients(source, tmp_path):
     expected = whole(*model_and_batch(source))
     model, samples = model_and_batch(source)
     before = copy.deepcopy(model.state_dict())
@@ -24,7 +24,7 @@ def test_channels_last_gives_the_losses_and_gradients_of_before(source, tmp_path
     assert kernels(model)
     assert all(p.is_contiguous(memory_format=torch.channels_last) for p in kernels(model))
     assert_same(whole(model, samples), expected)
-    # The files are those of any other model.
+    # The files do not depend on the memory format.
     save_weights(model, tmp_path)
     weights = read_weights(tmp_path / "model.safetensors")
     assert weights.keys() == before.keys()
@@ -43,7 +43,7 @@ class Counting:
 
 
 @pytest.mark.parametrize("source", ["detection", "pairs"])
-def test_compiled_parts_give_the_losses_and_gradients_of_before(source):
+def test_compiled_parts_keep_losses_and_gradients(source):
     torch.compiler.reset()
     expected = whole(*model_and_batch(source))
     model, samples = model_and_batch(source)
@@ -63,7 +63,7 @@ def test_compiled_parts_give_the_losses_and_gradients_of_before(source):
     assert backend.graphs == graphs
 
 
-def test_gradients_go_through_aot_autograd():
+def test_gradients_flow_through_aot_autograd():
     torch.compiler.reset()
     expected = whole(*model_and_batch("detection"))
     model, samples = model_and_batch("detection")
@@ -72,7 +72,7 @@ def test_gradients_go_through_aot_autograd():
 
 
 @pytest.mark.parametrize("wrong", [{"backend": "no_such"}, {"speed": 2}])
-def test_arguments_that_compile_does_not_take_are_told(wrong):
+def test_invalid_arguments_of_compile_are_reported(wrong):
     model, _ = model_and_batch("detection")
     with pytest.raises(UserError, match=r"^train\.compile: .*(no_such|speed)"):
         apply_runtime_options(model, channels_last=False, compile_with=wrong)

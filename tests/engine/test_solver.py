@@ -20,7 +20,7 @@ def cosine(progress):
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def test_warms_up_linearly_and_goes_down_a_cosine_to_zero():
+def test_warms_up_linearly_and_decays_by_a_cosine_to_zero():
     schedule = warmup_cosine(max_iter=200, warmup_iterations=20)
     start, end = 0.001, cosine(0.1)
     for iteration in range(200):
@@ -32,7 +32,7 @@ def test_warms_up_linearly_and_goes_down_a_cosine_to_zero():
     assert schedule(1.0) == pytest.approx(0, abs=1e-9)
 
 
-def test_the_optimizer_follows_it():
+def test_the_optimizer_follows_the_schedule():
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
     multiplier = LRMultiplier(optimizer, warmup_cosine(100, 10), max_iter=100)
     rates = []
@@ -51,19 +51,19 @@ def test_a_run_shorter_than_the_warm_up_only_warms_up():
     assert all(0 <= rate <= 0.001 for rate in rates)
 
 
-def test_a_warm_up_to_a_constant_rate():
+def test_warm_up_to_a_constant_rate():
     schedule = warmup_constant(max_iter=100, warmup_iterations=10)
     assert schedule(0.0) == pytest.approx(0.001)
     assert schedule(0.05) == pytest.approx(0.5005)
     assert [schedule(progress) for progress in (0.1, 0.5, 1.0)] == [1.0, 1.0, 1.0]
 
 
-def test_iterations_are_epochs_times_images_by_batch():
-    """The numbers that follow from the paper's Tab. 1 and 9."""
+def test_iterations_are_epochs_times_images_divided_by_batch_size():
+    """The numbers of the paper's Tab. 1 and 9."""
     assert iterations_of_epochs(660_000, 128, 12) == 61_875
     assert iterations_of_epochs(13_000_000, 6144, 12) == 25_391
     assert iterations_of_epochs(100_170, 64, 24) == 37_564
-    assert iterations_of_epochs(3, 2, 1) == 2  # the last batch runs into the next epoch
+    assert iterations_of_epochs(3, 2, 1) == 2  # the last batch extends into the next epoch
 
     sources = {
         "boxes": SimpleNamespace(total_batch_size=4),
@@ -73,8 +73,8 @@ def test_iterations_are_epochs_times_images_by_batch():
     assert keys == {"max_iter": 8, "source_ratios": {"boxes": 5, "pairs": 3}}
 
 
-def test_epochs_give_the_length_of_a_run_of_one_source():
-    source = SimpleNamespace(records=range(10), total_batch_size=4)
+def test_epochs_determine_the_length_of_a_run_with_one_source():
+    source = SimpleNamespace(length=10, total_batch_size=4)
     keys = OmegaConf.create({"epochs": 5, "max_iter": 7, "eval_period": 0})
     set_epochs(keys, SimpleNamespace(sources={"boxes": source}))
     assert (keys.max_iter, keys.eval_period) == (13, 3)

@@ -6,16 +6,15 @@ import torch
 from detectron2.engine import HookBase
 from torch import nn
 
-from detclip2.engine.hooks.source_schedule import AlternateSources
-from detclip2.engine.nonfinite import NonFiniteSteps
-from detclip2.engine.trainer import Trainer
+from detclip2.engine.hooks.source_schedule import AlternateSources, SeedEachIteration
+from detclip2.engine.trainer import NonFiniteSteps, Trainer
 from detclip2.utils.errors import UserError
 from tests.helpers.processes import run_processes
 from tests.helpers.toy import ToyModel, toy_loader
 
 
 class Model(ToyModel):
-    """Gives `value` instead of a finite loss where `when` says so."""
+    """Returns `value` instead of a finite loss if `when` is true."""
 
     def __init__(self, when=lambda call: False, value=torch.nan):
         super().__init__()
@@ -37,7 +36,7 @@ def make(folder, model=None, loader=None, **settings):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     nonfinite = NonFiniteSteps(str(folder), settings.pop("max_in_a_row", 3))
     trainer = Trainer(model, loader, optimizer, nonfinite, **settings)
-    trainer.register_hooks([AlternateSources(loader)])
+    trainer.register_hooks([AlternateSources(loader), SeedEachIteration()])
     return trainer
 
 
@@ -54,16 +53,17 @@ def kept(folder):
 
 
 def test_a_step_is_plain_gradient_descent(tmp_path):
-    """Against the same written out."""
+    """Against an explicit computation."""
     trainer = make(tmp_path, clip_norm=0.5)
     torch.manual_seed(0)
     model, loader = Model(), toy_loader()
-    hook = AlternateSources(loader)
-    hook.trainer = trainer
+    schedule, seeds = AlternateSources(loader), SeedEachIteration()
+    schedule.trainer = seeds.trainer = trainer
     momentum = [torch.zeros_like(p) for p in model.parameters()]
     for iteration in range(4):
         trainer.iter = iteration
-        hook.before_step()
+        schedule.before_step()
+        seeds.before_step()
         loss = sum(model(loader.next_batch()).values())
         gradients = torch.autograd.grad(loss, list(model.parameters()))
         norm = np.sqrt(sum(float(g.square().sum()) for g in gradients))
@@ -78,7 +78,7 @@ def test_a_step_is_plain_gradient_descent(tmp_path):
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_a_step_that_is_not_finite_changes_nothing_and_is_told(tmp_path, value, caplog):
+def test_a_step_with_a_non_finite_loss_is_skipped_and_reported(tmp_path, value, caplog):
     weights = Weights()
     trainer = make(tmp_path, Model(when=lambda call: call in (2, 3, 6), value=value))
     trainer.register_hooks([weights])
@@ -94,11 +94,11 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_told(tmp_path, value, 
         ids = [sample["image_id"] for sample in process["samples"]]
         assert ids == trainer.model.seen[line["iteration"]]
         assert process["losses"]["loss_c"] == "nan"
-    assert caplog.text.count("is left out") == 3
+    assert caplog.text.count("is skipped, its loss") == 3
     assert trainer.storage.history("nonfinite_steps").latest() == 3
 
 
-def test_a_gradient_that_is_not_finite_counts_too(tmp_path):
+def test_a_step_with_a_non_finite_gradient_is_skipped(tmp_path):
     class Root(Model):
         def forward(self, samples):
             losses = super().forward(samples)
@@ -113,7 +113,7 @@ def test_a_gradient_that_is_not_finite_counts_too(tmp_path):
     assert torch.equal(trainer.model.weight, torch.zeros(3))
 
 
-def test_too_many_in_a_row_end_the_training(tmp_path):
+def test_too_many_skipped_steps_in_a_row_end_the_training(tmp_path):
     trainer = make(tmp_path, Model(when=lambda call: call in (0, 1) or call > 3))
     with pytest.raises(
         UserError, match=r"3 times in a row, last at iteration 6: .*nonfinite\.json"
@@ -134,13 +134,14 @@ def one_is_not_finite(rank, world_size, folder):
         def after_step(self):
             weights.append(self.trainer.model.module.weight.detach().clone())
 
-    trainer.register_hooks([AlternateSources(loader), Watch()])
+    trainer.register_hooks([AlternateSources(loader), SeedEachIteration(), Watch()])
     trainer.train(0, 4)
     return {"weights": weights, "total": trainer.nonfinite.total, "seen": model.module.seen}
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
-def test_all_processes_leave_a_step_out_together(tmp_path, world_size):
+@pytest.mark.processes
+def test_all_processes_skip_a_step_together(tmp_path, world_size):
     processes = run_processes(one_is_not_finite, world_size, str(tmp_path))
     first, *others = processes
     for other in others:
@@ -155,7 +156,7 @@ def test_all_processes_leave_a_step_out_together(tmp_path, world_size):
 
 
 def test_mixed_precision_on_a_cpu_scales_and_resumes(tmp_path):
-    """float16 with a loss that overflows: the scale falls, and a resumed run knows it."""
+    """float16 with a loss that overflows: the scale falls, and a resumed run restores it."""
     trainer = make(tmp_path, Model(), precision=torch.float16)
     assert trainer.grad_scaler.get_scale() == 2.0**16
     trainer.train(0, 3)
@@ -177,7 +178,7 @@ def test_the_precision_may_change_on_resume(tmp_path, before, after):
     assert resumed.iter == 4
 
 
-def test_an_overflow_of_float16_lowers_the_scale_and_is_no_fault_of_the_batch(tmp_path):
+def test_an_overflow_of_float16_lowers_the_scale_and_does_not_count_as_skipped(tmp_path):
     class Large(Model):
         def forward(self, samples):
             return {"loss": (self.weight + 1).sum().half() * 100}
@@ -190,7 +191,7 @@ def test_an_overflow_of_float16_lowers_the_scale_and_is_no_fault_of_the_batch(tm
     assert trainer.nonfinite.total == 0
 
 
-def test_counts_go_on_after_a_resume(tmp_path):
+def test_counts_continue_after_a_resume(tmp_path):
     trainer = make(tmp_path, Model(when=lambda call: call == 1))
     trainer.train(0, 2)
     resumed = make(tmp_path, Model(when=lambda call: True))

@@ -39,9 +39,9 @@ def overlap(a, b):
 
 
 def found_boxes(boxes, detections, threshold, area):
-    """How many boxes of a size are taken, when detections choose in the order of their scores.
+    """Number of matched boxes of a size, when detections choose in the order of their scores.
 
-    Each takes the box that it overlaps most of those still free; boxes of the size come first.
+    Each matches the unmatched box with the largest IoU; boxes of the size come first.
     """
     low, high = area
     free = dict(enumerate(boxes))
@@ -60,7 +60,7 @@ def found_boxes(boxes, detections, threshold, area):
 
 
 def slowly(truth, found):
-    """Average recall by counting, without crowds."""
+    """Average recall by counting; without crowds."""
     assert not any(box["iscrowd"] for box in truth["annotations"])
     detections = {}
     for detection in toy_coco.as_results(found):
@@ -88,7 +88,7 @@ def slowly(truth, found):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_it_is_what_counting_gives(tmp_path, seed):
+def test_average_recall_equals_counting(tmp_path, seed):
     truth = toy_coco.content(num_images=12, seed=seed)
     for box in truth["annotations"]:
         box["iscrowd"] = 0
@@ -99,8 +99,8 @@ def test_it_is_what_counting_gives(tmp_path, seed):
     assert measured(found) == pytest.approx(expected)
 
 
-def test_it_is_what_pycocotools_gives_on_files(truth, tmp_path):
-    """All images at once, with a crowd; the evaluator takes them one by one."""
+def test_average_recall_equals_pycocotools_on_files(truth, tmp_path):
+    """All images at once, with a crowd; the evaluator processes them one by one."""
     found = toy_coco.detections(truth)
     (tmp_path / "found.json").write_text(json.dumps(toy_coco.as_results(found)))
     coco = COCO(str(tmp_path / f"{NAME}.json"))
@@ -126,7 +126,7 @@ def test_names_do_not_matter(truth):
     assert measured(found) == expected
 
 
-def test_images_that_never_arrive_have_nothing_found(truth):
+def test_missing_images_count_as_missed(truth):
     found = toy_coco.detections(truth)
     half = dict(list(found.items())[:6])
     nothing = {i: instances[:0] for i, instances in list(found.items())[6:]}
@@ -134,7 +134,7 @@ def test_images_that_never_arrive_have_nothing_found(truth):
     assert measured(half)["AR@40"] < measured(found)["AR@40"]
 
 
-def test_area_and_iscrowd_may_be_absent(truth, tmp_path):
+def test_area_and_iscrowd_are_optional(truth, tmp_path):
     """LVIS's json has no `iscrowd`; without `area` the box has its own."""
     found = toy_coco.detections(truth)
     for box in truth["annotations"]:
@@ -147,7 +147,7 @@ def test_area_and_iscrowd_may_be_absent(truth, tmp_path):
     assert measured(found) == expected
 
 
-def test_a_size_without_boxes_is_not_a_number(truth, tmp_path):
+def test_recall_of_a_size_without_boxes_is_nan(truth, tmp_path):
     truth["annotations"] = [b for b in truth["annotations"] if b["area"] < 32**2]
     toy_coco.register(NAME, truth, tmp_path)
     results = measured(toy_coco.detections(truth), output_dir=str(tmp_path / "out"))
@@ -166,7 +166,7 @@ def test_the_protocol_is_one_line(truth, caplog):
 
 
 def test_real_annotations_of_lvis(test_data, tmp_path):
-    """The truth as detections: all is found, to which 1,230 classes and no `iscrowd` are no bar."""
+    """The truth as detections has recall 1, with 1,230 classes and without `iscrowd`."""
     truth = json.loads((test_data / "lvis" / "lvis_v0.5_val_100.json").read_text())
     truth["images"] = truth["images"][:30]
     boxes = {image["id"]: [] for image in truth["images"]}
@@ -205,7 +205,8 @@ def part_of_a_process(rank, world_size, folder):
     return results
 
 
-def test_two_processes_find_what_one_does(truth, tmp_path):
+@pytest.mark.processes
+def test_two_processes_give_the_recall_of_one(truth, tmp_path):
     expected = measured(toy_coco.detections(truth))
     results = run_processes(part_of_a_process, 2, tmp_path)
     assert results == [{"box_recall": expected}, None]
@@ -213,7 +214,7 @@ def test_two_processes_find_what_one_does(truth, tmp_path):
     assert written["box_recall"] == expected
 
 
-def test_what_cannot_be_measured_is_refused(truth, tmp_path):
+def test_invalid_input_is_refused(truth, tmp_path):
     found = toy_coco.detections(truth)
     with pytest.raises(UserError, match="image 99, which is not in"):
         measured({99: found[1]})

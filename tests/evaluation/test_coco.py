@@ -8,6 +8,7 @@ from pycocotools.cocoeval import COCOeval
 
 from detclip2.evaluation.coco import CheckedCOCOEvaluator
 from detclip2.evaluation.coco_api import METRICS, average_precision, coco_of
+from detclip2.inference.vocabulary import Vocabulary
 from detclip2.utils.errors import UserError
 from tests.helpers import toy_coco
 
@@ -22,7 +23,7 @@ def truth(tmp_path):
 
 
 def by_pycocotools(truth, found, folder):
-    """As COCO's own example does it: files in, twelve numbers out."""
+    """As in COCO's own example: from files to twelve numbers."""
     (folder / "truth.json").write_text(json.dumps(truth))
     (folder / "found.json").write_text(json.dumps(toy_coco.as_results(found)))
     coco = COCO(str(folder / "truth.json"))
@@ -33,7 +34,7 @@ def by_pycocotools(truth, found, folder):
     return dict(zip(METRICS, 100 * evaluation.stats[:6], strict=True))
 
 
-def test_ap_is_that_of_pycocotools(truth, tmp_path):
+def test_ap_equals_pycocotools(truth, tmp_path):
     found = toy_coco.detections(truth)
     evaluator = toy_coco.feed(CheckedCOCOEvaluator(NAME, output_dir=str(tmp_path / "out")), found)
     results = evaluator.evaluate()["bbox"]
@@ -52,6 +53,7 @@ def test_ap_is_that_of_pycocotools(truth, tmp_path):
 def test_the_protocol_is_one_line_and_in_the_json(truth, tmp_path, caplog):
     found = toy_coco.detections(truth)
     evaluator = CheckedCOCOEvaluator(NAME, output_dir=str(tmp_path / "out"), max_dets_per_image=50)
+    evaluator.set_vocabulary_description(Vocabulary.from_names(toy_coco.NAMES).description)
     with caplog.at_level(logging.INFO, "detclip2"):
         results = toy_coco.feed(evaluator, found).evaluate()
     digest = hashlib.sha256((tmp_path / f"{NAME}.json").read_bytes()).hexdigest()
@@ -61,6 +63,7 @@ def test_the_protocol_is_one_line_and_in_the_json(truth, tmp_path, caplog):
     written = json.loads((tmp_path / "out" / "results.json").read_text())
     assert written["bbox"]["AP"] == results["bbox"]["AP"]
     assert written["protocol"]["dataset"] == NAME
+    assert written["protocol"]["prompts"] == "3 names (fish, crab, ...)"
     in_coco_format = json.loads((tmp_path / "out" / "coco_instances_results.json").read_text())
     assert {d["category_id"] for d in in_coco_format} <= set(toy_coco.IDS)
 
@@ -105,8 +108,8 @@ def test_a_missing_key_is_named(truth, tmp_path, key):
         CheckedCOCOEvaluator(NAME)
 
 
-def test_the_box_with_id_0_is_warned_of_and_found_by_our_index(truth, tmp_path, caplog):
-    """COCOeval writes the id of the match, and 0 for none: a file that counts from 0 loses one."""
+def test_a_box_with_id_0_is_reported_and_matched_by_our_index(truth, tmp_path, caplog):
+    """COCOeval stores 0 for no match: a file with ids from 0 loses one match."""
     truth["annotations"] = [
         {"id": 0, "image_id": 1, "category_id": 3, "bbox": [0, 0, 50, 50], "area": 2500,
          "iscrowd": 0}

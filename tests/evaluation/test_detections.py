@@ -17,7 +17,7 @@ from detclip2.evaluation.detections import (
 
 
 def random_detections(count, seed=0, num_classes=5, scores=1000):
-    """With few values of everything, so that many are equal."""
+    """Few distinct values, so that there are many ties."""
     rng = np.random.default_rng(seed)
     found = np.empty(count, DETECTION)
     found["image"] = rng.integers(10, size=count)
@@ -45,7 +45,7 @@ def test_order_is_by_score_then_image_then_box(scores):
 
 @pytest.mark.parametrize("scores", [1, 3, 1000])
 @pytest.mark.parametrize("limit", [0, 1, 50, 199, 200, 500])
-def test_best_are_the_first(limit, scores):
+def test_the_best_come_first(limit, scores):
     found = random_detections(200, scores=scores)
     expected = found[slow_order(found)[:limit]]
     assert sorted(as_tuples(best(found, limit))) == sorted(as_tuples(expected))
@@ -53,7 +53,7 @@ def test_best_are_the_first(limit, scores):
 
 @pytest.mark.parametrize("block", [1, 64, 10_000])
 @pytest.mark.parametrize("scores", [2, 1000])
-def test_best_of_classes_whatever_the_order_and_the_block(block, scores):
+def test_best_of_classes_does_not_depend_on_order_and_block_size(block, scores):
     found = random_detections(1000, scores=scores)
     expected = []
     for category in range(5):
@@ -68,8 +68,8 @@ def test_best_of_classes_whatever_the_order_and_the_block(block, scores):
     assert len(BestOfClasses(30).kept()) == 0
 
 
-def test_memory_does_not_grow_with_what_is_given():
-    """Four hundred times what is kept goes in; what is held stays within a few times that."""
+def test_memory_does_not_grow_with_the_input():
+    """The input is four hundred times the kept size; memory stays within a few times that size."""
     kept = BestOfClasses(limit=50, block=500)
     held, given = 20 * 50 * DETECTION.itemsize, 0
     tracemalloc.start()
@@ -85,7 +85,7 @@ def test_memory_does_not_grow_with_what_is_given():
     assert peak < 10 * held
 
 
-def test_parts_are_merged_before_they_are_cut():
+def test_parts_are_merged_before_truncation():
     found = random_detections(600)
     parts = [f[np.argsort(f["category"])] for f in (found[:100], found[100:100], found[100:])]
     merged = ByClass(parts, num_classes=6, limit=20)

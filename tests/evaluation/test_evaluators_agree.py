@@ -10,7 +10,7 @@ from detclip2.evaluation.lvis import LVISFixedAPEvaluator
 
 
 def noisy_detections(record, num_classes, rng):
-    """Most of the true boxes, moved a little, some misnamed, and a few from nowhere."""
+    """Most of the true boxes, slightly moved, some with a wrong class, and a few false alarms."""
     boxes, classes = [], []
     for annotation in record["annotations"]:
         if rng.random() < 0.9:
@@ -30,8 +30,8 @@ def noisy_detections(record, num_classes, rng):
     )
 
 
-def test_coco_and_lvis_measure_the_same(tmp_path):
-    """EmojiScenes is boxed without gaps, so LVIS's federated AP is COCO's AP on it."""
+def test_coco_and_lvis_ap_are_equal_on_exhaustive_boxes(tmp_path):
+    """EmojiScenes is boxed exhaustively, so LVIS's federated AP equals COCO's AP on it."""
     name = "emoji_val_of_two_evaluators"
     records = validation_set(name, tmp_path / "data", world=10, count=12, size=96)
     metadata = MetadataCatalog.get(name)

@@ -37,7 +37,7 @@ def truth(tmp_path):
 
 
 def entries(found):
-    """The detections as LVIS's results have them, in the order they came."""
+    """The detections in LVIS's format of results, in the given order."""
     return [
         {
             "image_id": image_id,
@@ -56,7 +56,7 @@ def entries(found):
 
 
 def by_the_package(json_file, results, max_dets):
-    """In percent; NaN where the package says -1."""
+    """In percent; NaN where the package has -1."""
     api = LVIS(str(json_file))
     with numpy_with_float():
         measured = LVISEval(api, LVISResults(api, results, max_dets=max_dets), "bbox")
@@ -66,7 +66,7 @@ def by_the_package(json_file, results, max_dets):
 
 
 def cut_by_class(results, limit):
-    """The Fixed protocol's choice, of Python lists."""
+    """The choice of the Fixed protocol, with Python lists."""
     kept = []
     for category_id in sorted({result["category_id"] for result in results}):
         of_class = [result for result in results if result["category_id"] == category_id]
@@ -82,7 +82,7 @@ def same(ours, theirs):
 
 
 @pytest.mark.parametrize("limits", [(300, 10_000), (10, 25), (1, 1)])
-def test_both_are_those_of_the_package(truth, limits):
+def test_both_protocols_equal_the_lvis_package(truth, limits):
     per_image, per_class = limits
     found = detect(truth)
     evaluator = LVISFixedAPEvaluator(
@@ -92,13 +92,13 @@ def test_both_are_those_of_the_package(truth, limits):
     same(measured[STANDARD], by_the_package(truth, entries(found), per_image))
     same(measured[FIXED], by_the_package(truth, cut_by_class(entries(found), per_class), -1))
     assert 0 < measured[STANDARD]["AP"] < 99
-    if limits == (300, 10_000):  # nothing is cut
+    if limits == (300, 10_000):  # no detection is dropped
         assert measured[STANDARD] == measured[FIXED]
     else:
         assert measured[STANDARD] != measured[FIXED]
 
 
-def test_standard_ap_is_that_of_detectron2s_evaluator(truth, tmp_path):
+def test_standard_ap_equals_detectron2s_evaluator(truth, tmp_path):
     found = detect(truth)
     theirs = evaluation.LVISEvaluator(NAME, tasks=["bbox"], distributed=False)
     with numpy_with_float():
@@ -122,8 +122,8 @@ def test_real_annotations(test_data):
     assert 5 < measured[FIXED]["APr"] < 99
 
 
-def test_fixed_ap_keeps_what_other_classes_push_out_of_an_image(truth):
-    """A true box below 300 better ones of another class: lost to standard AP, not to Fixed."""
+def test_fixed_ap_keeps_boxes_displaced_by_other_classes(truth):
+    """A true box below 300 better ones of another class counts in Fixed AP, not in standard AP."""
     content = json.loads(truth.read_text())
     annotation = content["annotations"][0]
     content["annotations"] = [annotation]
@@ -144,7 +144,7 @@ def test_fixed_ap_keeps_what_other_classes_push_out_of_an_image(truth):
 
 @pytest.mark.parametrize("batch_size", [1, 5])
 def test_order_of_images_and_batches_do_not_matter(truth, tmp_path, batch_size):
-    """Though scores are equal in and over images, and both protocols cut among them."""
+    """Scores are tied within and across images, and both protocols truncate among ties."""
     found = detect(truth, scores=[0.25, 0.5, 0.75])
     limits = {"max_dets_per_image": 15, "max_dets_per_class": 20}
 
@@ -166,7 +166,7 @@ def test_order_of_images_and_batches_do_not_matter(truth, tmp_path, batch_size):
 
 
 def evaluate_share(rank, world_size, json_file, folder):
-    """What a process does: every world_size-th image, as samplers give them."""
+    """The work of a process: every world_size-th image, in a sampler's order."""
     register(NAME, json_file)
     found = detect(json_file, scores=[0.25, 0.5, 0.75])
     share = dict(list(found.items())[rank::world_size])
@@ -178,14 +178,15 @@ def evaluate_share(rank, world_size, json_file, folder):
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.processes
 def test_the_number_of_processes_does_not_matter(truth, tmp_path, world_size):
-    """To the last digit, in numbers and files; processes of 12 images, with ties, cut twice."""
+    """Equal to the last digit, in numbers and files; with ties, truncated twice."""
     alone = evaluate_share(0, 1, truth, str(tmp_path / "1"))
     folder = tmp_path / str(world_size)
     first, *others = run_processes(evaluate_share, world_size, truth, str(folder))
     assert first == alone
     assert all(other == {"results": "None"} for other in others)
-    for path in folder.iterdir():  # hidden ones too: nothing is left of what was handed over
+    for path in folder.iterdir():  # hidden files too: the files exchanged by processes are removed
         assert path.read_bytes() == (tmp_path / "1" / path.name).read_bytes()
     assert len(list(folder.iterdir())) == 3
 
@@ -208,19 +209,26 @@ def test_files_can_be_given_to_the_package(truth, tmp_path):
 
 def test_the_protocol_is_one_line(truth, caplog):
     with caplog.at_level("INFO", "detclip2"):
-        feed(
-            LVISFixedAPEvaluator(NAME, max_dets_per_class=50), detect(truth, per_image=7)
-        ).evaluate()
+        evaluator = LVISFixedAPEvaluator(NAME, max_dets_per_class=50)
+        evaluator.set_vocabulary_description("7 names, with definitions")
+        feed(evaluator, detect(truth, per_image=7)).evaluate()
     lines = [r.getMessage() for r in caplog.records if r.getMessage().startswith("Protocol")]
     (line,) = lines
     assert "\n" not in line
-    for word in (NAME, "truth.json", "7 names", "300 an image", "50 a class", "up to 7 an image"):
+    for word in (
+        NAME,
+        "truth.json",
+        "7 names, with definitions",
+        "300 an image",
+        "50 a class",
+        "up to 7 an image",
+    ):
         assert word in line
 
 
 @pytest.fixture(scope="module")
 def emoji_records(tmp_path_factory):
-    """Twelve scenes with 30 categories, whose json numbers categories as LVIS does."""
+    """Twelve scenes with 30 categories; category ids are LVIS's."""
     scenes = EmojiScenes(30, "val", count=12, size=96)
     json_file = register_emoji_validation(
         "test_lvis_emoji", scenes, tmp_path_factory.mktemp("scenes")
@@ -260,7 +268,7 @@ def test_no_detections_score_0(truth, tmp_path):
     assert json.loads((tmp_path / "out" / "lvis_instances_results.json").read_text()) == []
 
 
-def test_what_cannot_be_found_is_not_a_number(truth):
+def test_ap_without_boxes_is_nan(truth):
     content = json.loads(truth.read_text())
     for category in content["categories"]:
         category["frequency"] = "f"
@@ -270,8 +278,8 @@ def test_what_cannot_be_found_is_not_a_number(truth):
     assert measured[STANDARD]["APf"] == measured[STANDARD]["AP"]
 
 
-def test_ids_of_categories_may_have_gaps(truth):
-    """The metadata say then which class has which id."""
+def test_category_ids_can_have_gaps(truth):
+    """The metadata then map ids to classes."""
     found = detect(truth)
     expected = feed(LVISFixedAPEvaluator(NAME), found).evaluate()
     content = json.loads(truth.read_text())
@@ -289,8 +297,8 @@ def test_ids_of_categories_may_have_gaps(truth):
     assert feed(LVISFixedAPEvaluator(NAME), found).evaluate() == expected
 
 
-def test_an_annotation_may_have_the_id_0(truth):
-    """Which the package takes for "not found"."""
+def test_an_annotation_can_have_the_id_0(truth):
+    """The package treats it as "not found"."""
     found = detect(truth)
     expected = feed(LVISFixedAPEvaluator(NAME), found).evaluate()
     content = json.loads(truth.read_text())
@@ -349,7 +357,7 @@ def test_a_missing_file_is_named(truth):
         LVISFixedAPEvaluator(NAME)
 
 
-def test_what_is_not_registered_is_refused():
+def test_an_unregistered_data_set_is_refused():
     with pytest.raises(UserError, match="not_registered"):
         LVISFixedAPEvaluator("not_registered")
     MetadataCatalog.pop("not_registered", None)
@@ -368,7 +376,7 @@ def test_an_unknown_image_is_refused(truth):
 
 @pytest.mark.parametrize("what", ["score", "box"])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_what_is_no_number_is_refused(truth, what, value):
+def test_nan_is_refused(truth, what, value):
     found = detect(truth)
     instances = found[105]
     (instances.scores if what == "score" else instances.pred_boxes.tensor[:, 0])[3] = value
@@ -390,7 +398,7 @@ def test_no_images_are_refused(truth, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_an_image_counts_once(truth):
+def test_a_repeated_image_counts_once(truth):
     evaluator = LVISFixedAPEvaluator(NAME)
     for image_id, instances in [*detect(truth).items()] * 2:
         evaluator.process([{"image_id": image_id}], [{"instances": instances}])
@@ -398,7 +406,7 @@ def test_an_image_counts_once(truth):
         evaluator.evaluate()
 
 
-def test_images_that_are_left_out_count_as_missed(truth, caplog):
+def test_skipped_images_count_as_missed(truth, caplog):
     found = detect(truth)
     whole = feed(LVISFixedAPEvaluator(NAME), found).evaluate()
     some = dict(list(found.items())[:4])
@@ -407,7 +415,7 @@ def test_images_that_are_left_out_count_as_missed(truth, caplog):
     assert "8 of the 12 images" in caplog.text
 
 
-def test_numpy_is_left_as_it_was():
+def test_numpy_is_restored():
     before = "float" in vars(np)
     with numpy_with_float():
         assert np.float is float

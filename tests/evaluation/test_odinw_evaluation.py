@@ -1,4 +1,4 @@
-"""ODinW on real pictures: a part of Aquarium's test set, and of BCCD, laid out as GLIP's files."""
+"""ODinW on real images: parts of Aquarium's and BCCD's test sets, in GLIP's layout."""
 
 import json
 import math
@@ -22,7 +22,7 @@ SOURCES = {
 
 @pytest.fixture
 def root(test_data, tmp_path):
-    """A folder of ODinW with the first pictures of the two sets, as their split "test"."""
+    """A folder of ODinW with the first images of the two sets, as their split "test"."""
     root = tmp_path / "odinw"
     for one in odinw_sets(35, list(SOURCES)):
         json_file, images, count = SOURCES[one.name]
@@ -39,19 +39,19 @@ def root(test_data, tmp_path):
 
 
 def oracle(one, root):
-    """Detections that know most of the truth, in the classes of `one`; made by name, not by id."""
+    """Detections of most true boxes, in the classes of `one`, matched by name, not by id."""
     content = json.loads(one.annotations(root, "test").read_text())
     names = {category["id"]: category["name"] for category in content["categories"]}
 
-    def detect(pictures, prompts):
+    def detect(paths, prompts):
         assert prompts == one.prompts(35)
-        for picture, image in zip(pictures, content["images"], strict=True):
-            assert picture.is_file()
+        for path, image in zip(paths, content["images"], strict=True):
+            assert path.is_file()
             boxes = [b for b in content["annotations"] if b["image_id"] == image["id"]]
             corners = torch.tensor([b["bbox"] for b in boxes]).reshape(-1, 4).float()
             corners[:, 2:] += corners[:, :2]
             classes = [one.classes.index(names[b["category_id"]]) for b in boxes]
-            shift = torch.arange(len(boxes))[:, None] % 7  # some are too far off
+            shift = torch.arange(len(boxes))[:, None] % 7  # some are too far away
             yield Instances(
                 (image["height"], image["width"]),
                 pred_boxes=Boxes(corners + shift),
@@ -73,7 +73,7 @@ def ap_of_files(annotations, results):
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_ap_is_that_of_pycocotools_on_the_files(root, tmp_path, name):
+def test_ap_equals_pycocotools_on_the_files(root, tmp_path, name):
     """The ids of BCCD's file are in another order than the classes of ODinW."""
     (one,) = odinw_sets(35, [name])
     settings = OdinwSettings(root, 35, "test")
@@ -87,7 +87,7 @@ def test_ap_is_that_of_pycocotools_on_the_files(root, tmp_path, name):
     assert sum(of_classes) / len(of_classes) == pytest.approx(result["AP"])
 
 
-def test_the_mean_is_over_what_was_measured():
+def test_the_mean_is_over_the_measured_sets():
     nan = math.nan
     metrics = dict.fromkeys(("AP", "AP50", "AP75", "APs", "APm", "APl"), 0.0)
     results = {"a": {**metrics, "AP": 10.0, "APs": nan}, "b": {**metrics, "AP": 40.0, "APs": 6.0}}
@@ -102,7 +102,7 @@ def run(root, nano_folder, output, *options):
     return cli.main([str(argument) for argument in arguments])
 
 
-def test_the_command_measures_what_is_there_and_names_what_is_not(
+def test_the_command_measures_present_sets_and_names_missing_ones(
     root, nano_folder, tmp_path, capsys
 ):
     output = tmp_path / "out"
@@ -113,6 +113,8 @@ def test_the_command_measures_what_is_there_and_names_what_is_not(
     assert len(not_found.split(", ")) == 33
     (protocol,) = (line for line in shown.splitlines() if line.startswith("Protocol: "))
     assert "ODinW-35 test" in protocol
+    assert "prompts: names, asked data set by data set: 10 names (" in protocol
+    assert protocol.count("text encoder") == 1
     assert shown.count("sha256") == 2
 
     summary = json.loads((output / "odinw.json").read_text())
@@ -136,7 +138,7 @@ def _by_image(found):
     return images
 
 
-def test_sets_that_were_not_asked_for_are_named_too(root, nano_folder, tmp_path, capsys):
+def test_unselected_sets_are_named_too(root, nano_folder, tmp_path, capsys):
     options = ["--sets", "Aquarium", "--prompts", "written"]
     assert run(root, nano_folder, tmp_path / "out", *options) == 0
     shown = capsys.readouterr().out
@@ -162,7 +164,7 @@ def test_mistakes_are_one_sentence(root, nano_folder, tmp_path, capsys):
     path = aquarium.annotations(root, "test")
     content = json.loads(path.read_text())
     next(path.parent.glob("*.jpg")).unlink()
-    assert ".jpg: this picture is not there" in sentence(root)
+    assert ".jpg: this image does not exist" in sentence(root)
     path.write_text(json.dumps({**content, "images": [{"id": 1}], "annotations": []}))
     assert "has no key 'file_name'" in sentence(root)
     path.write_text(json.dumps({**content, "images": []}))
@@ -173,8 +175,8 @@ def test_scores_must_be_numbers(root, tmp_path):
     (one,) = odinw_sets(35, ["BCCD"])
     detect = oracle(one, root)
 
-    def broken(pictures, prompts):
-        for instances in detect(pictures, prompts):
+    def broken(paths, prompts):
+        for instances in detect(paths, prompts):
             instances.scores[0] = math.nan
             yield instances
 
@@ -183,7 +185,7 @@ def test_scores_must_be_numbers(root, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_nothing_on_disk_is_told_with_what_was_expected(tmp_path):
+def test_an_empty_folder_is_reported_with_the_expected_layout(tmp_path):
     sets = odinw_sets(13)
     with pytest.raises(UserError, match="annotations_without_background"):
         found_sets(sets, OdinwSettings(tmp_path))

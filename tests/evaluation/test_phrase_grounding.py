@@ -1,4 +1,4 @@
-"""Recall of phrases against a loop over phrases and boxes that counts as MDETR's paper says."""
+"""Recall of phrases against a loop over phrases and boxes, as defined in MDETR's paper."""
 
 import json
 import logging
@@ -55,7 +55,7 @@ def random_records(count=12, seed=0):
 
 
 def detections(record, seed=0):
-    """Boxes near those of the phrases and elsewhere, for each phrase of the caption, unordered."""
+    """Unordered boxes, near those of the phrases and elsewhere, for each phrase of the caption."""
     rng = np.random.default_rng([seed, int(record["image_id"]), record["sentence_id"]])
     names = list(dict.fromkeys(m.phrase.casefold() for m in record["mentions"]))
     boxes, classes = [], []
@@ -133,14 +133,14 @@ def test_equals_a_slow_loop(tmp_path):
                 expected = slow_recall(records, k, merge, kind)
                 assert metrics[f"R@{k}-{kind}"] == pytest.approx(expected)
         assert len(metrics) == 12
-        assert 5 < metrics["R@1"] < metrics["R@10"] < 100, "the test tells right from wrong"
+        assert 5 < metrics["R@1"] < metrics["R@10"] < 100, "the test distinguishes right from wrong"
     assert results["any_box"] != results["merged_boxes"]
     evaluator.reset()
     with pytest.raises(UserError, match="words: 12 of 12 captions were not evaluated"):
         evaluator.evaluate()
 
 
-def test_files_and_the_line_of_the_protocol(tmp_path, caplog):
+def test_output_files_and_the_protocol_line(tmp_path, caplog):
     records = random_records()
     grounding_set("words", records)
     with caplog.at_level(logging.INFO, "detclip2"):
@@ -164,17 +164,17 @@ def test_files_and_the_line_of_the_protocol(tmp_path, caplog):
             assert scores == sorted(scores, reverse=True)
 
 
-def test_the_print_follows_the_annotations_alone():
-    def print_of(records):
+def test_the_hash_depends_on_the_annotations_alone():
+    def hash_of(records):
         grounding_set("words", records)
         return PhraseGroundingEvaluator("words").protocol.annotations
 
     records = random_records()
-    first = print_of(records)
-    assert print_of(records[::-1]) == first
+    first = hash_of(records)
+    assert hash_of(records[::-1]) == first
     moved = random_records()
     moved[3]["mentions"][0] = moved[3]["mentions"][0]._replace(boxes=((0, 0, 1, 1),))
-    assert print_of(moved) != first
+    assert hash_of(moved) != first
 
 
 def recall_of_a_share(rank, world_size):
@@ -184,15 +184,16 @@ def recall_of_a_share(rank, world_size):
     return {} if results is None else results
 
 
-def test_processes_make_no_difference():
+@pytest.mark.processes
+def test_the_number_of_processes_does_not_matter():
     alone = recall_of_a_share(0, 1)
     first, second = run_processes(recall_of_a_share, 2)
     assert first == alone
     assert second == {}
 
 
-def test_nothing_found_is_not_right():
-    """A phrase with fewer than k boxes, none of them right, is missed at every k."""
+def test_phrases_without_a_correct_box_count_as_missed():
+    """A phrase with fewer than k boxes, none of them correct, is missed at every k."""
     target = torch.tensor([[0.0, 0.0, 10.0, 10.0]])
     assert first_right(torch.zeros(0, 4), target) == math.inf
     assert first_right(torch.tensor([[20.0, 20.0, 30.0, 30.0]]), target) == math.inf
@@ -202,7 +203,7 @@ def test_nothing_found_is_not_right():
     assert merged(torch.tensor([[5.0, 1, 6, 9], [0, 2, 7, 3]])).tolist() == [[0, 1, 7, 9]]
 
 
-def test_captions_without_a_grounded_phrase_are_left_out():
+def test_captions_without_a_grounded_phrase_are_skipped():
     records = random_records(3)
     records[1]["mentions"] = []
     kept = grounding_set("words", records)
@@ -215,7 +216,7 @@ def test_captions_without_a_grounded_phrase_are_left_out():
         grounding_set("words", [])
 
 
-def test_what_does_not_belong_together_is_refused():
+def test_mismatched_samples_are_refused():
     records = random_records(3)
     grounding_set("words", records)
     evaluator = feed(PhraseGroundingEvaluator("words"), records[:2])
@@ -225,6 +226,9 @@ def test_what_does_not_belong_together_is_refused():
         feed(evaluator, records[:1])
     with pytest.raises(UserError, match="not in words"):
         feed(evaluator, [{**records[0], "image_id": "99"}])
+    other = {**records[2], "vocabulary": ["something else"]}
+    with pytest.raises(UserError, match="expected the phrases of the caption"):
+        evaluator.process([other], [{"instances": detections(records[2])}])
     found = detections(records[2])
     found.scores[0] = torch.nan
     with pytest.raises(UserError, match="is not a finite number"):

@@ -11,15 +11,15 @@ def detection(image_id, category_id, bbox, score):
 RED, BLUE = [4, 8, 20, 24], [34, 8, 20, 24]
 
 
-def test_found_missed_and_wrong_by_hand():
+def test_counts_of_matches_and_errors_by_hand():
     content = own_content(count=3)
     detections = [
         detection(1, 1, RED, 0.9),
-        detection(1, 1, RED, 0.8),  # of a truth that is taken
+        detection(1, 1, RED, 0.8),  # a duplicate
         detection(1, 2, BLUE, 0.2),  # below the threshold
         detection(2, 1, RED, 0.9),
         detection(2, 2, BLUE, 0.9),
-        detection(3, 2, RED, 0.7),  # the name of another
+        detection(3, 2, RED, 0.7),  # a wrong name
     ]
     errors = errors_of(content, detections, 0.3)
     assert [one.image["id"] for one in errors] == [3, 1, 2]
@@ -28,7 +28,7 @@ def test_found_missed_and_wrong_by_hand():
     assert [round(one.weight, 3) for one in errors] == [2.7, 1.8, 0.0]
 
 
-def test_a_crowd_is_neither_missed_nor_wrongly_found():
+def test_a_crowd_is_neither_a_miss_nor_a_false_positive():
     content = own_content(count=1)
     content["annotations"][0]["iscrowd"] = 1
     (errors,) = errors_of(content, [detection(1, 1, [6, 10, 10, 10], 0.9)], 0.3)

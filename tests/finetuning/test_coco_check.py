@@ -18,7 +18,7 @@ def found(data):
     return {kind: len(examples) for kind, examples in data.findings.items()}
 
 
-def test_good_data_stays_as_it_is(tmp_path):
+def test_valid_data_is_unchanged(tmp_path):
     content = own_content()
     data = read(tmp_path, content)
     assert data.findings == {}
@@ -31,7 +31,7 @@ def test_good_data_stays_as_it_is(tmp_path):
 
 
 def broken(**changes):
-    """The first annotation with other values; a value of None takes the key away."""
+    """The first annotation with other values; a value of None deletes the key."""
 
     def change(content):
         annotation = content["annotations"][0]
@@ -104,12 +104,12 @@ WRONG_RLE = {"size": [1, 1], "counts": "x"}
         (corners, {"box-corners": 12}, [24, 18, 10, 24]),
     ],
 )  # fmt: skip
-def test_faults_are_mended_or_left_out_and_counted(tmp_path, change, findings, first_box):
+def test_faults_are_fixed_or_skipped_and_counted(tmp_path, change, findings, first_box):
     content = own_content()
     change(content)
     data = read(tmp_path, content)
     counts = found(data)
-    if "box-derived" in findings:  # only this annotation says `segmentation`; nothing unknown
+    if "box-derived" in findings:  # only this annotation has `segmentation`
         assert "key-unknown" not in counts
     assert {kind: counts.get(kind) for kind in findings} == findings
     assert set(counts) <= {*findings, "image-empty"}
@@ -118,13 +118,13 @@ def test_faults_are_mended_or_left_out_and_counted(tmp_path, change, findings, f
     json.dumps(data.to_coco(data.names))
 
 
-def test_few_boxes_do_not_tell_that_they_are_corners(tmp_path):
+def test_few_boxes_are_not_taken_for_corners(tmp_path):
     content = own_content(count=2)
     corners(content)
     assert "box-corners" not in found(read(tmp_path, content))
 
 
-def test_names_are_kept_as_phrases_and_equal_ones_made_one(tmp_path):
+def test_names_become_phrases_and_equal_ones_are_merged(tmp_path):
     content = own_content()
     names = ["red_square", "Red  square", "cup, saucer", "été 🍎", "unused"]
     content["categories"] = [{"id": i, "name": name} for i, name in enumerate(names, 1)]
@@ -147,7 +147,7 @@ def test_one_category_and_ten_thousand(tmp_path):
     assert found(data) == {"category-empty": 9999}
 
 
-def test_images_that_cannot_be_used_are_left_out_with_their_boxes(tmp_path):
+def test_unusable_images_are_skipped_with_their_boxes(tmp_path):
     content = own_content()
     content["images"][0]["file_name"] = "../elsewhere.png"
     content["images"][1]["width"] = 640
@@ -178,7 +178,7 @@ def test_images_that_cannot_be_used_are_left_out_with_their_boxes(tmp_path):
         ({**own_content(), "annotations": []}, "no box can be used"),
     ],
 )
-def test_what_nothing_can_be_learnt_from_is_refused(tmp_path, content, sentence):
+def test_data_without_usable_boxes_is_refused(tmp_path, content, sentence):
     path = tmp_path / "train.json"
     path.write_text(json.dumps(content))
     write_own_data(tmp_path, own_content(), "other.json")
@@ -186,7 +186,7 @@ def test_what_nothing_can_be_learnt_from_is_refused(tmp_path, content, sentence)
         read_own_data(path, tmp_path)
 
 
-def test_the_wrong_folder_of_images_is_told(tmp_path):
+def test_the_wrong_folder_of_images_is_reported(tmp_path):
     path = write_own_data(tmp_path / "data", own_content())
     with pytest.raises(UserError, match=r"6 of 6 images are not in .*such as 1.png"):
         read_own_data(path, tmp_path)
@@ -194,7 +194,7 @@ def test_the_wrong_folder_of_images_is_told(tmp_path):
         read_own_data(tmp_path / "no.json", tmp_path)
 
 
-def test_every_kind_says_what_is_done():
+def test_every_kind_of_fault_has_a_description():
     assert all(what and done for what, done in FINDINGS.values())
 
 

@@ -1,4 +1,4 @@
-"""Records with every fault that a source may hand on, among good ones."""
+"""Valid records and records with every fault that a source can pass on."""
 
 import numpy as np
 from detectron2.structures import BoxMode

@@ -1,4 +1,4 @@
-"""A model whose right answers are known, pictures for it, and how results are compared."""
+"""A model whose correct answers are known, images for it, and comparisons of results."""
 
 import numpy as np
 import torch
@@ -6,61 +6,60 @@ from detectron2.modeling import detector_postprocess
 from detectron2.structures import Boxes, Instances
 from torch import nn
 
+from detclip2.modeling.postprocess import DetectionThresholds
+
 COLORS = {"red": (255, 0, 0), "lime": (0, 255, 0), "blue": (0, 0, 255)}
 
 
 class ColorModel(nn.Module):
-    """A model with DetCLIPv2's interface whose right answers are known.
+    """The inference of an OpenVocabularyModel whose correct answers are known.
 
-    The embedding of a colour's name is the colour, and a name is found where its colour is.
+    The embedding of a colour's name is the colour, and a name is detected where its colour is.
     """
 
     embed_dim = 3
-
-    class PostProcess:
-        score_threshold = 0.5
-        nms_threshold = 0.6
-        class_agnostic_nms = False
-        max_detections = 100
-
-    class TextTower(nn.Module):
-        identity = "colours"
+    text_identity = "colours"
+    thresholds = DetectionThresholds(score_threshold=0.5, max_detections=100)
 
     def __init__(self):
         super().__init__()
-        self.text_tower = self.TextTower()
-        self.postprocess = self.PostProcess()
         self.batches = []
         self.encoded = []
+        self.prepared = []
 
     def encode_phrases(self, phrases):
         self.encoded.append(tuple(phrases))
         return torch.tensor([COLORS.get(p, (1, 1, 1)) for p in phrases], dtype=torch.float32)
 
-    def forward(self, samples):
-        self.batches.append([tuple(sample["image"].shape[1:]) for sample in samples])
-        return [self.detect(**sample) for sample in samples]
+    def prepare_vocabulary(self, vocabulary):
+        self.prepared.append(vocabulary.labels)
+        return vocabulary.embeddings
 
-    def detect(self, image, height, width, vocabulary, label_of_row):
+    def inference(self, samples, vocabulary=None, thresholds=None):
+        self.batches.append([tuple(sample["image"].shape[1:]) for sample in samples])
+        thresholds = thresholds.or_else(self.thresholds)
+        return [self.detect(**sample, thresholds=thresholds) for sample in samples]
+
+    def detect(self, image, height, width, vocabulary, thresholds):
         found = []
         for name, color in enumerate(vocabulary * 255):
             ys, xs = (image - color[:, None, None]).abs().sum(0).lt(30).nonzero(as_tuple=True)
             score = 1 / (1 + name)
-            if len(ys) and score >= self.postprocess.score_threshold:
+            if len(ys) and score >= thresholds.score_threshold:
                 box = [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
                 found.append(([float(x) for x in box], score, name))
-        found = found[: self.postprocess.max_detections]
+        found = found[: thresholds.max_detections]
         instances = Instances(
             tuple(image.shape[1:]),
             pred_boxes=Boxes(torch.tensor([f[0] for f in found]).reshape(-1, 4)),
             scores=torch.tensor([f[1] for f in found]),
             pred_classes=torch.tensor([f[2] for f in found], dtype=torch.int64),
         )
-        return {"instances": detector_postprocess(instances, height, width)}
+        return detector_postprocess(instances, height, width)
 
 
-def picture(height=60, width=80, **boxes):
-    """White, with rectangles: colour=(x1, y1, x2, y2)."""
+def draw_image(height=60, width=80, **boxes):
+    """A white image with rectangles: colour=(x1, y1, x2, y2)."""
     image = np.full((height, width, 3), 255, np.uint8)
     for color, (x1, y1, x2, y2) in boxes.items():
         image[y1:y2, x1:x2] = COLORS[color]

@@ -1,4 +1,6 @@
-"""Small samples for the whole model, and how two results are compared."""
+"""Small samples for the whole model, and a comparison of two results."""
+
+import dataclasses
 
 import torch
 from detectron2.structures import Boxes, Instances
@@ -17,15 +19,15 @@ def sample(
     boxes=((10, 8, 50, 40), (40, 20, 90, 60)),
     classes=(0, 1),
     phrases=("dog", "cat", "tree"),
-    source="detection",
+    supervision="detection",
     seed=0,
     **more,
 ):
-    picture = image(seed=seed)
-    result = {"image": picture, "source": source, "phrases": list(phrases), **more}
+    pixels = image(seed=seed)
+    result = {"image": pixels, "supervision": supervision, "phrases": list(phrases), **more}
     result.setdefault("num_positives", max(classes, default=-1) + 1)
-    if source != "caption":
-        instances = Instances(tuple(picture.shape[-2:]))
+    if supervision != "caption":
+        instances = Instances(tuple(pixels.shape[-2:]))
         instances.gt_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
         instances.gt_classes = torch.tensor(classes, dtype=torch.int64)
         result["instances"] = instances
@@ -38,9 +40,14 @@ def without_boxes(**more):
 
 def captions():
     return [
-        sample(source="caption", phrases=["a dog by a tree", "dog"], num_positives=2, seed=1),
-        sample(source="caption", phrases=["two cats", "cats"], num_positives=2, seed=2),
+        sample(supervision="caption", phrases=["a dog by a tree", "dog"], num_positives=2, seed=1),
+        sample(supervision="caption", phrases=["two cats", "cats"], num_positives=2, seed=2),
     ]
+
+
+def set_score_threshold(model, value):
+    thresholds = model.postprocess.thresholds
+    model.postprocess.thresholds = dataclasses.replace(thresholds, score_threshold=value)
 
 
 def detect(model, samples):

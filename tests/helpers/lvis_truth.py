@@ -1,4 +1,4 @@
-"""Annotations in LVIS's format and detections for them, as tests of LVIS's evaluation want them."""
+"""Annotations in LVIS's format and detections for them, for tests of LVIS's evaluation."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from detectron2.structures import Boxes, Instances
 
 
 def write_truth(path, num_images=12, num_classes=7, seed=0):
-    """Boxes of `num_classes` categories, ids from 1; one is nowhere, frequencies go round."""
+    """Boxes of `num_classes` categories, ids from 1; one has no box, frequencies alternate."""
     rng = np.random.default_rng(seed)
     images, annotations = [], []
     for image_id in (rng.permutation(num_images) + 100).tolist():
@@ -50,9 +50,9 @@ def write_truth(path, num_images=12, num_classes=7, seed=0):
 
 
 def detect(json_file, per_image=40, seed=0, scores=None):
-    """Instances by image id: true boxes moved a little, some misnamed, and false alarms.
+    """Instances by image id: true boxes, slightly moved, some with a wrong class, and false alarms.
 
-    `scores`: values to draw from, so that some are equal; None: all differ.
+    `scores`: values to draw from, with ties; None: all differ.
     """
     rng = np.random.default_rng(seed)
     content = json.loads(Path(json_file).read_text())
@@ -83,13 +83,13 @@ def detect(json_file, per_image=40, seed=0, scores=None):
 
 
 def register(name, json_file):
-    """What evaluators read of a data set."""
+    """Register the metadata that evaluators read."""
     MetadataCatalog.pop(name, None)
     MetadataCatalog.get(name).set(json_file=str(json_file))
 
 
 def feed(evaluator, found, batch_size=1):
-    """Show detections by image id to an evaluator, `batch_size` images at once."""
+    """Pass detections by image id to an evaluator, `batch_size` images at once."""
     evaluator.reset()
     ids = list(found)
     for start in range(0, len(ids), batch_size):

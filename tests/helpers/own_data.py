@@ -8,7 +8,7 @@ WIDTH, HEIGHT = 64, 48
 
 
 def own_content(count=6):
-    """`count` pictures with a red and a blue square each."""
+    """Annotations of `count` images with a red and a blue square each."""
     images = [
         {"id": i, "file_name": f"{i}.png", "width": WIDTH, "height": HEIGHT}
         for i in range(1, count + 1)
@@ -30,15 +30,15 @@ def own_content(count=6):
 
 
 def write_own_data(folder, content, name="train.json"):
-    """The json, and a picture for every image in `content` that has none yet."""
+    """Write the json, and the missing files of the images in `content`."""
     folder.mkdir(exist_ok=True)
     for image in content["images"]:
         path = folder / str(image["file_name"])
         if not path.exists():
-            picture = Image.new("RGB", (WIDTH, HEIGHT), "white")
-            canvas = ImageDraw.Draw(picture)
+            drawn = Image.new("RGB", (WIDTH, HEIGHT), "white")
+            canvas = ImageDraw.Draw(drawn)
             canvas.rectangle((4, 8, 24, 32), fill="red")
             canvas.rectangle((34, 8, 54, 32), fill="blue")
-            picture.save(path)
+            drawn.save(path)
     (folder / name).write_text(json.dumps(content))
     return folder / name

@@ -1,5 +1,6 @@
 """Run a function in several processes that talk to each other (gloo), and collect its results."""
 
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +12,11 @@ from torch import multiprocessing
 
 
 def run_processes(function: Callable[..., Any], world_size: int, *args: Any) -> list[Any]:
-    """What ``function(rank, world_size, *args)`` returns in each process: tensors in containers."""
+    """Results of ``function(rank, world_size, *args)`` in each process: tensors in containers."""
     if world_size == 1:
         return [function(0, 1, *args)]
-    # The server imports torch once; its children are then quick to start.
+    sys.audit("tests.run_processes", function.__name__)  # for tests/helpers/costs.py
+    # The server imports torch once; its children then start quickly.
     multiprocessing.get_context("forkserver").set_forkserver_preload(
         ["detectron2.utils.comm", "detclip2.modeling.losses.word_region_contrast"]
     )

@@ -2,8 +2,8 @@
 
     python stopping.py FOLDER ITERATIONS SIGNAL [--num-gpus 2 --dist-url auto]
 
-SIGTERM goes from process 0 to the one that has started it. SIGKILL is what process 1 does to
-itself, unless it was started anew.
+Process 0 sends SIGTERM to the process that has started it. Process 1 sends SIGKILL to itself,
+unless it was restarted.
 """
 
 import os
@@ -16,7 +16,7 @@ from detectron2.utils import comm
 from detclip2.engine.checkpoint import Checkpointer
 from detclip2.engine.hooks.preemption import PreemptionHook
 from detclip2.engine.hooks.resumable import ResumablePeriodicCheckpointer
-from detclip2.engine.hooks.source_schedule import AlternateSources
+from detclip2.engine.hooks.source_schedule import AlternateSources, SeedEachIteration
 from detclip2.engine.launch import run_processes
 from tests.helpers.toy import toy_loader, toy_trainer
 
@@ -45,14 +45,21 @@ class Send(HookBase):
 def train(
     folder, *extra, iterations=8, evaluate=lambda: {}, loader=None, resume=False, period=None
 ):
-    """As the real training loop does it; with a checkpoint every `period` iterations, if given."""
+    """Train as the real training loop does; a checkpoint every `period` iterations, if given."""
     loader = loader or toy_loader()
     trainer = toy_trainer(loader)
     checkpointer = Checkpointer(trainer.model, str(folder), trainer=trainer)
     stop = PreemptionHook(checkpointer)
     saving = [ResumablePeriodicCheckpointer(checkpointer, period)] if period else []
     trainer.register_hooks(
-        [AlternateSources(loader), *saving, *extra, stop, hooks.EvalHook(2, evaluate)]
+        [
+            AlternateSources(loader),
+            SeedEachIteration(),
+            *saving,
+            *extra,
+            stop,
+            hooks.EvalHook(2, evaluate),
+        ]
     )
     checkpointer.resume_or_load("", resume=resume)
     start = trainer.iter + 1 if resume and checkpointer.has_checkpoint() else 0

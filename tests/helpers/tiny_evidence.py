@@ -1,6 +1,6 @@
-"""Rows of the evidence in a world and with a model so small that they take seconds."""
+"""Settings of the benchmark for a tiny world and model: rows take seconds."""
 
-from evidence_run import Place
+from projects.EmojiScenes.evidence.runner import Experiment
 
 TINY = (
     "world.categories=30", "world.size=64", "world.pairs_size=64",
@@ -14,5 +14,5 @@ TINY = (
 )  # fmt: skip
 
 
-def place_in(folder, **settings):
-    return Place("quick", folder / "out", folder / "results", **settings)
+def experiment_in(folder, **settings):
+    return Experiment("quick", folder / "out", folder / "results", **settings)

@@ -1,4 +1,4 @@
-"""A training on EmojiScenes that takes a second, and projects/DetCLIPv2/train_net.py to run it."""
+"""A training on EmojiScenes of one second, and projects/DetCLIPv2/train_net.py to run it."""
 
 import importlib.util
 import sys
@@ -22,7 +22,7 @@ def load_train_net():
 
 
 def tiny_config(output_dir, iterations=6, num_workers=0, drop_path=0.0, sources=None):
-    """Boxes and pairs in turn, or one of them, on 64 x 64 px; 4 pictures to evaluate."""
+    """Boxes and image-text pairs in turn, or one of them, at 64 x 64 px; 4 images to evaluate."""
     cfg = LazyConfig.load(str(PROJECT / "configs" / "emoji_nano_pairs.py"))
     # Without batch normalisation, whose statistics differ between one process and two.
     cfg.model.backbone.bottom_up = LazyCall(TimmBackbone)(
@@ -55,7 +55,7 @@ def tiny_config(output_dir, iterations=6, num_workers=0, drop_path=0.0, sources=
 
 
 class CaptionsAlone:
-    """Records with nothing to learn from."""
+    """Records without boxes and phrases."""
 
     def __init__(self, **settings):
         pass

@@ -1,11 +1,11 @@
-"""A model, sources and a trainer that are just enough to run the training loop."""
+"""A minimal model, sources and trainer for the training loop."""
 
 import torch
-from detectron2.engine import SimpleTrainer
 from torch import nn
 
 from detclip2.data.hybrid_loader import HybridLoader, Source
 from detclip2.data.skips import SkipCounter
+from detclip2.engine.trainer import NonFiniteSteps, Trainer
 
 
 class ToyMapper:
@@ -18,7 +18,7 @@ class ToyMapper:
 
 
 class ToyModel(nn.Module):
-    """Its losses add up to the value of its samples; it remembers what it has seen."""
+    """Its losses sum to the value of its samples; it records the samples."""
 
     def __init__(self):
         super().__init__()
@@ -45,4 +45,5 @@ def toy_loader(batch_sizes=(2, 1), lengths=(30, 10), seed=0):
 
 def toy_trainer(loader):
     model = ToyModel()
-    return SimpleTrainer(model, loader, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    return Trainer(model, loader, optimizer, NonFiniteSteps("unused"))  # all losses are finite

@@ -1,4 +1,4 @@
-"""A small data set in COCO's format with odd corners, and detections of it."""
+"""A small data set in COCO's format with corner cases, and detections for it."""
 
 import json
 
@@ -55,7 +55,7 @@ def register(name, truth, folder):
 
 
 def detections(truth, seed=0, strays=20):
-    """Image id -> Instances: most boxes, moved, some under two names, and some from nowhere."""
+    """Image id -> Instances: most boxes, moved, some under two names, and false alarms."""
     rng = np.random.default_rng(seed)
     found = {}
     for image in truth["images"]:
@@ -80,7 +80,7 @@ def detections(truth, seed=0, strays=20):
 
 
 def feed(evaluator, found, batch_size=3):
-    """Give all detections to an evaluator."""
+    """Pass all detections to an evaluator."""
     evaluator.reset()
     items = list(found.items())
     for start in range(0, len(items), batch_size):
@@ -93,7 +93,7 @@ def feed(evaluator, found, batch_size=3):
 
 
 def as_results(found):
-    """COCO's json of results, made without the project's code."""
+    """COCO's json of results, written without the project's code."""
     return [
         {
             "image_id": image_id,

@@ -8,8 +8,8 @@ COUNT = 12
 RATE = 25
 
 
-def pictures(count=COUNT, size=SIZE):
-    """Plain pictures with a white square that walks to the right; each is greyer than the last."""
+def draw_frames(count=COUNT, size=SIZE):
+    """Plain frames with a white square that moves to the right; each is brighter than the last."""
     for i in range(count):
         image = np.full((*size, 3), 10 * i, np.uint8)
         image[20:40, 4 * i : 4 * i + 20] = 255
@@ -17,12 +17,12 @@ def pictures(count=COUNT, size=SIZE):
 
 
 def write(path, images=None, codec="libx264", noise=False, options=None, pixels="yuv420p"):
-    """A file of the format that its suffix says; with noise, frames take many bytes."""
+    """Write a file in the format of its suffix; with noise, frames take many bytes."""
     generator = np.random.default_rng(0)
     with av.open(str(path), "w", options=options or {}) as container:
         stream = container.add_stream(codec, rate=RATE)
         stream.pix_fmt = pixels
-        images = list(pictures() if images is None else images)
+        images = list(draw_frames() if images is None else images)
         stream.height, stream.width = images[0].shape[:2]
         for image in images:
             if noise:
@@ -34,7 +34,7 @@ def write(path, images=None, codec="libx264", noise=False, options=None, pixels=
 
 
 def cut(path, share):
-    """The same file without its last part."""
+    """Truncate the file to a share of its bytes."""
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
     return path

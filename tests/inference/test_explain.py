@@ -9,7 +9,6 @@ from detectron2.structures import Boxes
 
 from detclip2.inference.explain import explain, heat_maps
 from detclip2.inference.predictor import OpenVocabularyPredictor
-from detclip2.modeling.text.text_batch import PhraseBatch
 from detclip2.utils.errors import UserError
 from detclip2.utils.model_folder import read_model_folder
 
@@ -20,7 +19,7 @@ PHRASES = ["man", "red horse", "beach"]
 @pytest.fixture(scope="module")
 def nano(nano_folder):
     predictor = OpenVocabularyPredictor(*read_model_folder(nano_folder), device="cpu")
-    with torch.no_grad():  # far from the start, where all similarities are nearly one
+    with torch.no_grad():  # away from initial weights, where all similarities are nearly one
         predictor.model.align.log_scale.fill_(3)
     return predictor
 
@@ -40,26 +39,23 @@ def slow_choices(predictor, photo):
     """(box, probability) of each phrase, region by region."""
     model = predictor.model
     sample = {"image": predictor.resized(photo), "phrases": [CAPTION, *PHRASES]}
-    sample["num_positives"] = len(sample["phrases"])
-    images = model.preprocess_images([sample])
-    predictions, anchors = model.predict(images)
-    boxes = model.decode(predictions, anchors, images)
-    batch = PhraseBatch.from_samples([sample])
-    words = model.encode_phrases(batch.phrases)
-    index, valid = model.contrast.propose(predictions, boxes, batch, words, model.align)
+    sample.update(num_positives=len(sample["phrases"]), supervision="caption")
+    text = model.encode_text([sample])
+    outputs = model.encode_images(model.preprocess_image([sample]))
+    index, valid = model.contrast.propose(outputs, text, model.align)
     height, width = sample["image"].shape[1:]
-    for word in words[1:]:
+    for word in text.embeddings[1:]:
         best = None
         for k in index[0][valid[0]].tolist():
-            score = model.align(predictions.regions[0, k : k + 1], word[None]).sigmoid().item()
+            score = model.align(outputs.regions[0, k : k + 1], word[None]).sigmoid().item()
             if best is None or score > best[1]:
-                x1, y1, x2, y2 = boxes[0, k].tolist()
+                x1, y1, x2, y2 = outputs.boxes[0, k].tolist()
                 x, y = photo.shape[1] / width, photo.shape[0] / height
                 best = [x1 * x, y1 * y, x2 * x, y2 * y], score
         yield best
 
 
-def test_each_phrase_has_the_best_of_the_proposals(nano, photo, explanation):
+def test_each_phrase_has_its_best_proposal(nano, photo, explanation):
     assert explanation.caption == CAPTION
     assert explanation.phrases == PHRASES
     choices = list(slow_choices(nano, photo))
@@ -72,14 +68,14 @@ def test_each_phrase_has_the_best_of_the_proposals(nano, photo, explanation):
     np.testing.assert_array_equal(explanation.image, photo)
 
 
-def test_heat_is_over_the_image_as_the_model_saw_it(nano, photo, explanation):
+def test_heat_covers_the_resized_image(nano, photo, explanation):
     height, width = nano.resized(photo).shape[1:]
     assert explanation.heat.shape == (3, height, width)
     with torch.no_grad():
-        images = nano.model.preprocess_images([{"image": nano.resized(photo)}])
-        predictions, _ = nano.model.predict(images)
+        images = nano.model.preprocess_image([{"image": nano.resized(photo)}])
+        outputs = nano.model.encode_images(images)
         words = nano.model.encode_phrases(PHRASES)
-        highest = nano.model.align(predictions.regions[0], words).sigmoid().amax(dim=0).numpy()
+        highest = nano.model.align(outputs.regions[0], words).sigmoid().amax(dim=0).numpy()
     found = explanation.heat.max(axis=(1, 2))
     assert (found <= highest + 1e-6).all()
     # The pixel next to a centre is half a pixel away, of at least 8 to the next centre.
@@ -87,13 +83,13 @@ def test_heat_is_over_the_image_as_the_model_saw_it(nano, photo, explanation):
     assert (explanation.heat >= 0).all()
 
 
-def test_the_same_again(nano, photo, explanation):
+def test_repeated_calls_are_equal(nano, photo, explanation):
     again = explain(nano, photo, CAPTION)
     for field in ("boxes", "scores", "heat"):
         np.testing.assert_array_equal(getattr(again, field), getattr(explanation, field))
 
 
-def test_as_detections(explanation):
+def test_explanations_as_instances(explanation):
     instances = explanation.instances()
     assert instances.image_size == (60, 80)
     assert instances.labels == PHRASES
@@ -153,7 +149,7 @@ def anchors_of(stride, rows, columns):
 
 
 def slow_heat(grid, stride, x, y):
-    """Between the four nearest centres, by hand; beyond the last ones as there."""
+    """Bilinear between the four nearest centres, by hand; constant beyond the last ones."""
     rows, columns = grid.shape
     u = min(max((x + 0.5) / stride - 0.5, 0), columns - 1)
     v = min(max((y + 0.5) / stride - 0.5, 0), rows - 1)
@@ -164,7 +160,7 @@ def slow_heat(grid, stride, x, y):
     return above * (1 - v + top) + below * (v - top)
 
 
-def test_heat_equals_a_loop_over_places():
+def test_heat_equals_a_loop_over_locations():
     height, width = 20, 30  # padded to 32 x 32; the coarse level is beyond that
     shapes = [(8, 4, 4), (16, 2, 2), (64, 1, 1)]
     generator = torch.Generator().manual_seed(0)

@@ -12,13 +12,14 @@ from detectron2.structures import Instances
 from PIL import Image
 
 from detclip2.data.io.video import Video
+from detclip2.modeling.postprocess import DetectionThresholds
 from detclip2.utils.errors import UserError
-from tests.helpers.color_model import COLORS, equal, picture
+from tests.helpers.color_model import COLORS, draw_image, equal
 from tests.helpers.videos import write
 
 
-def test_finds_what_is_named_where_it_is(colors):
-    image = picture(red=(10, 20, 30, 50), blue=(40, 5, 70, 25))
+def test_finds_named_objects_at_their_places(colors):
+    image = draw_image(red=(10, 20, 30, 50), blue=(40, 5, 70, 25))
     colors.set_vocabulary(["blue", "lime", "red"])
     instances = colors(image)
     assert instances.image_size == (60, 80)
@@ -31,7 +32,7 @@ def test_finds_what_is_named_where_it_is(colors):
 
 
 def test_every_kind_of_image(colors, tmp_path):
-    image = picture(red=(10, 20, 30, 50))
+    image = draw_image(red=(10, 20, 30, 50))
     Image.fromarray(image).save(tmp_path / "x.png")
     colors.set_vocabulary("red, lime")
     expected = colors(image)
@@ -47,10 +48,10 @@ def test_every_kind_of_image(colors, tmp_path):
         assert equal(instances, expected)
 
 
-def test_exif_boxes_are_those_of_the_upright_picture(colors, tmp_path):
+def test_boxes_refer_to_the_upright_image(colors, tmp_path):
     exif = Image.Exif()
-    exif[0x0112] = 6  # the stored picture is turned a quarter to the left
-    upright = picture(height=80, width=60, red=(5, 10, 25, 30))
+    exif[0x0112] = 6  # the stored image is turned a quarter to the left
+    upright = draw_image(height=80, width=60, red=(5, 10, 25, 30))
     Image.fromarray(np.rot90(upright)).save(tmp_path / "x.png", exif=exif)
     colors.set_vocabulary(["red"])
     instances = colors(tmp_path / "x.png")
@@ -60,11 +61,11 @@ def test_exif_boxes_are_those_of_the_upright_picture(colors, tmp_path):
 
 def test_lists_of_mixed_sizes_keep_their_order(colors):
     images = [
-        picture(60, 80, red=(0, 0, 20, 20)),
-        picture(80, 60, blue=(0, 0, 20, 20)),
-        picture(60, 80),
-        picture(60, 80, lime=(0, 0, 20, 20), red=(30, 30, 50, 50)),
-        picture(120, 160, blue=(0, 0, 20, 20)),
+        draw_image(60, 80, red=(0, 0, 20, 20)),
+        draw_image(80, 60, blue=(0, 0, 20, 20)),
+        draw_image(60, 80),
+        draw_image(60, 80, lime=(0, 0, 20, 20), red=(30, 30, 50, 50)),
+        draw_image(120, 160, blue=(0, 0, 20, 20)),
     ]
     colors.set_vocabulary(["red", "lime", "blue"])
     results = colors(images)
@@ -76,14 +77,14 @@ def test_lists_of_mixed_sizes_keep_their_order(colors):
     assert colors([]) == []
 
 
-def test_an_iterable_is_read_as_its_results_are_asked_for(colors):
+def test_an_iterable_is_read_lazily(colors):
     read = 0
 
     def frames():
         nonlocal read
         while True:
             read += 1
-            yield picture(red=(0, 0, 20, 20))
+            yield draw_image(red=(0, 0, 20, 20))
 
     colors.set_vocabulary(["red"])
     results = colors(frames())
@@ -93,12 +94,12 @@ def test_an_iterable_is_read_as_its_results_are_asked_for(colors):
     assert read == 8
 
 
-def test_images_are_let_go_when_they_are_done(colors):
+def test_processed_images_are_released(colors):
     alive = []
 
     def frames():
         for _ in range(20):
-            image = picture(red=(0, 0, 20, 20))
+            image = draw_image(red=(0, 0, 20, 20))
             alive.append(weakref.ref(image))
             yield image
 
@@ -112,7 +113,8 @@ def test_images_are_let_go_when_they_are_done(colors):
 
 def test_a_video(colors, tmp_path):
     path = write(
-        tmp_path / "clip.mp4", [picture(64, 96, red=(8 * i, 8, 8 * i + 32, 40)) for i in range(6)]
+        tmp_path / "clip.mp4",
+        [draw_image(64, 96, red=(8 * i, 8, 8 * i + 32, 40)) for i in range(6)],
     )
     colors.set_vocabulary(["blue", "red"])
     for source in (path, str(path), Video(path)):
@@ -130,21 +132,21 @@ def test_a_video(colors, tmp_path):
         colors("nowhere.mp4")
 
 
-@pytest.mark.parametrize("images", [None, 3, [None], [picture()[:0]], "missing.png", [b""]])
+@pytest.mark.parametrize("images", [None, 3, [None], [draw_image()[:0]], "missing.png", [b""]])
 def test_images_that_cannot_be_read(colors, images):
     colors.set_vocabulary(["red"])
     with pytest.raises(UserError):
         colors(images)
 
 
-def test_settings_of_a_call_do_not_outlive_it(colors):
-    image = picture(red=(0, 0, 20, 20), blue=(30, 30, 50, 50), lime=(60, 0, 70, 10))
+def test_settings_of_a_call_apply_to_that_call_alone(colors):
+    image = draw_image(red=(0, 0, 20, 20), blue=(30, 30, 50, 50), lime=(60, 0, 70, 10))
     colors.set_vocabulary(["red", "blue", "lime"])
     assert len(colors(image)) == 3
     assert len(colors(image, score_threshold=0.4)) == 2
     assert colors(image, max_detections=1).labels == ["red"]
     assert len(colors(image)) == 3
-    assert colors.model.postprocess.score_threshold == 0.5
+    assert colors.thresholds == DetectionThresholds(score_threshold=0.1)
 
 
 @pytest.mark.parametrize(
@@ -159,11 +161,11 @@ def test_settings_of_a_call_do_not_outlive_it(colors):
 def test_settings_out_of_range(colors, settings):
     colors.set_vocabulary(["red"])
     with pytest.raises(UserError, match=next(iter(settings))):
-        colors(picture(), **settings)
+        colors(draw_image(), **settings)
 
 
 def test_threads_share_a_predictor(colors):
-    images = {name: picture(**{name: (10, 10, 40, 40)}) for name in COLORS}
+    images = {name: draw_image(**{name: (10, 10, 40, 40)}) for name in COLORS}
     failures = Counter()
 
     def work(name):

@@ -1,4 +1,4 @@
-"""The predictor from a real config and weights, and what is wrong with them."""
+"""The predictor from real configs and weights, and from invalid ones."""
 
 import threading
 from pathlib import Path
@@ -21,16 +21,16 @@ def nano(nano_folder):
     return OpenVocabularyPredictor(*read_model_folder(nano_folder), device="cpu")
 
 
-def test_without_config_it_is_the_default_model(nano_folder, monkeypatch):
+def test_the_default_model_is_used_without_a_config(nano_folder, monkeypatch):
     monkeypatch.setenv("DETCLIP2_MODEL", str(nano_folder))
     predictor = OpenVocabularyPredictor(device="cpu", score_threshold=0.25)
     assert predictor.settings.min_size == 96
-    assert predictor.selection.score_threshold == 0.25
+    assert predictor.thresholds.score_threshold == 0.25
     with pytest.raises(UserError, match="give the config"):
         OpenVocabularyPredictor(weights=nano_folder / "model.safetensors")
 
 
-def test_settings_of_the_constructor_and_of_the_config(nano_folder, nano_config):
+def test_settings_of_the_constructor_override_the_config(nano_folder, nano_config):
     config, weights = read_model_folder(nano_folder)
     image = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
 
@@ -57,7 +57,7 @@ def test_settings_of_the_constructor_and_of_the_config(nano_folder, nano_config)
     assert count(strict, class_agnostic_nms=False, nms_threshold=0.6) == everything
 
 
-def test_the_same_again_is_the_same_to_the_last_bit(nano, nano_folder):
+def test_repeated_calls_are_bit_identical(nano, nano_folder):
     image = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
     nano.set_vocabulary("cat, dog")
     another = OpenVocabularyPredictor(*read_model_folder(nano_folder), device="cpu")
@@ -67,8 +67,8 @@ def test_the_same_again_is_the_same_to_the_last_bit(nano, nano_folder):
         assert identical(again, expected)
 
 
-def test_threads_give_what_one_gives(nano):
-    """Two threads, each with pictures, names and settings of its own, and one predictor."""
+def test_threads_give_the_results_of_one(nano):
+    """Two threads, each with its own images, names and settings, share one predictor."""
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (60, 60 + 10 * i, 3), dtype=np.uint8) for i in range(6)]
     nano.set_vocabulary("cat")
@@ -221,7 +221,7 @@ def test_config_files_that_do_not_load(tmp_path, name, content, reason):
     assert name in str(error.value)
 
 
-def test_device_that_is_not_there(nano_config):
+def test_a_device_that_does_not_exist(nano_config):
     for device in ("toaster", "cuda:99"):
         with pytest.raises(UserError, match=device):
             OpenVocabularyPredictor(nano_config, device=device)

@@ -1,4 +1,4 @@
-"""Vocabularies of the predictor: for all calls, one call, each image; from files and ready."""
+"""Vocabularies of the predictor: for all calls, one call or each image; from files or encoded."""
 
 import itertools
 
@@ -8,11 +8,11 @@ import torch
 
 from detclip2.inference.vocabulary import PROBE, Vocabulary
 from detclip2.utils.errors import UserError
-from tests.helpers.color_model import picture
+from tests.helpers.color_model import draw_image
 
 
 def test_a_vocabulary_for_one_call_or_for_each_image(colors):
-    image = picture(red=(0, 0, 20, 20), blue=(30, 30, 50, 50))
+    image = draw_image(red=(0, 0, 20, 20), blue=(30, 30, 50, 50))
     colors.set_vocabulary(["red"])
     assert colors(image, vocabulary=["lime", "blue"]).labels == ["blue"]
     results = colors([image] * 3, vocabularies=[["blue"], "lime", Vocabulary.from_text("red,blue")])
@@ -29,15 +29,15 @@ def test_a_vocabulary_for_one_call_or_for_each_image(colors):
         colors(image, vocabulary=["red"], vocabularies=[["red"]])
 
 
-def test_equal_vocabularies_are_encoded_once(colors, tmp_path):
-    image = picture(red=(0, 0, 20, 20), blue=(30, 30, 50, 50))
+def test_equal_vocabularies_are_encoded_only_once(colors, tmp_path):
+    image = draw_image(red=(0, 0, 20, 20), blue=(30, 30, 50, 50))
     (tmp_path / "names.txt").write_text("blue")
     encoded = colors.encode(["red"])
     ready = [encoded, encoded, tmp_path / "names.txt", tmp_path / "names.txt"]
     names = [["red"], ("red",), iter(["red"]), "blue, lime", "blue, lime", [["red", "scarlet"]]]
     colors.model.encoded.clear()
     results = colors([image] * 10, vocabularies=[*ready, *names])
-    labels = ["red"] * 2 + ["blue"] * 2 + ["red"] * 3 + ["blue"] * 2  # and nothing is so mixed
+    labels = ["red"] * 2 + ["blue"] * 2 + ["red"] * 3 + ["blue"] * 2  # and nothing is mixed up
     assert [label for r in results for label in r.labels] == labels
     texts = [tuple(text for text in group if text != PROBE) for group in colors.model.encoded]
     assert [group for group in texts if group] == [
@@ -49,7 +49,7 @@ def test_equal_vocabularies_are_encoded_once(colors, tmp_path):
 
 
 def test_vocabularies_of_equal_names_keep_their_own_embeddings(colors):
-    image = picture(red=(0, 0, 20, 20), blue=(30, 30, 50, 50))
+    image = draw_image(red=(0, 0, 20, 20), blue=(30, 30, 50, 50))
     names = Vocabulary.from_names(["it"])
     probe = colors.model.encode_phrases([PROBE])
     ready = []
@@ -62,7 +62,7 @@ def test_vocabularies_of_equal_names_keep_their_own_embeddings(colors):
 
 
 def test_an_endless_stream_with_vocabularies(colors):
-    image = picture(red=(0, 0, 20, 20))
+    image = draw_image(red=(0, 0, 20, 20))
     names = (["red", f"thing {i}"] for i in itertools.count())
     results = colors(itertools.repeat(image), vocabularies=names)
     for _ in range(100):
@@ -71,7 +71,7 @@ def test_an_endless_stream_with_vocabularies(colors):
 
 
 def test_vocabularies_from_files(colors, tmp_path):
-    image = picture(red=(0, 0, 20, 20), blue=(30, 30, 50, 50))
+    image = draw_image(red=(0, 0, 20, 20), blue=(30, 30, 50, 50))
     (tmp_path / "names.txt").write_text("lime\nblue\n")
     saved = tmp_path / "v.safetensors"
     colors.encode(["blue", "red"]).save(saved)
@@ -79,7 +79,7 @@ def test_vocabularies_from_files(colors, tmp_path):
         for vocabulary in (source, str(source)):
             colors.set_vocabulary(vocabulary)
             assert colors(image).labels == labels
-    colors.model.text_tower = None  # embeddings that are ready need none
+    colors.model.text_identity = None  # encoded vocabularies need no text encoder
     colors.set_vocabulary(saved)
     assert colors(image).labels == ["blue", "red"]
 
@@ -96,4 +96,4 @@ def test_a_vocabulary_of_another_encoder_is_refused(colors, tmp_path):
 
 def test_without_vocabulary(colors):
     with pytest.raises(UserError, match="call set_vocabulary"):
-        colors(picture())
+        colors(draw_image())

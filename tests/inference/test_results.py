@@ -55,15 +55,15 @@ def test_to_supervision(two, nothing):
     assert detections.confidence.tolist() == [0.75, 0.5]
     assert detections.class_id.tolist() == [2, 1]
     assert detections["class_name"].tolist() == ["fire engine", "пёс"]
-    # What supervision does with detections works on the names too.
+    # Operations of supervision work on the names too.
     assert detections[detections["class_name"] == "пёс"].confidence.tolist() == [0.5]
     merged = sv.Detections.merge([detections, to_supervision(nothing), detections])
     assert merged["class_name"].tolist() == ["fire engine", "пёс"] * 2
     assert len(to_supervision(nothing)) == 0
 
 
-def test_to_coco_is_what_pycocotools_reads(two, nothing, tmp_path):
-    """Detections that are the truth have an average precision of 1."""
+def test_pycocotools_reads_to_coco(two, nothing, tmp_path):
+    """The truth as detections has an average precision of 1."""
     ids = [7, 1, 30]
     annotations = [
         {"id": 1, "image_id": 5, "category_id": 30, "bbox": [10, 20, 20, 30], "area": 600},
@@ -96,7 +96,7 @@ def test_to_pandas(two, nothing):
     assert table.groupby("label")["score"].max().to_dict() == {"fire engine": 0.75, "пёс": 0.5}
     assert table.loc[0, ["x1", "y1", "x2", "y2"]].tolist() == [10, 20, 30, 50]
     pd.testing.assert_frame_equal(to_pandas(two), table[:2])
-    again = iter([two, nothing, two])  # as a predictor gives for a generator
+    again = iter([two, nothing, two])  # as a predictor returns for a generator
     pd.testing.assert_frame_equal(to_pandas(again), table)
 
 

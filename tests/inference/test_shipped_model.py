@@ -1,4 +1,4 @@
-"""The model that ships with the package does what its card says."""
+"""The shipped model matches its card."""
 
 import json
 
@@ -17,7 +17,10 @@ def predictor():
     return OpenVocabularyPredictor(device="cpu")
 
 
-def test_its_ap_on_new_scenes_is_that_of_its_card(predictor, tmp_path):
+@pytest.mark.slow
+@pytest.mark.usefixtures("emoji_font")
+def test_its_ap_on_new_scenes_equals_its_card(predictor, tmp_path):
+    """Within 0.5: another release of the font or of timm can change it."""
     card = json.loads((SHIPPED / "results.json").read_text())["shipped"]
     cfg, _ = load_config(SHIPPED / CONFIG_NAME)
     name = "shipped_model_scenes"
@@ -33,11 +36,11 @@ def test_its_ap_on_new_scenes_is_that_of_its_card(predictor, tmp_path):
     assert found["APr"] > 0.3 * found["AP"]  # names that never had a box are found too
 
 
-def test_its_vocabulary_fits(predictor):
+def test_its_vocabulary_matches_the_encoder(predictor):
     vocabulary = Vocabulary.load(SHIPPED / "vocabulary.safetensors")
     encoded = predictor.encode(vocabulary.labels)
     assert (encoded.embeddings - vocabulary.embeddings).abs().max() < 1e-5
 
 
-def test_it_is_small():
+def test_the_model_is_small():
     assert sum(path.stat().st_size for path in SHIPPED.iterdir()) < 25 * 2**20

@@ -1,3 +1,4 @@
+import json
 import logging
 import math
 import zlib
@@ -5,19 +6,24 @@ import zlib
 import numpy as np
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import Instances
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
-from detclip2.inference.prompt_ensemble import BATCH_SIZE, twins
+from detclip2.data.datasets.detection import detection_set
+from detclip2.data.text.concepts import Concept, ConceptDictionary
 from detclip2.inference.vocabulary import PROBE, Vocabulary
+from detclip2.modeling.text.prompt_ensemble import twins
+from detclip2.modeling.text.text_tower import BATCH_SIZE
 from detclip2.utils.errors import UserError
 
 WIDTH = 6
 
 
 def embedding(text, seed=0):
-    """An encoder whose answer depends on the text alone."""
+    """An encoder whose embedding depends on the text alone."""
     rng = np.random.default_rng([zlib.crc32(text.encode()), seed])
     return torch.from_numpy(rng.standard_normal(WIDTH).astype(np.float32))
 
@@ -36,7 +42,7 @@ def assert_means(rows, groups):
         torch.testing.assert_close(row, mean / mean.norm())
 
 
-def test_labels_are_exactly_the_callers_strings():
+def test_labels_equal_the_callers_strings():
     names = ["Red  Apple", " fire engine", "яблоко", "りんご", "تفاح", "🍎", "a{}b", "x, y", "a\nb"]
     vocabulary = Vocabulary.from_names(names).encode(encode_phrases)
     assert list(vocabulary.labels) == names
@@ -85,7 +91,7 @@ def test_rules_that_do_not_exist():
         Vocabulary.from_names(["cat"], synonyms="best")
 
 
-def test_what_it_is_in_a_line():
+def test_repr_is_one_line():
     names = [["name 0", "zero"], *(f"name {i}" for i in range(1, 1203))]
     assert repr(Vocabulary.from_names(names, synonyms="max")) == (
         "Vocabulary(1203 labels: 'name 0', 'name 1', 'name 2', ...; 1204 rows; synonyms by max; "
@@ -145,7 +151,7 @@ def test_templates_and_definitions_are_checked():
         Vocabulary.from_names(["cat"], definitions={"dog": "an animal"})
 
 
-def test_repeated_names_are_looked_for_once(caplog):
+def test_repeated_names_become_one_label(caplog):
     with caplog.at_level(logging.WARNING):
         vocabulary = Vocabulary.from_names(["cat", "dog", "cat", " dog ", "Cat"])
     assert vocabulary.labels == ("cat", "dog", "Cat")
@@ -171,7 +177,7 @@ def test_each_prompt_is_encoded_once_in_batches():
         torch.testing.assert_close(vocabulary.embeddings[i], unit(f"name {i}"))
 
 
-def test_names_that_the_encoder_cannot_tell_apart_are_said(caplog):
+def test_names_that_the_encoder_cannot_distinguish_are_reported(caplog):
     def unknown(phrases):
         return torch.stack([embedding("?" if not p.isascii() else p) for p in phrases])
 
@@ -191,13 +197,13 @@ def test_many_names_show_progress(monkeypatch):
         seen.append((len(items), description))
         return items
 
-    monkeypatch.setattr("detclip2.inference.prompt_ensemble.track", track)
+    monkeypatch.setattr("detclip2.inference.vocabulary.track", track)
     for number in (1, BATCH_SIZE - 1, 1203):
         Vocabulary.from_names([f"name {i}" for i in range(number)]).encode(encode_phrases)
     assert seen == [(math.ceil(1204 / BATCH_SIZE), "encoding names")]
 
 
-def test_synonyms_may_be_twins(caplog):
+def test_indistinguishable_synonyms_are_allowed(caplog):
     def colour_blind(phrases):
         return torch.stack([embedding(p.replace("grey", "gray")) for p in phrases])
 
@@ -210,7 +216,7 @@ def test_synonyms_may_be_twins(caplog):
     assert "'grey ape' from 'gray ape'" in caplog.text
 
 
-def test_twins_far_apart():
+def test_indistinguishable_names_in_different_blocks():
     units = F.normalize(torch.randn(3000, WIDTH, generator=torch.Generator().manual_seed(0)))
     units[2999] = units[5]
     units[1030] = units[1025]
@@ -218,7 +224,7 @@ def test_twins_far_apart():
     assert list(twins(units[:1])) == []
 
 
-def test_damaged_encoder():
+def test_an_encoder_that_returns_nan_is_refused():
     with pytest.raises(UserError, match="NaN"):
         Vocabulary.from_names(["cat"]).encode(lambda p: torch.full((len(p), WIDTH), torch.nan))
 
@@ -242,7 +248,135 @@ def test_saved_and_loaded(tmp_path, synonyms):
     loaded.check_fits("tower-6", WIDTH, encode_phrases)
 
 
-def test_what_does_not_fit_is_refused():
+def test_a_file_of_version_2_is_read(tmp_path):
+    """Written before vocabularies had thresholds."""
+    vocabulary = Vocabulary.from_names(["cat", "dog"], definitions={"cat": "it purrs"})
+    vocabulary = vocabulary.encode(encode_phrases, "tower-6")
+    tensors = {"embeddings": vocabulary.embeddings, "probe": vocabulary.probe}
+    metadata = {
+        "format": "detclip2-vocabulary-2",
+        "labels": '["cat", "dog"]',
+        "prompts": '[[["cat, it purrs"]], [["dog"]]]',
+        "templates": '["{}"]',
+        "synonyms": "mean",
+        "encoder": "tower-6",
+        "width": "6",
+    }
+    save_file(tensors, tmp_path / "old.safetensors", metadata)
+    loaded = Vocabulary.load(tmp_path / "old.safetensors")
+    assert loaded == vocabulary
+    assert loaded.thresholds is None
+    assert loaded.definitions == ("it purrs", "")
+
+
+def found(*detections):
+    """Instances of (class, score)."""
+    classes, scores = zip(*detections, strict=True) if detections else ((), ())
+    return Instances(
+        (9, 9),
+        pred_classes=torch.tensor(classes, dtype=torch.int64),
+        scores=torch.tensor(scores, dtype=torch.float32),
+    )
+
+
+def test_thresholds_of_labels_are_kept_and_applied(tmp_path):
+    vocabulary = Vocabulary.from_names(["cat", "dog", "cow"]).encode(encode_phrases)
+    assert vocabulary.above_thresholds(found((0, 0.0))).scores.tolist() == [0]
+    vocabulary = vocabulary.with_thresholds({"cow": 0.5, "cat": 0.25})
+    assert vocabulary.thresholds == (0.25, 0.0, 0.5)
+    vocabulary.save(tmp_path / "v.safetensors")
+    loaded = Vocabulary.load(tmp_path / "v.safetensors")
+    assert loaded == vocabulary
+    kept = loaded.above_thresholds(found((0, 0.25), (0, 0.2), (2, 0.4), (1, 0.01), (2, 0.6)))
+    assert kept.pred_classes.tolist() == [0, 1, 2]
+    assert kept.scores.tolist() == pytest.approx([0.25, 0.01, 0.6])
+    assert len(loaded.above_thresholds(found())) == 0
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "reason"),
+    [({"dog": 0.5}, "'dog', which is not a label"), ({"cat": 2}, "0 to 1")],
+)
+def test_thresholds_are_checked(thresholds, reason):
+    with pytest.raises(UserError, match=reason):
+        Vocabulary.from_names(["cat"]).with_thresholds(thresholds)
+
+
+def test_the_description_counts_labels_and_prompts():
+    assert Vocabulary.from_names(["cat"]).description == "1 name (cat)"
+    names = [["truck", "lorry", "van"], "cat", "dog", ["cow", "cattle"]]
+    plain = Vocabulary.from_names(names, definitions={"cat": "it purrs"}, synonyms="max")
+    assert plain.description == ("4 names (truck, cat, ...), 1 with definitions, 3 synonyms by max")
+    templates = ("a {}", "the {}", "{}")
+    every = dict.fromkeys(("truck", "cat", "dog", "cow"), "a thing")
+    full = Vocabulary.from_names(names, templates, every).encode(encode_phrases, "tower-6")
+    assert full.description == (
+        "4 names (truck, cat, ...), 3 templates (a {}, the {}, ...), with definitions, "
+        "3 synonyms by mean, text encoder tower-6"
+    )
+    assert full.definitions == ("a thing",) * 4
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """A data set with unordered names, one of them repeated and one blank."""
+    categories = [
+        {"id": 7, "name": "spray_can", "synonyms": ["spray_can", "aerosol"]},
+        {"id": 3, "name": "cat", "synonyms": []},
+        {"id": 9, "name": "cat"},
+        {"id": 11, "name": ""},
+    ]
+    path = tmp_path / "set.json"
+    path.write_text(json.dumps({"images": [], "annotations": [], "categories": categories}))
+    name = "a_set_of_the_vocabulary_tests"
+    detection_set(name, str(path), str(tmp_path))
+    yield name
+    DatasetCatalog.remove(name)
+    MetadataCatalog.remove(name)
+
+
+def test_the_vocabulary_of_a_data_set_has_a_label_for_each_class(dataset):
+    vocabulary = Vocabulary.of_dataset(dataset)
+    assert vocabulary.labels == ("cat", "spray can", "cat", "")
+    assert vocabulary.label_of_row is None
+    assert vocabulary.encode(encode_phrases).embeddings.shape == (4, WIDTH)
+    concepts = ConceptDictionary([Concept("spray can", "it sprays"), Concept("cat")])
+    defined = Vocabulary.of_dataset(dataset, ["a {}"], concepts)
+    assert [rows for (rows,) in defined.prompts] == [
+        ("a cat",), ("a spray can, it sprays",), ("a cat",), ("a ",)
+    ]  # fmt: skip
+    assert defined.description == (
+        "4 names (cat, spray can, ...), 1 template (a {}), 1 with definitions"
+    )
+
+
+def test_synonyms_of_a_data_set_are_used_where_a_rule_is_given(dataset):
+    by_max = Vocabulary.of_dataset(dataset, synonyms="max")
+    assert by_max.prompts[1] == (("spray can",), ("aerosol",))
+    assert by_max.label_of_row.tolist() == [0, 1, 1, 2, 3]
+    assert Vocabulary.of_dataset(dataset, synonyms="mean").prompts[1] == (("spray can", "aerosol"),)
+
+
+class Model:
+    embed_dim = WIDTH
+    text_identity = "tower-6"
+    encode_phrases = staticmethod(encode_phrases)
+
+
+def test_a_vocabulary_is_encoded_by_the_model_or_must_match_it():
+    encoded = Vocabulary.from_names(["cat"]).encode_with(Model())
+    assert encoded.encoder == "tower-6"
+    assert encoded.encode_with(Model()) is encoded
+    other = Model()
+    other.embed_dim = 8
+    with pytest.raises(UserError, match="6 wide and the model's are 8"):
+        encoded.encode_with(other)
+    without = Model()
+    without.text_identity = None
+    assert encoded.encode_with(without) is encoded
+
+
+def test_a_vocabulary_of_another_encoder_or_width_is_refused():
     vocabulary = Vocabulary.from_names(["cat"]).encode(encode_phrases, "tower-6")
     vocabulary.check_fits("", WIDTH)
     with pytest.raises(UserError, match="6 wide and the model's are 8"):
@@ -287,6 +421,7 @@ def test_damaged_files_are_refused(tmp_path):
         ({"synonyms": "best"}, "its rule for synonyms is 'best'"),
         ({"width": "wide"}, "damaged"),
         ({"width": "7"}, "of width 7"),
+        ({"thresholds": "[0.5]"}, "1 thresholds for its 2 labels"),
         ({"format": "detclip2-vocabulary-1"}, "another version .* encode the names again"),
         ({"format": "safetensors"}, "no vocabulary"),
     ]:

@@ -1,4 +1,4 @@
-"""With a saved vocabulary the model needs no text tower, and no library of text models."""
+"""With a saved vocabulary, the model needs neither a text tower nor a library of text models."""
 
 import os
 import subprocess
@@ -33,7 +33,7 @@ torch.save([found.pred_boxes.tensor, found.scores, found.pred_classes], f"{folde
 
 @pytest.fixture(scope="module")
 def folder(nano_folder, tmp_path_factory):
-    """A picture, vocabularies with what they find, and the model without its text tower."""
+    """An image, vocabularies with their detections, and the model without its text tower."""
     folder = tmp_path_factory.mktemp("without")
     pixels = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(folder / "picture.png")
@@ -58,6 +58,7 @@ def folder(nano_folder, tmp_path_factory):
 @pytest.mark.parametrize(
     ("weights", "rule"), [("with.safetensors", "mean"), ("without.safetensors", "max")]
 )
+@pytest.mark.processes
 def test_a_saved_vocabulary_is_enough(folder, weights, rule):
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", PREDICT, str(folder), weights, rule],
@@ -72,7 +73,7 @@ def test_a_saved_vocabulary_is_enough(folder, weights, rule):
         assert torch.equal(own, other)
 
 
-def test_the_rules_find_different_things(folder):
+def test_the_synonym_rules_give_different_results(folder):
     (_, by_mean, _), (_, by_max, _) = (
         torch.load(folder / rule, weights_only=True) for rule in ("mean", "max")
     )
@@ -83,10 +84,10 @@ def test_names_need_a_text_tower(folder):
     predictor = OpenVocabularyPredictor(
         folder / "config.yaml", folder / "without.safetensors", "cpu"
     )
-    with pytest.raises(UserError, match="no text tower: give it a vocabulary of ready embeddings"):
+    with pytest.raises(UserError, match="no text tower: give it a vocabulary that is encoded"):
         predictor.set_vocabulary(["cat"])
 
 
-def test_weights_must_be_whole_for_a_model_with_text_tower(folder, nano_folder):
+def test_weights_must_be_complete_for_a_model_with_text_tower(folder, nano_folder):
     with pytest.raises(UserError, match=r"missing text_tower\."):
         OpenVocabularyPredictor(nano_folder / "config.yaml", folder / "without.safetensors", "cpu")

@@ -11,7 +11,7 @@ from detclip2.modeling.backbone import TimmBackbone, feature_pyramid
 from detclip2.utils.errors import UserError
 
 SWIN = "swin_tiny_patch4_window7_224"
-# The architecture of Swin with few channels, in windows so small that a small image has several.
+# Swin with few channels, and with windows so small that a small image has several.
 FEW = {"embed_dim": 8, "depths": (2, 2, 2, 2), "num_heads": (1, 2, 2, 4), "window_size": 3}
 STAGES = (1, 2, 3)  # strides 8, 16, 32
 
@@ -40,10 +40,10 @@ def assert_same_features(backbone, model, x):
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory):
-    """The weights of a small Swin, in a file too."""
+    """The weights of a small Swin, also in a file."""
     torch.manual_seed(0)
     state = timm.create_model(SWIN, **FEW).state_dict()
-    for tensor in state.values():  # biases that start as zero would hide in which order they are
+    for tensor in state.values():  # initial zero biases would hide their order
         tensor += 0.02 * torch.randn(tensor.shape)
     path = tmp_path_factory.mktemp("weights") / "swin.safetensors"
     save_file(state, path)
@@ -52,23 +52,25 @@ def few(tmp_path_factory):
 
 # The last stage of the larger ones has more than a window of 3 x 3.
 @pytest.mark.parametrize("size", [(128, 128), (128, 160), (224, 192), (320, 128)])
-def test_swin_equals_timms_at_every_size(few, size):
+def test_swin_equals_timm_at_every_size(few, size):
     state, path = few
     backbone = TimmBackbone(SWIN, norm_outputs=False, weights=path, **FEW).eval()
     assert_same_features(backbone, timm_model(size, state, **FEW), image(*size))
 
 
 @pytest.mark.parametrize("size", [(32, 32), (64, 96), (96, 96)])
-def test_swin_equals_timms_where_a_stage_fits_into_one_window(few, size):
-    """There timm shrinks the window, and with it a parameter, to the size that it is made for. One
-    model for all sizes cannot, so ours is the one with timm's option to keep the windows."""
+def test_swin_equals_timm_if_a_stage_fits_into_one_window(few, size):
+    """timm then shrinks the window, and with it a parameter, to its input size.
+
+    A model for all sizes cannot, so ours equals timm's with its option to keep the windows.
+    """
     state, path = few
     backbone = TimmBackbone(SWIN, norm_outputs=False, weights=path, **FEW).eval()
     model = timm_model(size, state, always_partition=True, **FEW)
     assert_same_features(backbone, model, image(*size))
 
 
-def test_swin_t_equals_timms():
+def test_swin_t_equals_timm():
     torch.manual_seed(0)
     backbone = TimmBackbone(SWIN, norm_outputs=False).eval()
     model = timm.create_model(SWIN, img_size=(256, 288)).eval()
@@ -81,7 +83,7 @@ def test_swin_t_equals_timms():
     assert_same_features(backbone, model, image(256, 288))
 
 
-def test_other_models_equal_timms(tmp_path):
+def test_other_models_equal_timm(tmp_path):
     args = {"layers": (1, 1, 1, 1), "channels": (8, 8, 16, 16), "stem_width": 8}
     torch.manual_seed(0)
     model = timm.create_model("resnet10t", **args).eval()
@@ -96,7 +98,7 @@ def test_other_models_equal_timms(tmp_path):
 
 
 def test_checkpoints_of_swins_authors_are_read(few, tmp_path):
-    """They keep what joins two stages with the stage before, and buffers that timm does not."""
+    """They store patch merging in the earlier stage, and buffers that timm does not have."""
     state, path = few
     old = {}
     for key, value in state.items():
@@ -132,7 +134,7 @@ def test_outputs_are_normalised_over_channels():
         )
 
 
-def test_fused_attention_has_the_gradients_of_the_plain_one(few):
+def test_fused_attention_has_the_gradients_of_plain_attention(few):
     _, path = few
     fused = TimmBackbone(SWIN, drop_path_rate=0.0, weights=path, **FEW)
     plain = deepcopy(fused)

@@ -1,4 +1,4 @@
-"""What makes inference fast changes nothing but the time, and stays: counted, not timed."""
+"""Optimizations of inference keep results and stay in use; operations are counted, not timed."""
 
 import contextlib
 
@@ -41,27 +41,26 @@ def image(height=200, width=260):
 
 
 def random_offsets(model):
-    """A trained deformable layer samples elsewhere than a new one."""
+    """A trained deformable layer has other offsets than a new one."""
     layer = model.head.deformable.offsets_and_mask
     torch.nn.init.normal_(layer.weight, std=0.01)
     torch.nn.init.normal_(layer.bias)
 
 
-def scores_and_boxes(model, picture, vocabulary):
-    """Of all K anchors: (K, C) scores and (K, 4) boxes."""
-    images = model.preprocess_images([{"image": picture}])
-    predictions, anchors = model.predict(images)
-    similarity = model.align(predictions.regions[0], vocabulary)
-    scores = (similarity.sigmoid() * predictions.centerness[0].sigmoid()[:, None]).sqrt()
-    return scores, model.decode(predictions, anchors, images)[0]
+def scores_and_boxes(model, pixels, vocabulary):
+    """Scores (K, C) and boxes (K, 4) of all anchors."""
+    outputs = model.encode_images(model.preprocess_image([{"image": pixels}]))
+    similarity = model.align(outputs.regions[0], vocabulary)
+    scores = (similarity.sigmoid() * outputs.centerness[0].sigmoid()[:, None]).sqrt()
+    return scores, outputs.boxes[0]
 
 
 @torch.no_grad()
-def check(model, monkeypatch, picture, vocabulary):
+def check(model, monkeypatch, pixels, vocabulary):
     model.eval()
-    scores, boxes = scores_and_boxes(model, picture, vocabulary)
+    scores, boxes = scores_and_boxes(model, pixels, vocabulary)
     with plain_paths(monkeypatch):
-        plain_scores, plain_boxes = scores_and_boxes(model, picture, vocabulary)
+        plain_scores, plain_boxes = scores_and_boxes(model, pixels, vocabulary)
     torch.testing.assert_close(scores, plain_scores, atol=1e-5, rtol=0)
     torch.testing.assert_close(boxes, plain_boxes, atol=0.02, rtol=0)
 
@@ -73,7 +72,7 @@ def test_scores_at_random_weights(models, monkeypatch, size):
     config.text_tower = None
     model: DetCLIPv2 = instantiate(config)
     random_offsets(model)
-    # Similarities as far from each other as a trained model has them.
+    # Similarities with the spread of a trained model.
     model.align.log_scale.data.fill_(1.5)
     model.align.bias.data.fill_(-1)
     check(model, monkeypatch, image(), torch.randn(20, model.embed_dim))
@@ -81,17 +80,17 @@ def test_scores_at_random_weights(models, monkeypatch, size):
 
 @pytest.fixture(scope="module")
 def trained(models):
-    """A nano model after some steps on one picture, and the picture."""
+    """A nano model after some steps on one image, and the image."""
     torch.manual_seed(0)
     model = instantiate(models.nano).train()
     random_offsets(model)
-    picture = image(192, 256)
+    pixels = image(192, 256)
     instances = Instances((192, 256))
     instances.gt_boxes = Boxes(torch.tensor([[0.0, 0, 43, 32], [86, 64, 171, 160]]))
     instances.gt_classes = torch.tensor([0, 1])
     sample = {
-        "image": picture,
-        "source": "detection",
+        "image": pixels,
+        "supervision": "detection",
         "phrases": NAMES,
         "num_positives": 2,
         "instances": instances,
@@ -102,25 +101,26 @@ def trained(models):
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    return model.eval(), picture
+    return model.eval(), pixels
 
 
+@pytest.mark.slow
 def test_scores_after_training(trained, monkeypatch):
-    model, picture = trained
-    check(model, monkeypatch, picture, model.encode_phrases(NAMES).detach())
+    model, pixels = trained
+    check(model, monkeypatch, pixels, model.encode_phrases(NAMES).detach())
 
 
-def test_detections_of_the_model_that_ships(monkeypatch):
+def test_detections_of_the_shipped_model(monkeypatch):
     scenes = EmojiScenes(200, "val", count=1, size=320, seed=1)
-    picture = torch.from_numpy(scenes[0]["image"]).permute(2, 0, 1)
+    pixels = torch.from_numpy(scenes[0]["image"]).permute(2, 0, 1)
     model = OpenVocabularyPredictor(device="cpu").model
     model.set_vocabulary(scenes.class_names)
-    found = model([{"image": picture}])[0]["instances"]
+    found = model([{"image": pixels}])[0]["instances"]
     with plain_paths(monkeypatch):
-        plain = model([{"image": picture}])[0]["instances"]
+        plain = model([{"image": pixels}])[0]["instances"]
     assert len(found) == len(plain) > 10
     torch.testing.assert_close(found.scores, plain.scores, atol=1e-5, rtol=0)
-    # Two that score the same may stand in either order.
+    # Detections with equal scores can be in either order.
     for score, name, box in zip(
         found.scores, found.pred_classes, found.pred_boxes.tensor, strict=True
     ):
@@ -129,16 +129,16 @@ def test_detections_of_the_model_that_ships(monkeypatch):
         assert (same & near).any()
 
 
-def macs(model, names, picture=(64, 64)):
+def macs(model, names, pixels=(64, 64)):
     """Multiply-adds from an image to its detections."""
     model.set_vocabulary(torch.ones(names, model.embed_dim))
     with torch.backends.nnpack.flags(enabled=False), FlopCounterMode(display=False) as counter:
-        model([{"image": torch.zeros(3, *picture)}])
+        model([{"image": torch.zeros(3, *pixels)}])
     return counter.get_total_flops() // 2
 
 
 def test_a_name_costs_one_product_with_each_anchor(tiny_model):
-    """And with no text tower, however many names there are."""
+    """The text tower is not run, for any number of names."""
     model = tiny_model.eval()
     anchors = 8 * 8 + 4 * 4 + 2 * 2 + 1 + 1
     few, many = macs(model, 10), macs(model, 250)
@@ -146,7 +146,7 @@ def test_a_name_costs_one_product_with_each_anchor(tiny_model):
 
 
 def test_anchors_without_centerness_are_not_compared(tiny_model):
-    """Below the square of the score threshold no name can save them."""
+    """Below the square of the score threshold, no similarity makes them detections."""
     model = tiny_model.eval()
     before = macs(model, 100)
     torch.nn.init.zeros_(model.head.centerness.weight)
@@ -155,7 +155,7 @@ def test_anchors_without_centerness_are_not_compared(tiny_model):
     assert before - macs(model, 100) == 100 * anchors * model.embed_dim
 
 
-def test_the_deformable_layer_multiplies_each_place_once(tiny_model):
+def test_the_deformable_layer_multiplies_each_location_once(tiny_model):
     layer = tiny_model.head.deformable.eval()
     channels = tiny_model.head.region.in_channels
     x = torch.randn(1, channels, 40, 30)
@@ -165,7 +165,7 @@ def test_the_deformable_layer_multiplies_each_place_once(tiny_model):
     assert counter.get_total_flops() // 2 == 40 * 30 * 9 * channels * (channels + 27)
 
 
-def test_an_image_pays_for_no_text(tiny_model, monkeypatch):
+def test_an_image_runs_no_text_tower(tiny_model, monkeypatch):
     model = tiny_model.eval()
     calls = []
     encode = model.text_tower.forward
@@ -178,8 +178,28 @@ def test_an_image_pays_for_no_text(tiny_model, monkeypatch):
     assert calls == [len(NAMES)]
 
 
+@pytest.mark.parametrize("own", [False, True])
+def test_a_vocabulary_is_prepared_once_and_not_for_each_image(tiny_model, monkeypatch, own):
+    model = tiny_model.eval()
+    prepared = []
+    phrases = model.align.phrases
+    monkeypatch.setattr(model.align, "phrases", lambda x: prepared.append(len(x)) or phrases(x))
+    embeddings = model.encode_phrases(NAMES)
+    samples = [{"image": torch.zeros(3, 64, 64)}, {"image": torch.zeros(3, 64, 96)}]
+    model.set_vocabulary(embeddings)
+    state = model.prepare_vocabulary(embeddings)
+    if own:
+        samples = [{**sample, "vocabulary": state} for sample in samples]
+    for _ in range(3):
+        model(samples)
+    assert prepared == [len(NAMES)]
+    prepared.clear()
+    model([{**sample, "vocabulary": embeddings} for sample in samples])
+    assert prepared == [len(NAMES)], "samples of a call that share embeddings"
+
+
 def test_a_batch_encodes_each_phrase_once(tiny_model, monkeypatch):
-    """In training too: phrases that samples share are there once."""
+    """In training too: phrases shared by samples are encoded once."""
     calls = []
     encode = tiny_model.text_tower.forward
     monkeypatch.setattr(
@@ -188,7 +208,7 @@ def test_a_batch_encodes_each_phrase_once(tiny_model, monkeypatch):
     samples = [
         {
             "image": torch.zeros(3, 64, 64),
-            "source": "caption",
+            "supervision": "caption",
             "phrases": ["a cat", "a dog", f"thing {i % 2}"],
             "num_positives": 3,
         }

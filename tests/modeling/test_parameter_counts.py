@@ -38,8 +38,10 @@ def table(request):
 
 
 def build(config):
-    """A model without memory for its weights, and with CLIP's text model by its default sizes, the
-    ones of ViT-B/32, where the config names the files of that."""
+    """A model without memory for its weights.
+
+    A text model from CLIP's files is replaced by one of CLIP's default sizes, those of ViT-B/32.
+    """
     config = deepcopy(config)
     with torch.device("meta"):
         if config.text_tower.model.path == "openai/clip-vit-base-patch32":
@@ -53,14 +55,14 @@ def test_every_size_is_in_the_table(models, table):
 
 
 @pytest.mark.parametrize("size", BACKBONES)
-def test_sizes_are_those_of_the_table(models, table, size):
+def test_sizes_equal_the_table(models, table, size):
     model = build(models[size])
     text, total = count(model.text_tower), count(model)
     counted = [f"{number / 1e6:.1f}" for number in (total - text, text, total)]
     assert table.get(size) == [BACKBONES[size], *counted]
 
 
-def test_clips_text_model_has_the_size_that_is_known(models):
+def test_clips_text_model_has_its_published_size(models):
     tower = build(models.swin_t).text_tower
     assert count(tower.model) == 63_165_952  # of ViT-B/32
     assert count(tower.projection) == 512 * 256

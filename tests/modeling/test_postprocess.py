@@ -3,13 +3,16 @@
 import pytest
 import torch
 from detectron2.modeling.box_regression import Box2BoxTransform
+from detectron2.structures import Boxes
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torchvision.ops import nms
 
 from detclip2.modeling import postprocess
 from detclip2.modeling.alignment import Alignment
-from detclip2.modeling.postprocess import PostProcess, TopKPerPhrase
+from detclip2.modeling.heads.outputs import HeadOutputs
+from detclip2.modeling.postprocess import DetectionThresholds, PostProcess, TopKPerPhrase
+from detclip2.modeling.text.text_bank import VocabularyState
 
 K, C, D = 60, 4, 6
 SIZE = (50, 70)  # height, width
@@ -17,7 +20,7 @@ TRANSFORM = Box2BoxTransform(weights=(10.0, 10.0, 5.0, 5.0))
 
 
 class Outputs:
-    """Random outputs of the head for one image: boxes that overlap, and leave the image."""
+    """Random outputs of the head for one image: boxes that overlap or extend beyond the image."""
 
     def __init__(self, seed=0, classes=C):
         generator = torch.Generator().manual_seed(seed)
@@ -29,18 +32,25 @@ class Outputs:
         self.vocabulary = torch.randn(classes, D, generator=generator)
         self.align = Alignment(prior=0.3)
 
-    def detect(self, kind=PostProcess, **options):
+    def records(self):
+        """For a batch of two; this image is the second."""
+
+        def second(x):
+            return torch.stack([torch.full_like(x, torch.nan), x])
+
+        outputs = HeadOutputs(
+            second(self.regions),
+            second(self.deltas),
+            second(self.centerness),
+            anchors=[Boxes(self.anchors[:20]), Boxes(self.anchors[20:])],
+            image_sizes=[(1, 1), SIZE],
+            box2box_transform=TRANSFORM,
+        )
+        return outputs, 1, VocabularyState(self.align, self.vocabulary)
+
+    def detect(self, kind=PostProcess, thresholds=None, **options):
         with torch.no_grad():
-            return kind(**options)(
-                self.regions,
-                self.deltas,
-                self.centerness,
-                self.anchors,
-                self.vocabulary,
-                self.align,
-                TRANSFORM,
-                SIZE,
-            )
+            return kind(**options)(*self.records(), thresholds)
 
 
 @torch.no_grad()
@@ -96,7 +106,9 @@ def slow_detections(
     ],
     ids=str,
 )
-def test_detections_equal_the_plain_ones(monkeypatch, options, class_agnostic_nms, pairs_at_once):
+def test_detections_equal_a_plain_reference(
+    monkeypatch, options, class_agnostic_nms, pairs_at_once
+):
     monkeypatch.setitem(postprocess.PAIRS_AT_ONCE, "cpu", pairs_at_once)
     monkeypatch.setitem(postprocess.NAMES_AT_ONCE, "cpu", 3 if pairs_at_once < 100 else 1000)
     options = {**options, "class_agnostic_nms": class_agnostic_nms}
@@ -113,6 +125,18 @@ def test_detections_equal_the_plain_ones(monkeypatch, options, class_agnostic_nm
     assert bool(expected) == (options.get("score_threshold") != 1.0)
 
 
+@pytest.mark.parametrize("kind", [PostProcess, TopKPerPhrase])
+def test_thresholds_of_a_call_override_its_own(kind):
+    outputs = Outputs()
+    options = {"nms_threshold": 0.3, "max_detections": 5}
+    expected = outputs.detect(kind, **options)
+    found = outputs.detect(kind, DetectionThresholds(nms_threshold=0.3), max_detections=5)
+    assert torch.equal(found.scores, expected.scores)
+    assert torch.equal(found.pred_boxes.tensor, expected.pred_boxes.tensor)
+    sure = outputs.detect(kind, DetectionThresholds(score_threshold=0.7), **options)
+    assert 0 < len(sure) == int((expected.scores > 0.7).sum()) < len(expected)
+
+
 def test_boxes_are_inside_the_image_and_have_area():
     found = Outputs().detect(score_threshold=0.0, nms_threshold=1.0)
     boxes = found.pred_boxes.tensor
@@ -120,7 +144,7 @@ def test_boxes_are_inside_the_image_and_have_area():
     assert boxes[:, 0::2].max() == SIZE[1]
     assert boxes[:, 1::2].max() == SIZE[0]
     assert found.pred_boxes.nonempty().all()
-    assert len(found) < K * C  # some anchors are wholly outside
+    assert len(found) < K * C  # some anchors are entirely outside
 
 
 def test_no_names_and_one_name():
@@ -129,7 +153,7 @@ def test_no_names_and_one_name():
     assert set(Outputs(classes=1).detect().pred_classes.tolist()) == {0}
 
 
-def test_what_is_not_a_number_is_not_detected():
+def test_nan_is_not_detected():
     outputs = Outputs()
     outputs.centerness[:20] = float("nan")
     outputs.regions[20:40] = float("nan")
@@ -140,7 +164,7 @@ def test_what_is_not_a_number_is_not_detected():
     assert found.scores.isfinite().all()
 
 
-def test_a_name_that_is_not_a_number_hides_no_other():
+def test_a_nan_score_of_one_name_hides_no_other():
     outputs = Outputs()
     expected = [pair for pair in slow_detections(outputs) if pair[1] != 2]
     outputs.vocabulary[2] = float("nan")
@@ -161,7 +185,7 @@ def test_half_precision_is_scored_in_single():
 
 @pytest.mark.parametrize("kept", [1, 3, 100])
 @pytest.mark.parametrize("seed", range(3))
-def test_best_of_each_name_is_one_name_at_a_time(seed, kept):
+def test_best_of_each_name_equals_one_name_at_a_time(seed, kept):
     outputs = Outputs(seed)
     found = outputs.detect(TopKPerPhrase, max_detections=kept)
     assert (found.scores[:-1] >= found.scores[1:]).all()
@@ -178,19 +202,19 @@ def test_best_of_each_name_is_one_name_at_a_time(seed, kept):
             torch.testing.assert_close(box, slow_box)
 
 
-def test_best_of_each_name_has_boxes_for_hopeless_names():
+def test_best_of_each_name_has_boxes_for_names_with_low_scores():
     outputs = Outputs()
     outputs.align = Alignment(prior=1e-30)
     assert len(outputs.detect()) == 0
     assert outputs.detect(TopKPerPhrase).pred_classes.unique().tolist() == list(range(C))
 
 
-def test_best_of_each_name_candidates_are_of_a_name():
+def test_best_of_each_name_limits_candidates_by_name():
     found = Outputs().detect(TopKPerPhrase, max_candidates=1)
     assert sorted(found.pred_classes.tolist()) == list(range(C))
 
 
-def test_best_of_each_name_ignores_what_is_broken():
+def test_best_of_each_name_ignores_non_finite_values():
     outputs = Outputs()
     outputs.regions[:10] = torch.nan
     outputs.deltas[10:20] = torch.nan
@@ -200,7 +224,7 @@ def test_best_of_each_name_ignores_what_is_broken():
     for field in ("anchors", "deltas", "regions", "centerness"):
         setattr(sound, field, getattr(sound, field)[30:])
     expected = sound.detect(TopKPerPhrase, max_detections=100)
-    # Not to the bit: how a product of matrices rounds depends on their sizes.
+    # Not bit-identical: rounding of a matrix product depends on its size.
     torch.testing.assert_close(found.scores, expected.scores, atol=0, rtol=1e-6)
     assert torch.equal(found.pred_boxes.tensor, expected.pred_boxes.tensor)
 
@@ -222,9 +246,7 @@ def test_the_similarities_are_never_all_in_memory(monkeypatch):
 
     kind = PostProcess(max_candidates=100)
     with torch.no_grad(), Sizes():
-        found = kind.candidates(
-            outputs.regions, outputs.centerness, outputs.vocabulary, outputs.align
-        )
+        found = kind.candidates(*outputs.records(), kind.thresholds.score_threshold)
     assert len(found[0]) == 100
     # a pair above the threshold has two indices; the vocabulary itself is 500 x 6
     assert max(sizes) <= 2 * 2000 < K * 500

@@ -25,12 +25,12 @@ def sigmoid(*logits):
         ("text_batch_centerness", sigmoid(2.0, 3.0) * sigmoid(-0.3, 1.1)),
     ],
 )
-def test_scores_are_what_table_2a_names(kind, expected):
+def test_scores_equal_their_definition(kind, expected):
     scores = proposal_scores(kind, SIMILARITY, OWN, CENTERNESS, OBJECTNESS)
     torch.testing.assert_close(scores.exp(), expected)
 
 
-def test_confident_scores_stay_apart_in_half_precision():
+def test_confident_scores_remain_distinct_in_half_precision():
     similarity = torch.tensor([[20.0], [21.0]], dtype=torch.bfloat16)
     first, second = proposal_scores("text_batch", similarity, OWN[:0], CENTERNESS)
     assert first < second
@@ -47,7 +47,7 @@ def test_scores_without_phrases():
 
 
 @pytest.mark.parametrize("kind", ["class", "iou"])
-def test_what_the_head_does_not_predict_is_said(kind):
+def test_a_score_that_the_head_does_not_predict_is_refused(kind):
     with pytest.raises(ValueError, match=f"'{kind}' is that of the head's objectness"):
         proposal_scores(kind, SIMILARITY, OWN, CENTERNESS)
 

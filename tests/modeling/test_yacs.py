@@ -1,6 +1,8 @@
 """The model from a yacs config, and Detectron2's own predictor and trainer with it."""
 
 import json
+import subprocess
+import sys
 import uuid
 
 import pytest
@@ -13,6 +15,7 @@ from detectron2.modeling import build_model
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from detclip2 import modeling
 from detclip2.data.datasets.detection import category_names, detection_records
 from detclip2.data.hybrid_loader import HybridLoader, Source
 from detclip2.data.mappers import DetectionMapper
@@ -29,7 +32,7 @@ NAMES = ["red apple", "fire engine", "пёс"]
 
 @pytest.fixture
 def cfg(tmp_path):
-    """The model of `tiny_config`, in yacs's words."""
+    """The model of `tiny_config`, as a yacs config."""
     cfg = get_cfg()
     add_detclip_config(cfg)
     cfg.MODEL.DEVICE = "cpu"
@@ -54,7 +57,7 @@ def cfg(tmp_path):
 
 
 def settings(model):
-    """Everything that a model was told, beside its weights."""
+    """All settings of a model besides its weights."""
     parts = {"tower": model.text_tower, "postprocess": model.postprocess, "align": model.align}
     parts.update(box_losses=model.box_losses, contrast=model.contrast, head=model.head)
     found = {
@@ -64,6 +67,10 @@ def settings(model):
         if isinstance(value, int | float | str | bool) and key != "training"
     }
     found["assigner"] = vars(model.box_losses.assigner)
+    found["thresholds"] = vars(model.postprocess.thresholds)
+    found["box2box_transform"] = tuple(model.box2box_transform.weights)
+    found["head_in_features"] = model.head_in_features
+    found["anchors"] = [cell.shape for cell in model.anchor_generator.cell_anchors.buffers()]
     found["pixels"] = (model.pixel_mean.shape, model.pixel_std.shape)
     return found
 
@@ -72,16 +79,16 @@ def shapes(model):
     return {name: tensor.shape for name, tensor in model.state_dict().items()}
 
 
-def test_it_is_the_model_of_the_lazy_config(cfg, tiny_model):
+def test_the_model_equals_that_of_the_lazy_config(cfg, tiny_model):
     model = build_model(cfg)
     assert isinstance(model, DetCLIPv2)
     assert shapes(model) == shapes(tiny_model)
-    cfg.TEST.DETECTIONS_PER_IMAGE = tiny_model.postprocess.max_detections
+    cfg.TEST.DETECTIONS_PER_IMAGE = tiny_model.postprocess.thresholds.max_detections
     assert settings(build_model(cfg)) == settings(tiny_model)
     assert torch.equal(model.pixel_mean, tiny_model.pixel_mean)
     assert torch.equal(model.pixel_std, tiny_model.pixel_std)
     assert model.input_format == cfg.INPUT.FORMAT
-    # Beside what is drawn at random: where trainings start.
+    # Initial values that are not random.
     for name in ("align.log_scale", "align.bias"):
         assert torch.equal(model.state_dict()[name], tiny_model.state_dict()[name])
     for tower in (model.text_tower, tiny_model.text_tower):
@@ -113,7 +120,7 @@ def test_the_defaults_are_swin_t(monkeypatch, request):
     assert settings(ours) == settings(theirs)
 
 
-def test_a_config_survives_its_file(cfg, tmp_path):
+def test_a_config_is_unchanged_by_dumping_and_loading(cfg, tmp_path):
     (tmp_path / "config.yaml").write_text(cfg.dump())
     again = get_cfg()
     add_detclip_config(again)
@@ -132,6 +139,44 @@ def test_names_of_the_test_set_are_the_vocabulary(cfg):
     build_model(cfg).set_vocabulary(["later"])
 
 
+BUILD = """
+from detectron2.config import get_cfg
+from detectron2.modeling import build_model
+{imports}
+cfg = get_cfg()
+add_detclip_config(cfg)
+cfg.MODEL.DEVICE = "cpu"
+cfg.MODEL.DETCLIP.update(TIMM_NAME="resnet10t", NORM_OUTPUTS=False, DROP_PATH_RATE=0.0)
+cfg.MODEL.DETCLIP.update(TEXT_TOWER="resource://text_tower_nano", TEXT_WEIGHTS="fresh")
+print(type(build_model(cfg)).__name__)
+"""
+
+
+@pytest.mark.parametrize("module", ["detclip2.modeling.yacs", "detclip2.modeling"])
+def test_nothing_else_need_be_imported(module):
+    """In a new process: in this one, other tests have imported and registered everything."""
+    code = BUILD.format(imports=f"from {module} import add_detclip_config")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "DetCLIPv2", done.stderr
+
+
+def test_every_public_name_of_modeling_is_there():
+    assert all(getattr(modeling, name) is not None for name in modeling.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'DetCLIP'"):
+        modeling.DetCLIP  # noqa: B018
+
+
+def test_modeling_imports_no_room_above_it():
+    code = (
+        "import sys; from detclip2 import modeling; "
+        "[getattr(modeling, name) for name in modeling.__all__]; "
+        "print(*(m for m in sys.modules if m.startswith('detclip2.') or m == 'rich'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    rooms = {".".join(module.split(".")[:2]) for module in done.stdout.split()}
+    assert rooms == {"detclip2.modeling", "detclip2.resources", "detclip2.utils"}
+
+
 def test_weights_of_the_text_tower_are_named(cfg):
     cfg.MODEL.DETCLIP.TEXT_WEIGHTS = "any"
     with pytest.raises(UserError, match="TEXT_WEIGHTS is 'any'; expected 'pretrained' or 'fresh'"):
@@ -139,7 +184,7 @@ def test_weights_of_the_text_tower_are_named(cfg):
 
 
 def nano(cfg, folder):
-    """The shipped nano model in yacs's words, and the folder's weights."""
+    """The shipped nano model as a yacs config, with the folder's weights."""
     cfg.MODEL.FPN.OUT_CHANNELS = 96
     node = cfg.MODEL.DETCLIP
     node.TIMM_ARGS = [
@@ -159,10 +204,10 @@ def nano(cfg, folder):
 
 
 @pytest.mark.parametrize("size", [(80, 100), (64, 200), (33, 47)])
-def test_default_predictor_detects_what_ours_does(cfg, nano_folder, size):
-    """The same weights by a yacs config and by a LazyConfig: the same numbers.
+def test_default_predictor_gives_our_detections(cfg, nano_folder, size):
+    """The same weights give the same detections from a yacs config and a LazyConfig.
 
-    But for the last bit: a Vocabulary keeps embeddings at unit length, which rounds them.
+    Only the last bit differs: a Vocabulary normalises embeddings, which rounds them.
     """
     generator = torch.Generator().manual_seed(0)
     rgb = torch.randint(256, (*size, 3), generator=generator, dtype=torch.uint8).numpy()
@@ -180,7 +225,7 @@ def test_default_predictor_detects_what_ours_does(cfg, nano_folder, size):
 
 @pytest.fixture
 def dataset(tmp_path):
-    """The name of a registered COCO json with two pictures."""
+    """The name of a registered COCO json with two images."""
     images, annotations = [], []
     for i in (1, 2):
         Image.new("RGB", (96, 64), (40 * i, 90, 160)).save(tmp_path / f"{i}.png")
@@ -196,7 +241,7 @@ def dataset(tmp_path):
 
 
 class Trainer(DefaultTrainer):
-    """What a user of Detectron2 writes to train with phrases."""
+    """The trainer that a user of Detectron2 writes to train with phrases."""
 
     @classmethod
     def build_train_loader(cls, cfg):

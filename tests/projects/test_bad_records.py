@@ -1,4 +1,4 @@
-"""A run on broken data goes on, and tells what it has left out."""
+"""A run on broken data continues, and reports skipped records."""
 
 import json
 import math
@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 
+import pytest
 from detectron2.config import LazyCall, LazyConfig
 
 from detclip2.data.hybrid_loader import Source
@@ -33,7 +34,8 @@ KINDS = {
 }
 
 
-def test_counts_by_kind_are_told_during_the_run_and_at_its_end(tmp_path):
+@pytest.mark.processes
+def test_counts_by_kind_are_reported_during_the_run_and_at_its_end(tmp_path):
     cfg = tiny_config(tmp_path / "output", iterations=9)
     sources = cfg.dataloader.train
     sources.grounding = LazyCall(Source)(
@@ -64,12 +66,12 @@ def test_counts_by_kind_are_told_during_the_run_and_at_its_end(tmp_path):
 
     log = (tmp_path / "output" / "log.txt").read_text()
     for source, kinds in KINDS.items():
-        reports = re.findall(rf"source {source}: \w+: left out (\d+)(?: \((.*)\))?", log)
+        reports = re.findall(rf"source {source}: \w+: skipped (\d+)(?: \((.*)\))?", log)
         assert len(reports) == 3 + 1, "every third iteration, and at the end"
         totals = [int(total) for total, _ in reports]
         assert totals == sorted(totals)
         counts = dict(count.rsplit(" ", 1) for count in reports[-1][1].split(", "))
         assert counts.keys() == kinds
         assert sum(map(int, counts.values())) == totals[-1]
-    # The first of each kind are logged with what was wrong, and where.
-    assert "left out (image-unreadable): /no/such/picture.jpg" in log
+    # The first of each kind are logged with fault and file.
+    assert "skipped (image-unreadable): /no/such/picture.jpg" in log

@@ -2,6 +2,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from detclip2.data.emojiscenes.categories import make_world, names_of
 from tests.helpers.tiny_training import PROJECT
 
@@ -27,20 +29,22 @@ def run_demo(output, *words):
     )
 
 
-def test_new_pictures(tmp_path):
+@pytest.mark.processes
+def test_new_images(tmp_path):
     ended = run_demo(tmp_path)
     assert ended.returncode == 0, ended.stderr
-    assert len(list((tmp_path / "pictures").iterdir())) == 3
+    assert len(list((tmp_path / "images").iterdir())) == 3
     assert len(list(tmp_path.glob("*.detections.png"))) == 3
-    # Names that never had a box are there to be found, and some are.
+    # Some names without boxes in training are found.
     new, _, found = ended.stdout.partition("never boxed in training: ")[2].partition("\n")
     assert set(new.split(", ")) <= set(names_of(make_world().novel))
     assert any(name in found for name in new.split(", "))
 
 
-def test_own_pictures_and_names(tmp_path):
+@pytest.mark.processes
+def test_own_images_and_names(tmp_path):
     run_demo(tmp_path / "first")
-    picture = tmp_path / "first" / "pictures" / "scene_0.png"
-    ended = run_demo(tmp_path / "second", picture, "--names", "drum, owl")
+    image_file = tmp_path / "first" / "images" / "scene_0.png"
+    ended = run_demo(tmp_path / "second", image_file, "--names", "drum, owl")
     assert ended.returncode == 0, ended.stderr
     assert [path.name for path in (tmp_path / "second").iterdir()] == ["scene_0.detections.png"]

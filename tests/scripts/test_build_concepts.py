@@ -1,21 +1,12 @@
-import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 
 from detclip2.data.text.concepts import Concept, ConceptDictionary
+from scripts import build_concepts as build
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "build_concepts.py"
 WORDNET = Path("/usr/share/wordnet")
-
-
-@pytest.fixture(scope="module")
-def build():
-    spec = importlib.util.spec_from_file_location("build_concepts", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize(
@@ -37,7 +28,7 @@ def build():
         ("a.json", '{"0": "dog", "1": "cat"}', [("dog", (), ""), ("cat", (), "")]),
     ],
 )
-def test_category_lists(build, tmp_path, name, text, expected):
+def test_category_lists(tmp_path, name, text, expected):
     path = tmp_path / name
     path.write_text(text)
     found = build.read_categories(path, "here")
@@ -45,7 +36,7 @@ def test_category_lists(build, tmp_path, name, text, expected):
     assert {c.source for c in found} == {"here"}
 
 
-def test_noun_phrases_with_a_minimum_count(build, tmp_path):
+def test_noun_phrases_with_a_minimum_count(tmp_path):
     path = tmp_path / "phrases.jsonl"
     lines = [{"phrases": ["Red dog", "cat"]}, {"phrases": ["red  dog"]}, {"caption": "x"}]
     path.write_text("\n".join(map(json.dumps, lines)))
@@ -55,7 +46,7 @@ def test_noun_phrases_with_a_minimum_count(build, tmp_path):
     assert build.read_phrases(tmp_path / "phrases.txt", "cc", 2)[0].count == 2
 
 
-def test_merging(build):
+def test_merging():
     merged = build.merge_concepts(
         [
             Concept("airplane", "it flies", ("aeroplane",), "lvis"),
@@ -83,7 +74,7 @@ def test_merging(build):
     ConceptDictionary(merged)
 
 
-def test_mistakes_are_sentences(build, tmp_path, capsys):
+def test_mistakes_are_sentences(tmp_path, capsys):
     output = ["--output", str(tmp_path / "out.jsonl")]
     for arguments, message in [
         (["--categories", "list.txt"], "SOURCE=FILE"),
@@ -97,7 +88,7 @@ def test_mistakes_are_sentences(build, tmp_path, capsys):
 
 
 @pytest.mark.skipif(not (WORDNET / "data.noun").exists(), reason="WordNet is not installed")
-def test_wordnet(build, tmp_path):
+def test_wordnet(tmp_path):
     names = tmp_path / "names.txt"
     names.write_text("spring\nfire engines\nno such thing\ndog\n")
     output = tmp_path / "concepts.jsonl"
@@ -120,7 +111,7 @@ def test_wordnet(build, tmp_path):
 
 
 @pytest.mark.skipif(not (WORDNET / "noun.exc").exists(), reason="WordNet is not installed")
-def test_plurals_against_wordnets_morphology(build):
+def test_plurals_against_wordnets_morphology():
     from detclip2.data.text.concepts import singular_forms
 
     wordnet = build.WordNet(WORDNET)._reader

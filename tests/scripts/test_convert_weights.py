@@ -1,8 +1,5 @@
 """Features before and after, with randomly initialised models of the libraries."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import timm
 import torch
@@ -12,18 +9,10 @@ from safetensors.torch import load_file, save_file
 from detclip2.modeling.backbone import TimmBackbone
 from detclip2.modeling.text.text_tower import load_text_model, load_tokenizer, resolve_folder
 from detclip2.utils.errors import UserError
+from scripts import convert_weights as script
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "convert_weights.py"
 NAME = "swin_tiny_patch4_window7_224"
 SMALL = {"embed_dim": 8, "depths": (1, 2, 2, 1), "num_heads": (1, 2, 2, 4)}
-
-
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("convert_weights", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -32,7 +21,7 @@ def image():
 
 
 def randomised(model):
-    """With every weight away from where it starts, biases too."""
+    """With all weights changed from their initial values, biases too."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -53,7 +42,7 @@ def assert_same(features, expected):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
-def test_swin_of_timm_and_of_its_authors(script, tmp_path, image):
+def test_swin_of_timm_and_of_its_authors(tmp_path, image):
     model = randomised(timm.create_model(NAME, num_classes=5, **SMALL))
     with torch.no_grad():
         expected = list(model.forward_intermediates(image, intermediates_only=True))[-3:]
@@ -84,7 +73,7 @@ def test_swin_of_timm_and_of_its_authors(script, tmp_path, image):
 
 
 @pytest.mark.parametrize("names", ["of files", "of modules"])
-def test_swin_of_transformers(script, tmp_path, image, names):
+def test_swin_of_transformers(tmp_path, image, names):
     config = transformers.SwinConfig(
         embed_dim=8,
         depths=[1, 2, 2, 1],
@@ -109,7 +98,7 @@ def test_swin_of_transformers(script, tmp_path, image, names):
     assert_same(features_of(output, image, norm_outputs=True), expected)
 
 
-def test_weights_that_lack_an_entry_or_are_of_another_model_are_refused(script, tmp_path, capsys):
+def test_incomplete_weights_and_weights_of_another_model_are_refused(tmp_path, capsys):
     state = timm.create_model(NAME, **SMALL).state_dict()
     del state["layers.0.blocks.0.attn.qkv.weight"]
     save_file(state, tmp_path / "less.safetensors")
@@ -124,7 +113,7 @@ def test_weights_that_lack_an_entry_or_are_of_another_model_are_refused(script, 
 
 
 def text_model(kind):
-    """A small model of a kind, as people publish it: with parts that are no text tower."""
+    """A small published model of a kind, with parts besides the text tower."""
     small = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     if kind == "clip":
         text = {**small, "hidden_size": 16, "vocab_size": 4096, "eos_token_id": 2}
@@ -141,7 +130,7 @@ def text_model(kind):
 
 
 @pytest.mark.parametrize("kind", ["clip", "bert", "minilm"])
-def test_a_text_tower_of_transformers(script, tmp_path, kind, capsys):
+def test_a_text_tower_of_transformers(tmp_path, kind, capsys):
     whole, text = text_model(kind)
     source, output = tmp_path / "source", tmp_path / "output"
     whole.save_pretrained(source)
@@ -158,7 +147,7 @@ def test_a_text_tower_of_transformers(script, tmp_path, kind, capsys):
     torch.testing.assert_close(converted, expected)
 
 
-def test_a_text_tower_that_lacks_an_entry_is_refused(script, tmp_path, capsys):
+def test_an_incomplete_text_tower_is_refused(tmp_path, capsys):
     whole, _ = text_model("minilm")
     whole.save_pretrained(tmp_path / "source")
     load_tokenizer(resolve_folder("resource://text_tower_nano")).save_pretrained(

@@ -1,6 +1,4 @@
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,22 +8,12 @@ from detclip2.data.mappers import GroundingMapper, draw_sample
 from detclip2.data.sample import check_sample
 from detclip2.data.skips import SkipCounter
 from detclip2.data.text.concepts import Concept, ConceptDictionary
-
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "derive_grounding.py"
-
-
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("derive_grounding", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
+from scripts import derive_grounding as script
 
 CATEGORIES = ["person", "dog", "hot dog", "skis", "dining table"]
 
 
-def derive(script, caption, boxes, known=None, take_all=False):
+def derive(caption, boxes, known=None, take_all=False):
     """Phrase -> indices of the boxes, for a caption of one image with boxes of these categories."""
     instances = {
         "images": [{"id": 3, "file_name": "a.jpg", "height": 9, "width": 9}],
@@ -59,18 +47,18 @@ def derive(script, caption, boxes, known=None, take_all=False):
         ("A dog.", [], {}),
     ],
 )
-def test_the_rule(script, caption, boxes, expected):
-    assert derive(script, caption, boxes) == expected
+def test_the_rule(caption, boxes, expected):
+    assert derive(caption, boxes) == expected
 
 
-def test_synonyms_and_ambiguous_phrases(script):
+def test_synonyms_and_ambiguous_phrases():
     known = ConceptDictionary([Concept("table", synonyms=("dining table", "desk"))])
-    assert derive(script, "A small desk.", ["dining table"]) == {}
-    assert derive(script, "A small desk.", ["dining table"], known) == {"small desk": [0]}
-    assert derive(script, "A dog sits.", ["dog", "dog"], take_all=True) == {"dog": [0, 1]}
+    assert derive("A small desk.", ["dining table"]) == {}
+    assert derive("A small desk.", ["dining table"], known) == {"small desk": [0]}
+    assert derive("A dog sits.", ["dog", "dog"], take_all=True) == {"dog": [0, 1]}
 
 
-def test_a_phrase_that_is_there_twice_is_found_twice(script):
+def test_a_repeated_phrase_is_found_twice():
     instances = {
         "images": [{"id": 1, "file_name": "a.jpg"}],
         "categories": [{"id": 1, "name": "dog"}, {"id": 2}],
@@ -89,7 +77,7 @@ def test_a_phrase_that_is_there_twice_is_found_twice(script):
         assert caption[begin:end] == "dog"
 
 
-def test_on_coco(script, test_data, tmp_path):
+def test_on_coco(test_data, tmp_path):
     folder = test_data / "coco_open/annotations"
     output = tmp_path / "grounding.json"
     arguments = {
@@ -111,7 +99,7 @@ def test_on_coco(script, test_data, tmp_path):
             check_sample(draw_sample(records, index, mapper, np.random.default_rng(0)), 100)
 
 
-def test_mistakes_are_sentences(script, tmp_path, capsys):
+def test_mistakes_are_sentences(tmp_path, capsys):
     nowhere = str(tmp_path / "none.json")
     assert script.main(["--instances", nowhere, "--captions", nowhere, "--output", nowhere]) == 2
     assert "none.json" in capsys.readouterr().err

@@ -1,6 +1,5 @@
-"""The table of configs in projects/DetCLIPv2/README.md is what the configs say."""
+"""The table of configs in projects/DetCLIPv2/README.md matches the configs."""
 
-import importlib.util
 import json
 import re
 from pathlib import Path
@@ -10,16 +9,10 @@ import torch
 from detectron2.config import LazyConfig, instantiate
 from fvcore.nn import FlopCountAnalysis
 
+from scripts import model_zoo as script
+
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = ROOT / "projects" / "DetCLIPv2"
-
-
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("model_zoo", ROOT / "scripts" / "model_zoo.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +26,8 @@ def rows():
     return {cells[0]: dict(zip(lines[0], cells, strict=True)) for cells in lines[1:]}
 
 
-def test_the_table_is_what_the_script_writes(script, capsys):
-    """Every config in it builds; a number that was typed would differ."""
+def test_the_table_equals_the_scripts_output(capsys):
+    """Every config in it builds; a number typed by hand would differ."""
     assert script.main(["--check"]) == 0, "run python scripts/model_zoo.py"
 
 
@@ -47,7 +40,7 @@ def test_every_config_has_a_row_and_every_link_leads_somewhere(rows):
     assert set(linked) == {path.stem for path in (PROJECT / "configs").glob("*.py")}
 
 
-def test_a_result_of_ours_says_how_to_have_it_again(rows):
+def test_our_results_have_command_date_and_machine(rows):
     zoo = json.loads((PROJECT / "model_zoo.json").read_text())
     trained = {name for name, entry in zoo.items() if "ours" in entry}
     for cell, row in rows.items():
@@ -60,7 +53,7 @@ def test_a_result_of_ours_says_how_to_have_it_again(rows):
         assert re.fullmatch(r"\d{4}-\d{2}-\d{2}", zoo[name]["ours"]["date"])
 
 
-def test_a_changed_table_is_noticed(script, monkeypatch, tmp_path, capsys):
+def test_a_changed_table_is_detected(monkeypatch, tmp_path, capsys):
     text = (PROJECT / "README.md").read_text()
     row = next(line for line in text.splitlines() if line.startswith("| [emoji_nano_detection]"))
     (tmp_path / "README.md").write_text(text.replace(row, row.replace("not trained", "AP 99")))
@@ -79,7 +72,7 @@ def test_a_changed_table_is_noticed(script, monkeypatch, tmp_path, capsys):
     assert (written.startswith(outside[0]), written.endswith(outside[1])) == (True, True)
 
 
-def test_relative_times_are_those_of_the_benchmark(script, monkeypatch, tmp_path):
+def test_relative_times_equal_the_benchmark(monkeypatch, tmp_path):
     rows = [
         {"model": "swin_t", "size": [800, 1333], "ratio": {"median": 1.5}},
         {"model": "swin_t", "size": [800, 1333], "names": 1203, "ratio": {"median": 9}},
@@ -101,18 +94,18 @@ def test_relative_times_are_those_of_the_benchmark(script, monkeypatch, tmp_path
     assert script.relative_time(LazyConfig.load(str(configs / "emoji_nano_all.py")), times) == "-"
 
 
-def test_models_of_the_benchmark_are_those_of_the_configs(script):
+def test_models_of_the_benchmark_equal_the_configs():
     models = LazyConfig.load(str(ROOT / "configs" / "models" / "detclipv2.py"))
     for backbone, name in script.MODELS.items():
         assert models[name].backbone.bottom_up.name == backbone
 
 
-def test_an_entry_of_no_config_is_refused(script):
+def test_an_entry_without_a_config_is_refused():
     with pytest.raises(SystemExit, match="no config 'swin_x'"):
         script.table({"swin_x": {}})
 
 
-def test_flops_are_those_of_fvcore(script):
+def test_flops_equal_fvcore():
     """fvcore counts normalisation and resampling too; without these both count the same."""
     cfg = LazyConfig.load(str(ROOT / "configs" / "models" / "detclipv2.py")).nano
     model = instantiate(cfg).eval()
@@ -124,8 +117,8 @@ def test_flops_are_those_of_fvcore(script):
     assert script.gflops(script.build(cfg), size) == pytest.approx(expected / 1e9, rel=1e-6)
 
 
-def test_parameters_of_the_paper_s_size(script):
-    """Swin-T as the README's table of sizes has it, by another road."""
+def test_parameters_equal_the_table_of_sizes():
+    """Swin-T has the size in the README's table, counted in another way."""
     cfg = LazyConfig.load(str(ROOT / "configs" / "models" / "detclipv2.py")).swin_t
     model = script.build(cfg)
     assert script.count(model) == pytest.approx(99.6, abs=0.05)

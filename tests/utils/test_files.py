@@ -18,7 +18,7 @@ def test_writes_and_makes_the_folder(tmp_path):
 
 
 @pytest.mark.parametrize("old", [None, b"old"])
-def test_a_failure_leaves_what_was_there(tmp_path, old):
+def test_a_failure_keeps_the_former_file(tmp_path, old):
     path = tmp_path / "file.bin"
     if old is not None:
         path.write_bytes(old)
@@ -71,7 +71,7 @@ needs_full_device = pytest.mark.skipif(
         lambda file: torch.save({"a": torch.zeros(1_000_000)}, file),  # torch hides the OSError
     ],
 )
-def test_a_full_disk_is_told_in_a_sentence(tmp_path, monkeypatch, write):
+def test_a_full_disk_is_reported_in_a_sentence(tmp_path, monkeypatch, write):
     path = tmp_path / "model.pth"
     path.write_bytes(b"old")
     opened = Path.open

@@ -22,21 +22,21 @@ def test_a_folder_has_a_config_and_weights(tmp_path):
 
 
 @pytest.mark.parametrize("missing", ["config.yaml", "model.safetensors"])
-def test_says_what_a_folder_lacks(tmp_path, missing):
+def test_errors_name_the_missing_file(tmp_path, missing):
     names = {"config.yaml", "model.safetensors"} - {missing}
     folder = make_folder(tmp_path / "model", names)
     with pytest.raises(UserError, match=f"{folder}: .* has no {missing}"):
         read_model_folder(folder)
 
 
-def test_says_that_there_is_no_such_folder(tmp_path):
+def test_a_missing_folder_is_reported(tmp_path):
     (tmp_path / "file").write_text("")
     for name in ("nothing", "file"):
         with pytest.raises(UserError, match=f"{name}: there is no such model folder"):
             read_model_folder(tmp_path / name)
 
 
-def test_weights_come_back_as_they_were(tmp_path):
+def test_weights_are_read_back_unchanged(tmp_path):
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
     model[0].weight = nn.Parameter(torch.rand(3, 4, 3, 3).transpose(0, 1))  # not contiguous
     path = save_weights(model, tmp_path / "new")
@@ -46,7 +46,7 @@ def test_weights_come_back_as_they_were(tmp_path):
     assert all(torch.equal(loaded[name], value) for name, value in model.state_dict().items())
 
 
-def test_the_default_is_the_environment_s_then_the_package_s(tmp_path, monkeypatch):
+def test_the_default_is_from_the_environment_or_the_package(tmp_path, monkeypatch):
     monkeypatch.delenv("DETCLIP2_MODEL", raising=False)
     assert default_model() == read_model_folder(SHIPPED)
     folder = make_folder(tmp_path / "mine")
@@ -54,7 +54,7 @@ def test_the_default_is_the_environment_s_then_the_package_s(tmp_path, monkeypat
     assert default_model()[0].parent == folder
 
 
-def test_a_wrong_environment_variable_is_told_and_not_passed_over(tmp_path, monkeypatch):
+def test_a_wrong_environment_variable_is_reported(tmp_path, monkeypatch):
     monkeypatch.setenv("DETCLIP2_MODEL", str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match=r"DETCLIP2_MODEL is set: .*nowhere"):
         default_model()

@@ -30,7 +30,7 @@ def assert_equal_states(ours, theirs):
         assert torch.equal(ours[name], tensor), name
 
 
-def test_weights_come_back(path):
+def test_saved_weights_are_read_back(path):
     trained, fresh = module(0), module(1)
     load_weights(fresh, write(trained.state_dict(), path))
     assert_equal_states(fresh.state_dict(), trained.state_dict())
@@ -43,7 +43,7 @@ def test_checkpoint_with_more_than_the_model(tmp_path):
     assert_equal_states(read_weights(str(tmp_path / "checkpoint.pth")), trained.state_dict())
 
 
-def test_what_does_not_fit_is_named_and_nothing_is_loaded(path):
+def test_mismatched_weights_are_named_and_nothing_is_loaded(path):
     fresh, before = module(1), module(1).state_dict()
     state = module(0).state_dict()
     del state["0.bias"]
@@ -59,7 +59,7 @@ def test_what_does_not_fit_is_named_and_nothing_is_loaded(path):
     assert_equal_states(fresh.state_dict(), before)
 
 
-def test_many_differences_are_cut_short(path):
+def test_a_long_list_of_differences_is_truncated(path):
     with pytest.raises(UserError, match=r"7 entries differ: .*; \.\.\.\)") as error:
         load_weights(module(), write({}, path.with_suffix(".pth")))
     assert len(str(error.value)) < 400

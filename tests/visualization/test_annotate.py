@@ -12,12 +12,12 @@ from detclip2.data.io.image import read_image
 from detclip2.data.io.video import Video
 from detclip2.inference.results import Labels
 from detclip2.utils.errors import UserError
-from detclip2.visualization.annotate import annotate_picture, annotate_video
-from tests.helpers.videos import COUNT, RATE, SIZE, cut, pictures, write
+from detclip2.visualization.annotate import annotate_image, annotate_video
+from tests.helpers.videos import COUNT, RATE, SIZE, cut, draw_frames, write
 
 
 def detect(images, at_least=200):
-    """A predictor of white squares, which the pictures of `videos` have."""
+    """A predictor of white squares, which the frames of `videos` have."""
     if not isinstance(images, np.ndarray):
         return (detect(image, at_least) for image in images)
     ys, xs = (images.min(2) >= at_least).nonzero()
@@ -36,12 +36,12 @@ def clip(tmp_path):
     return write(tmp_path / "clip.mp4")
 
 
-def test_a_picture(tmp_path):
+def test_an_image(tmp_path):
     image = np.zeros((60, 80, 3), np.uint8)
     image[20:40, 10:50] = 255
     Image.fromarray(image).save(tmp_path / "x.png")
     target, record = tmp_path / "new" / "x.jpg", tmp_path / "new" / "x.json"
-    instances = annotate_picture(detect, tmp_path / "x.png", target, record)
+    instances = annotate_image(detect, tmp_path / "x.png", target, record)
     assert instances.labels == ["белый"]
     assert Image.open(target).format == "JPEG"
     drawn = read_image(target)
@@ -62,20 +62,20 @@ def test_a_video(clip, tmp_path):
     assert content["file_name"] == str(clip)
     assert content["rate"] == RATE
     assert len(record.read_text("utf-8").splitlines()) == COUNT + 2  # a frame a line
-    frames = zip(drawn.frames(), content["frames"], pictures(), strict=True)
-    for i, (frame, line, picture) in enumerate(frames):
+    frames = zip(drawn.frames(), content["frames"], draw_frames(), strict=True)
+    for i, (frame, line, shown) in enumerate(frames):
         assert line["frame"] == i
         assert line["time"] == frame.time == pytest.approx(i / RATE)
         [found] = line["detections"]
         np.testing.assert_allclose(found["bbox"], [4 * i, 20, 20, 20], atol=1)
         assert (found["label"], found["category_id"]) == ("белый", 3)
-        difference = np.abs(frame.image.astype(int) - picture).max(2)
+        difference = np.abs(frame.image.astype(int) - shown).max(2)
         x = 4 * i + 10
         assert difference[19:22, x].max() > 50  # the box's upper edge
         assert difference[55:, x].max() < 30  # nothing far below it
 
 
-def test_a_video_in_which_nothing_is_found(clip, tmp_path):
+def test_a_video_without_detections(clip, tmp_path):
     tally = annotate_video(partial(detect, at_least=256), clip, tmp_path / "o.mp4", tmp_path / "o")
     assert (tally.frames, tally.labels) == (COUNT, {})
     frames = json.loads((tmp_path / "o").read_text())["frames"]
@@ -83,14 +83,14 @@ def test_a_video_in_which_nothing_is_found(clip, tmp_path):
 
 
 def test_frames_of_an_odd_size(tmp_path):
-    images = [image[:63, :95] for image in pictures()]
+    images = [image[:63, :95] for image in draw_frames()]
     clip = write(tmp_path / "clip.avi", images, codec="mjpeg", pixels="yuvj444p")
     assert next(iter(Video(clip))).shape == (63, 95, 3)
     annotate_video(detect, clip, tmp_path / "out.mp4")
     assert next(iter(Video(tmp_path / "out.mp4"))).shape == (*SIZE, 3)
 
 
-def test_a_video_that_ends_early_leaves_nothing(tmp_path):
+def test_a_truncated_video_leaves_no_output(tmp_path):
     clip = write(tmp_path / "clip.mp4", noise=True, options={"movflags": "faststart"})
     cut(clip, 0.6)
     folder = tmp_path / "out"
@@ -102,7 +102,7 @@ def test_a_video_that_ends_early_leaves_nothing(tmp_path):
     assert (folder / "out.json").read_text() == "an older one"
 
 
-def test_a_detector_that_fails_leaves_nothing(clip, tmp_path):
+def test_a_failing_detector_leaves_no_output(clip, tmp_path):
     def fail(images):
         for number, image in enumerate(images):
             if number == 5:
@@ -118,7 +118,7 @@ def test_files_that_cannot_be_written(clip, tmp_path):
     (tmp_path / "file").touch()
     Image.new("RGB", (20, 20)).save(tmp_path / "x.png")
     below = tmp_path / "file" / "x"
-    for annotate, source in [(annotate_video, clip), (annotate_picture, tmp_path / "x.png")]:
+    for annotate, source in [(annotate_video, clip), (annotate_image, tmp_path / "x.png")]:
         for targets in [(below, None), (tmp_path / "out.mp4", below)]:
             with pytest.raises(UserError, match="cannot be written"):
                 annotate(detect, source, *targets)

@@ -20,7 +20,7 @@ def instances(size, boxes, labels=None):
     )
 
 
-def test_draws_around_the_box_and_leaves_the_rest():
+def test_draws_at_the_box_alone():
     image = np.full((200, 300, 3), 50, np.uint8)
     drawn = draw_instances(image, instances((200, 300), [[100, 80, 250, 180]]))
     assert drawn.shape == image.shape
@@ -34,7 +34,7 @@ def test_draws_around_the_box_and_leaves_the_rest():
     assert not changed[:50].any()
 
 
-def test_colours_are_rgb_and_one_a_label():
+def test_colours_are_rgb_with_one_for_each_label():
     image = np.zeros((100, 200, 3), np.uint8)
     two = instances((100, 200), [[10, 40, 80, 90], [110, 40, 180, 90]])
     drawn = draw_instances(image, two)
@@ -49,7 +49,7 @@ def test_the_best_is_drawn_last():
     assert drawn[60, 20].tolist() == [0xA3, 0x51, 0xFB]
 
 
-def test_lines_and_text_grow_with_the_picture():
+def test_lines_and_text_grow_with_the_image():
     painted = []
     for side in (200, 2000):
         image = np.zeros((side, side, 3), np.uint8)
@@ -60,7 +60,7 @@ def test_lines_and_text_grow_with_the_picture():
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1), (8, 8), (64, 64)])
-def test_small_pictures(size):
+def test_small_images(size):
     height, width = size
     image = np.full((*size, 3), 50, np.uint8)
     assert draw_instances(image, instances(size, [[0, 0, width, height]])).shape == image.shape

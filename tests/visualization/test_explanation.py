@@ -31,13 +31,13 @@ def test_panels_in_rows_of_four(count, rows, columns):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 1000), (1000, 1), (2000, 1500)])
-def test_pictures_of_any_shape(size):
+def test_images_of_any_shape(size):
     figure = draw_explanation(explanation(1, size))
     panel = max(MIN_WIDTH, round(PANEL * size[1] / max(size)))
     assert figure.shape[1] == 2 * (panel + GAP) + GAP
 
 
-def test_heat_is_where_it_is():
+def test_heat_is_drawn_at_its_place():
     cold = explanation(1)
     cold.heat[:] = 0.0
     hot = explanation(1)
@@ -48,7 +48,7 @@ def test_heat_is_where_it_is():
     figure = draw_explanation(cold)
     left, top = PANEL + 2 * GAP, len(figure) - GAP - round(60 * PANEL / 80)
     scale = PANEL / (3 * 80)
-    title_below = rows >= top  # the title tells the highest value, which is another too
+    title_below = rows >= top  # the title has the highest value, which differs too
     assert rows[title_below].min() == pytest.approx(top + 120 * scale, abs=4)
     assert rows[title_below].max() == pytest.approx(top + 150 * scale, abs=4)
     assert columns[title_below].min() == pytest.approx(left + 180 * scale, abs=4)
@@ -60,5 +60,5 @@ def test_text_fits_its_width():
     long = draw_text(["many words " * 30, "", "and a paragraph"], 300)
     assert short.shape[1] == long.shape[1] == 300
     assert len(long) > 3 * len(short)
-    assert (long[:, -1] == 255).all(), "nothing runs out of it"
+    assert (long[:, -1] == 255).all(), "text does not exceed its width"
     assert (short != 255).any()

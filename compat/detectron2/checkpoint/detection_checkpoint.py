@@ -20,8 +20,8 @@ class DetectionCheckpointer(Checkpointer):
     A file may hold the dict that `save` makes, or bare weights. With `?matching_heuristics=True`
     after its name, a weight goes to the parameter whose name ends with the weight's.
 
-    It departs from the real one, which reads .pkl files of Caffe2 and of the model zoo: nothing is
-    ever unpickled here, and a file that would need it is refused.
+    Unlike the real one, which reads .pkl files of Caffe2 and of the model zoo, it never unpickles,
+    and refuses files that need it.
     """
 
     def __init__(self, model, save_dir="", *, save_to_disk=None, **checkpointables):
@@ -41,7 +41,7 @@ class DetectionCheckpointer(Checkpointer):
 
         Raises:
             AssertionError: there is no such file.
-            ValueError: there is another option than matching_heuristics after the file's name.
+            ValueError: an option after the file's name is not matching_heuristics.
             pickle.UnpicklingError: the file needs to be unpickled.
         """
         logging.getLogger(__name__).info(f"[DetectionCheckpointer] Loading from {path} ...")

@@ -23,7 +23,7 @@ _RENAMED = (
 
 
 class CfgNode(_CfgNode):
-    """fvcore's CfgNode, which opens files with our PathManager and knows about config versions.
+    """fvcore's CfgNode, which opens files with our PathManager and converts old config versions.
 
     A yaml file may hold python objects by default: a config from others is code from others.
     """
@@ -64,7 +64,7 @@ class CfgNode(_CfgNode):
 
 def get_cfg() -> CfgNode:
     """A copy of the default config."""
-    from .defaults import _C  # which is made of CfgNode
+    from .defaults import _C  # its nodes are CfgNodes
 
     return _C.clone()
 
@@ -141,7 +141,7 @@ def _has_config(args, kwargs) -> bool:
 
 
 def _arguments(from_config, args, kwargs) -> dict:
-    """What `from_config` makes of the config, with the keywords it does not take on top."""
+    """The arguments that `from_config` returns, and the keywords that it does not take."""
     parameters = inspect.signature(from_config).parameters
     if next(iter(parameters), None) != "cfg":
         raise TypeError(f"{from_config.__qualname__} must take 'cfg' as the first argument!")

@@ -1,4 +1,4 @@
-"""From the description of an object to the object."""
+"""Build objects from their descriptions."""
 
 import logging
 from collections.abc import Mapping

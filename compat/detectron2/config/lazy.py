@@ -1,4 +1,4 @@
-"""Configs written in python, which describe objects before they are built."""
+"""Configs in python, which describe objects before they are built."""
 
 import ast
 import builtins
@@ -25,7 +25,7 @@ _YAML = (".yaml", ".yml")
 
 
 class LazyCall:
-    """A call that is described and not made: `LazyCall(f)(a=1)` is {"_target_": f, "a": 1}.
+    """A call that is described but not executed: `LazyCall(f)(a=1)` is {"_target_": f, "a": 1}.
 
     `instantiate` makes it. `f` is a callable, its dotted name, or a description of it.
     """
@@ -49,7 +49,7 @@ class LazyConfig:
 
     @staticmethod
     def load_rel(filename: str, keys: str | tuple[str, ...] | None = None):
-        """As load(), of a path that is relative to the file of the caller."""
+        """As load(), with a path relative to the caller's file."""
         caller = sys._getframe(1).f_code.co_filename
         assert caller != "<string>", "load_rel Unable to find caller"
         return LazyConfig.load(os.path.join(os.path.dirname(caller), filename), keys)
@@ -95,12 +95,12 @@ class LazyConfig:
 
     @staticmethod
     def save(cfg, filename: str):
-        """Save a config as yaml; what yaml cannot bring back goes to `filename`.pkl as well."""
+        """Save a config as yaml; values that yaml cannot restore go to `filename`.pkl too."""
         logger = logging.getLogger(__name__)
         try:
             cfg = deepcopy(cfg)
         except Exception:
-            pass  # then callables keep yaml's long form
+            pass  # then callables have yaml's long form
         else:
             _name_targets(cfg)
         try:
@@ -128,7 +128,7 @@ class LazyConfig:
         """Change a config in place by strings in hydra's grammar, such as "a.b=1".
 
         Raises:
-            KeyError: a part of a key before its last is there, and is no config.
+            KeyError: an inner part of a key exists and is not a config.
             NotImplementedError: "~a", which would delete.
         """
         from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -142,7 +142,7 @@ class LazyConfig:
                 prefix = ".".join(parts[:end])
                 parent = OmegaConf.select(cfg, prefix, default=None)
                 if parent is None:
-                    break  # update makes it
+                    break  # update creates it
                 if not OmegaConf.is_config(parent):
                     raise KeyError(
                         f"Trying to update key {key}, but {prefix} is not a config, "
@@ -153,7 +153,7 @@ class LazyConfig:
 
     @staticmethod
     def to_py(cfg, prefix: str = "cfg."):
-        """The config as lines of python, to read and not to run; formatted if black is there."""
+        """The config as lines of python, for reading only; formatted if black is installed."""
         text = "\n".join(_assignments(OmegaConf.to_container(cfg, resolve=True), prefix))
         try:
             import black
@@ -183,7 +183,9 @@ def _run_config(filename: str) -> types.ModuleType:
     def import_(name, globals=None, locals=None, fromlist=(), level=0):
         if level == 0:
             return builtins.__import__(name, globals, locals, fromlist, level)
-        imported = _run_config(_relative_file(filename, name, level))  # anew: nobody shares it
+        imported = _run_config(
+            _relative_file(filename, name, level)
+        )  # a new module: it is not shared
         for key in fromlist or ():
             if key in vars(imported):
                 setattr(imported, key, _as_config(vars(imported)[key]))
@@ -211,7 +213,7 @@ def _relative_file(importer: str, name: str, level: int) -> str:
 
 
 def _name_targets(cfg) -> None:
-    """Replace the callables in `_target_` by their names, which are nicer to read in yaml."""
+    """Replace the callables in `_target_` by their names, which are readable in yaml."""
     if isinstance(cfg, DictConfig):
         if "_target_" in cfg and callable(cfg._target_):
             with suppress(AttributeError):  # it has no name

@@ -1,4 +1,4 @@
-"""From a data set of samples to batches."""
+"""Batches of samples."""
 
 from operator import itemgetter
 
@@ -17,7 +17,7 @@ def trivial_batch_collator(batch):
 
 
 def worker_init_reset_seed(worker_id):
-    """Different random numbers in each worker, in all the generators in use."""
+    """Seed all generators differently in each worker."""
     seed_all_rng(torch.initial_seed() % 2**31 + worker_id)
 
 

@@ -1,4 +1,4 @@
-"""From the names of data sets to their records."""
+"""Records of data sets, by name."""
 
 import logging
 from collections import Counter
@@ -21,7 +21,7 @@ def get_detection_dataset_dicts(
 ):
     """The records of one data set or of several, one after the other.
 
-    `filter_empty` leaves out the images without any annotation that is not a crowd.
+    `filter_empty` drops images without annotations other than crowds.
     `check_consistency` raises ValueError if the data sets do not have the same classes.
     A data set that is a torch `Dataset` already is returned as it is (several: concatenated).
     """
@@ -49,8 +49,8 @@ def get_detection_dataset_dicts(
 
 def _with_objects(records):
     kept = [r for r in records if any(not a.get("iscrowd", 0) for a in r["annotations"])]
-    left_out = len(records) - len(kept)
-    logger.info("%d images without annotations left out, %d kept", left_out, len(kept))
+    skipped = len(records) - len(kept)
+    logger.info("%d images without annotations skipped, %d kept", skipped, len(kept))
     return kept
 
 

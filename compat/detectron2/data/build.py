@@ -74,7 +74,7 @@ def build_detection_train_loader(
     collate_fn=None,
     **kwargs,
 ):
-    """An endless loader of batches, each a list of what `mapper` makes of a record.
+    """An endless loader of batches, each a list of samples that `mapper` makes of records.
 
     Called with a yacs config, `(cfg, mapper=None, dataset=None, sampler=None)`, or with:
 

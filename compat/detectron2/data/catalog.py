@@ -1,4 +1,4 @@
-"""Two tables by data set name: the function that loads it, and what is known about it."""
+"""Two tables by data set name: the function that loads it, and its metadata."""
 
 from collections import UserDict
 from types import SimpleNamespace

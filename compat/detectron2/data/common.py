@@ -33,7 +33,7 @@ def _unpickle(blob):
 
 
 class _PackedList:
-    """A list kept as one tensor of bytes.
+    """A list stored as one tensor of bytes.
 
     Python objects are copied into every worker as soon as their reference counts are touched;
     one tensor is shared by all of them.
@@ -157,7 +157,7 @@ class ToIterableDataset(IterableDataset):
 
 
 class AspectRatioGroupedDataset(IterableDataset):
-    """Batches in which the images are all wider than high, or all not, so that little is padded.
+    """Batches of images that are all wider than high, or all not, to reduce padding.
 
     The elements of `dataset` are dicts with "width" and "height".
     """
@@ -173,6 +173,6 @@ class AspectRatioGroupedDataset(IterableDataset):
             bucket = self._buckets[is_wide]
             bucket.append(sample)
             if len(bucket) == self.batch_size:
-                # Emptied before it is given away: what stands after a yield may never run.
+                # Emptied before the yield: code after a yield may never run.
                 self._buckets[is_wide] = []
                 yield bucket

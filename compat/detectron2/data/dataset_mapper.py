@@ -1,4 +1,4 @@
-"""From a record of a data set to what a detector is trained on or evaluated with."""
+"""Samples for training and evaluation from records of a data set."""
 
 import copy
 import logging
@@ -19,7 +19,7 @@ class DatasetMapper:
     """Reads the image of a record, augments it, and turns boxes into `instances`.
 
     A call returns a copy of the record with "image", a uint8 tensor (C, H, W), and in training
-    "instances" in the place of "annotations". Masks, keypoints and proposals are left out.
+    "instances" instead of "annotations". Masks, keypoints and proposals are ignored.
     """
 
     @configurable

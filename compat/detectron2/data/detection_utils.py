@@ -1,4 +1,4 @@
-"""Steps from a record of a data set to a training sample: image, size, boxes, augmentations."""
+"""Steps from a record to a training sample: image, size, boxes, augmentations."""
 
 import numpy as np
 import pycocotools.mask as mask_util
@@ -41,7 +41,7 @@ class SizeMismatchError(ValueError):
 def _make_upright(image):
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # broken EXIF raises all kinds of errors and is no reason to lose the image
+    except Exception:  # broken EXIF raises all kinds of errors; the image is still used
         return image
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 

@@ -1,4 +1,4 @@
-"""The beginning of a job: arguments, seeds and logs, writers, the model on several processes."""
+"""The set-up of a job: arguments, seeds and logs, writers, the model on several processes."""
 
 import argparse
 import os
@@ -38,7 +38,7 @@ def create_ddp_model(model, *, fp16_compression=False, **kwargs):
 
 
 def default_argument_parser(epilog=None):
-    """The arguments of a training script. What is left over, `opts`, changes keys of the config."""
+    """The arguments of a training script; the remaining ones, `opts`, override config keys."""
     script = sys.argv[0]
     examples = f"""
 On one machine:
@@ -57,13 +57,15 @@ On two machines:
     )
     parser.add_argument("--config-file", default="", metavar="FILE", help="the config")
     parser.add_argument(
-        "--resume", action="store_true", help="go on from the last checkpoint of the output folder"
+        "--resume",
+        action="store_true",
+        help="continue from the last checkpoint of the output folder",
     )
     parser.add_argument("--eval-only", action="store_true", help="evaluate, do not train")
     parser.add_argument("--num-gpus", type=int, default=1, help="processes on this machine")
     parser.add_argument("--num-machines", type=int, default=1)
     parser.add_argument("--machine-rank", type=int, default=0, help="the number of this machine")
-    # The same port for a user's every run: one that was left behind is noticed.
+    # The same port for all runs of a user, so that a leftover process is noticed.
     user = os.getuid() if hasattr(os, "getuid") else 1
     parser.add_argument(
         "--dist-url",
@@ -74,7 +76,7 @@ On two machines:
         "opts",
         nargs=argparse.REMAINDER,
         default=None,
-        help="changes of the config: key=value, or pairs of KEY VALUE for yacs",
+        help="overrides of the config: key=value, or pairs of KEY VALUE for yacs",
     )
     return parser
 
@@ -91,7 +93,7 @@ def _get(cfg, yacs_key, *lazy_keys, default):
 
 
 def default_setup(cfg, args):
-    """Begin a job: output folder, loggers, a record of machine, arguments and config, and seeds.
+    """Set up a job: output folder, loggers, a record of machine, arguments and config, and seeds.
 
     `cfg` is a yacs config (OUTPUT_DIR, SEED, CUDNN_BENCHMARK, FLOAT32_PRECISION) or a LazyConfig
     (train.output_dir, .seed, .cudnn_benchmark, .float32_precision). The config is saved as

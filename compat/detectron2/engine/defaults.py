@@ -1,4 +1,4 @@
-"""Prediction and training as a yacs config says."""
+"""Prediction and training from a yacs config."""
 
 import logging
 import weakref
@@ -41,9 +41,9 @@ logger = logging.getLogger(__name__)
 
 
 class DefaultPredictor:
-    """The model of a config with its weights, for one image after the other.
+    """The model of a config with its weights, for one image at a time.
 
-    Resizes as the config says for testing. `metadata` is that of the first data set to test on.
+    Resizes images as in testing. `metadata` is that of the first data set to test on.
     """
 
     def __init__(self, cfg):
@@ -69,7 +69,7 @@ class DefaultPredictor:
 
 
 class DefaultTrainer(TrainerBase):
-    """The usual training: model, optimizer, loader, schedule and hooks from a config.
+    """Standard training: model, optimizer, loader, schedule and hooks from a config.
 
     A subclass gives `build_evaluator`, and may replace any other of the `build_*` methods.
     """
@@ -94,7 +94,7 @@ class DefaultTrainer(TrainerBase):
         self.register_hooks(self.build_hooks())
 
     def resume_or_load(self, resume=True):
-        """Go on from the last checkpoint of OUTPUT_DIR, if there is one and `resume` is true;
+        """Continue from the last checkpoint of OUTPUT_DIR, if there is one and `resume` is true;
         otherwise begin with the weights of MODEL.WEIGHTS.
         """
         self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)

@@ -66,7 +66,7 @@ class IterationTimer(HookBase):
         total, in_steps = time.perf_counter() - self._start, self._steps.seconds()
         steps = self.trainer.storage.iter + 1 - self.trainer.start_iter - self._warmup_iter
         if steps > 0 and in_steps > 0:
-            # Scripts look for these words.
+            # Scripts search for these words.
             logger.info(
                 "Overall training speed: %d iterations in %s (%.4f s / it)",
                 steps,
@@ -97,7 +97,7 @@ class PeriodicWriter(HookBase):
 
     def after_train(self):
         for writer in self._writers:
-            writer.write()  # what other hooks have stored after the last step
+            writer.write()  # values that other hooks stored after the last step
             writer.close()
 
 
@@ -112,18 +112,18 @@ class PeriodicCheckpointer(_PeriodicCheckpointer, HookBase):
 
 
 def _evaluates_after_step(trainer, period):
-    """Whether it is time to evaluate after this step; the last time is after training."""
+    """Whether to evaluate after this step; the last evaluation is after training."""
     step = trainer.iter + 1
     return period > 0 and step % period == 0 and step != trainer.max_iter
 
 
 def _is_finished(trainer):
-    """False after a training that has failed."""
+    """False if training has failed."""
     return trainer.iter + 1 >= trainer.max_iter
 
 
 class BestCheckpointer(HookBase):
-    """Saves a checkpoint whenever a metric is better than ever, right after it was evaluated.
+    """Saves a checkpoint whenever a metric improves, right after its evaluation.
 
     Args:
         eval_period: that of the `EvalHook`, which comes before this hook.
@@ -249,4 +249,4 @@ class EvalHook(HookBase):
     def after_train(self):
         if self._eval_after_train and _is_finished(self.trainer):
             self._evaluate()
-        del self._func  # often a closure over the trainer, which it would keep alive
+        del self._func  # often a closure that would keep the trainer alive

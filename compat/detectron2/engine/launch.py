@@ -75,6 +75,6 @@ def _run_process(local_rank, num_local, first_rank, world_size, dist_url, timeou
     comm.create_local_process_group(num_local)
     if has_gpu:
         torch.cuda.set_device(local_rank)
-    # No one begins before all are there: the first collective call could time out otherwise.
+    # All processes start together; otherwise the first collective call can time out.
     comm.synchronize()
     main_func(*args)

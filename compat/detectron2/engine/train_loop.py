@@ -1,4 +1,4 @@
-"""The loop of training, hooks around its steps, and the step of plain and of mixed precision."""
+"""The training loop, its hooks, and steps in single and mixed precision."""
 
 import logging
 import time
@@ -18,10 +18,10 @@ logger = logging.getLogger(__name__)
 
 
 class HookBase:
-    """What happens around the steps of a trainer, which is `self.trainer` once registered.
+    """Code around the steps of a trainer, which is `self.trainer` once registered.
 
-    `before_step` should take no time worth mentioning: it counts as a part of the step. A hook
-    with a state has `state_dict` and `load_state_dict`.
+    `before_step` should be fast, since it counts as a part of the step. A hook with a state has
+    `state_dict` and `load_state_dict`.
     """
 
     trainer: "TrainerBase" = None
@@ -46,7 +46,7 @@ class HookBase:
 
 
 class TrainerBase:
-    """`run_step` of a subclass, again and again, with hooks.
+    """Runs `run_step` of a subclass in a loop, with hooks.
 
     `iter` counts from `start_iter` to `max_iter`; `storage` is the EventStorage of this run.
     """
@@ -57,12 +57,12 @@ class TrainerBase:
         self.start_iter = 0
 
     def register_hooks(self, hooks):
-        """Add hooks, called in this order; None among them is passed over."""
+        """Add hooks, called in this order; None is skipped."""
         for hook in hooks:
             if hook is None:
                 continue
             assert isinstance(hook, HookBase), hook
-            hook.trainer = weakref.proxy(self)  # a reference back would keep both alive
+            hook.trainer = weakref.proxy(self)  # a strong reference would keep both alive
             self._hooks.append(hook)
 
     def _call_hooks(self, moment):
@@ -80,7 +80,7 @@ class TrainerBase:
                     self.before_step()
                     self.run_step()
                     self.after_step()
-                # `after_train` sees by iter == max_iter that nothing has failed.
+                # iter == max_iter tells `after_train` that training has succeeded.
                 self.iter += 1
             except Exception:
                 logger.exception("training failed at iteration %d", self.iter)
@@ -197,7 +197,7 @@ class SimpleTrainer(TrainerBase):
         return self._batches
 
     def reset_data_loader(self, data_loader_builder):
-        """Let the loader go, then go on with the one that `data_loader_builder()` returns."""
+        """Release the loader, then continue with the one that `data_loader_builder()` returns."""
         self.data_loader = self._batches = None
         self.data_loader = data_loader_builder()
 

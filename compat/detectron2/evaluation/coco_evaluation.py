@@ -111,7 +111,7 @@ class COCOEvaluator(DatasetEvaluator):
         return {"bbox": self._evaluate_boxes(detections, img_ids)}
 
     def _with_ids_of_json(self, predictions):
-        """All detections, with the ids that the json has for categories."""
+        """All detections, with the json's category ids."""
         detections = [{**d} for prediction in predictions for d in prediction["instances"]]
         mapping = self._metadata.get("thing_dataset_id_to_contiguous_id")
         if mapping is None:
@@ -137,7 +137,7 @@ class COCOEvaluator(DatasetEvaluator):
         evaluation.evaluate()
         evaluation.accumulate()
         if self._max_dets == 100:
-            evaluation.summarize()  # it knows of no other limit
+            evaluation.summarize()  # it supports no other limit
         precision = evaluation.eval["precision"][..., -1]  # (IoU, recall, class, area)
         results = {name: _mean(precision, evaluation.params, *m) for name, m in _METRICS.items()}
         logger.info("Evaluation results for bbox:\n%s", create_small_table(results))
@@ -216,7 +216,7 @@ def _save_detections(detections, output_dir, file_name):
 
 
 def instances_to_coco_json(instances, img_id):
-    """Detections as COCO wants them: dicts of "image_id", "category_id", "bbox" (XYWH), "score".
+    """Detections in COCO's format: dicts of "image_id", "category_id", "bbox" (XYWH), "score".
 
     "category_id" is the class, from 0.
     """

@@ -1,4 +1,4 @@
-"""What an evaluator is, several as one, and a model run over a data set."""
+"""The interface of evaluators, several as one, and evaluation of a model on a data set."""
 
 import logging
 import time
@@ -23,10 +23,10 @@ class DatasetEvaluator:
         pass
 
     def process(self, inputs, outputs):
-        """Take in a batch: what the model was given and what it returned, two lists."""
+        """Process a batch: lists of the model's inputs and outputs."""
 
     def evaluate(self):
-        """The results, usually {task: {metric: value}}; None where there are none to give."""
+        """The results, usually {task: {metric: value}}; None without results."""
 
 
 class DatasetEvaluators(DatasetEvaluator):
@@ -136,7 +136,7 @@ def _log_progress(watch, done, total, num_warmup):
 
 def _log_speed(watch, timed):
     compute = watch.seconds["Inference"]
-    # Scripts look for these words.
+    # Scripts search for these words.
     for label, seconds in (("time", watch.total), ("pure compute time", compute)):
         logger.info(
             "Total inference %s: %s (%.6f s / iter per device, on %d devices)",

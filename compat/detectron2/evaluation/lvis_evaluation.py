@@ -81,7 +81,7 @@ class LVISEvaluator(DatasetEvaluator):
         return {"bbox": self._evaluate_boxes(detections)}
 
     def _with_ids_of_json(self, predictions):
-        """All detections, with ids that count from 1 where the metadata does not say otherwise."""
+        """All detections; category ids count from 1 unless the metadata maps them."""
         mapping = self._metadata.get("thing_dataset_id_to_contiguous_id")
         json_ids = mapping and {new: old for old, new in mapping.items()}
         return [
@@ -98,7 +98,7 @@ class LVISEvaluator(DatasetEvaluator):
             return dict.fromkeys(_METRICS, float("nan"))
         results = LVISResults(self._lvis_api, detections, max_dets=self._max_dets)
         evaluation = LVISEval(self._lvis_api, results, "bbox")
-        # lvis 0.5.3, the last release, says np.float, which numpy 2 does not have.
+        # lvis 0.5.3, the last release, uses np.float, which numpy 2 does not have.
         with mock.patch.object(np, "float", float, create=True):
             evaluation.run()
         evaluation.print_results()

@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 def print_csv_format(results):
     """Log the metrics of each task as two lines to paste into a table: names, then numbers.
 
-    Metrics of single categories, which have a "-" in their name, are left out.
+    Metrics of single categories, which have a "-" in their name, are skipped.
     """
     assert isinstance(results, Mapping) or not results, results
     for task, metrics in results.items():

@@ -9,7 +9,7 @@ __all__ = ["batched_nms"]
 def batched_nms(
     boxes: torch.Tensor, scores: torch.Tensor, idxs: torch.Tensor, iou_threshold: float
 ):
-    """Non-maximum suppression in each class on its own.
+    """Non-maximum suppression in each class separately.
 
     Args:
         boxes: (N, 4) XYXY.

@@ -1,4 +1,4 @@
-"""What one part of a network tells the next about its output."""
+"""The shape of a layer's output."""
 
 from dataclasses import dataclass
 

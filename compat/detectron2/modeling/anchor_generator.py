@@ -54,13 +54,13 @@ class DefaultAnchorGenerator(nn.Module):
     @property
     @torch.jit.unused
     def num_anchors(self) -> list[int]:
-        """How many anchors a location of each feature map has."""
+        """Numbers of anchors a location, by feature map."""
         return [len(anchors) for anchors in self.cell_anchors.buffers()]
 
     @property
     @torch.jit.unused
     def num_cell_anchors(self) -> list[int]:
-        """The same."""
+        """The same as `num_anchors`."""
         return self.num_anchors
 
     @torch.jit.unused
@@ -79,7 +79,7 @@ class DefaultAnchorGenerator(nn.Module):
         for index, (_, cell) in enumerate(self.cell_anchors.named_buffers()):
             height, width = features[index].shape[-2:]
             step = self.strides[index]
-            # Placed on the device afterwards: arange of floats is more exact on the CPU.
+            # Moved to the device afterwards: arange of floats is more exact on the CPU.
             first = self.offset * step
             x = torch.arange(first, width * step, step, dtype=torch.float32).to(cell.device)
             y = torch.arange(first, height * step, step, dtype=torch.float32).to(cell.device)

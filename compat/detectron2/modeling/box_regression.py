@@ -1,4 +1,4 @@
-"""From one box to another."""
+"""Transforms between boxes."""
 
 import math
 
@@ -20,7 +20,7 @@ class Box2BoxTransform:
         self.scale_clamp = scale_clamp
 
     def get_deltas(self, src_boxes: torch.Tensor, target_boxes: torch.Tensor) -> torch.Tensor:
-        """What moves boxes (N, 4) to targets (N, 4), both XYXY: (N, 4)."""
+        """Deltas (N, 4) from boxes (N, 4) to targets (N, 4), both XYXY."""
         for boxes in (src_boxes, target_boxes):
             assert isinstance(boxes, torch.Tensor), f"Boxes are a tensor, not {type(boxes)}."
         center, size = _center_and_size(src_boxes)

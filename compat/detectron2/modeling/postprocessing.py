@@ -1,4 +1,4 @@
-"""From the detector's resolution to the user's."""
+"""Scale results to the original resolution."""
 
 from detectron2.structures import Instances
 
@@ -8,13 +8,13 @@ __all__ = ["detector_postprocess"]
 def detector_postprocess(
     results: Instances, output_height: int, output_width: int, mask_threshold: float = 0.5
 ) -> Instances:
-    """Scale boxes to an image of the given size, cut them to it, drop what has no area left.
+    """Scale boxes to an image of the given size, clip them, drop boxes without area.
 
     Args:
-        results: with `pred_boxes` or `proposal_boxes`; `image_size` is what the detector saw.
+        results: with `pred_boxes` or `proposal_boxes`; `image_size` is the detector's.
         output_height: px.
         output_width: px.
-        mask_threshold: of no use here, as there are no masks.
+        mask_threshold: unused, as there are no masks.
     """
     height, width = results.image_size
     output = Instances((output_height, output_width), **results.get_fields())

@@ -79,7 +79,7 @@ def get_default_optimizer_params(
 ) -> list[dict[str, Any]]:
     """The parameters that need a gradient, in groups of equal options, for a torch optimizer.
 
-    What is None is left to the optimizer.
+    None means the optimizer's default.
 
     Args:
         model: whose parameters.
@@ -89,7 +89,7 @@ def get_default_optimizer_params(
         bias_lr_factor: times `base_lr` is the learning rate of biases.
         weight_decay_bias: weight decay of biases.
         lr_factor_func: times `base_lr` is the learning rate; called with the parameter's full name.
-        overrides: options by the last part of a parameter's name, which go before all others.
+        overrides: options by the last part of a parameter's name, with the highest priority.
 
     Raises:
         ValueError: a factor without `base_lr`, or `overrides` of "bias" beside the arguments above.

@@ -23,7 +23,7 @@ class WarmupParamScheduler(CompositeParamScheduler):
         warmup_method: str = "linear",
         rescale_interval: bool = False,
     ):
-        """Put a warm-up before, or rather over the beginning of, a scheduler.
+        """Replace the beginning of a scheduler by a warm-up.
 
         Args:
             scheduler: what comes after the warm-up.
@@ -50,12 +50,12 @@ class WarmupParamScheduler(CompositeParamScheduler):
 
 
 class LRMultiplier(LRScheduler):
-    """Sets each learning rate to its initial value times what a fvcore scheduler says."""
+    """Sets each learning rate to its initial value times the value of a fvcore scheduler."""
 
     def __init__(
         self, optimizer: Optimizer, multiplier: ParamScheduler, max_iter: int, last_iter: int = -1
     ):
-        """`max_iter` is the length of the training, `last_iter` the iteration it goes on after."""
+        """`max_iter` is the length of the training, `last_iter` the last finished iteration."""
         if not isinstance(multiplier, ParamScheduler):
             raise ValueError(f"multiplier must be an fvcore ParamScheduler, and is {multiplier}.")
         self._multiplier = multiplier
@@ -68,5 +68,5 @@ class LRMultiplier(LRScheduler):
         return [factor * initial for initial in self.base_lrs]
 
     def state_dict(self) -> dict:
-        """What changes; the schedule itself comes from the config."""
+        """The state; the schedule itself comes from the config."""
         return {name: getattr(self, name) for name in ("base_lrs", "last_epoch")}

@@ -1,4 +1,4 @@
-"""Boxes, and the ways to write one down."""
+"""Boxes and their formats."""
 
 import math
 from enum import IntEnum, unique
@@ -12,7 +12,7 @@ __all__ = ["BoxMode", "Boxes", "pairwise_iou"]
 
 @unique
 class BoxMode(IntEnum):
-    """What the numbers of a box mean.
+    """The meaning of a box's numbers.
 
     Absolute modes are in pixels: corners (x0, y0, x1, y1), corner and size (x0, y0, w, h), or
     centre, size and counter-clockwise angle in degrees (xc, yc, w, h, a). Relative modes are
@@ -30,8 +30,8 @@ class BoxMode(IntEnum):
         """Convert boxes from one mode to another.
 
         Args:
-            box: list or tuple of 4 or 5 numbers, or an array or tensor (N, 4) or (N, 5); it is
-                left as it was.
+            box: list or tuple of 4 or 5 numbers, or an array or tensor (N, 4) or (N, 5); it is not
+                modified.
             from_mode: the mode of `box`.
             to_mode: the mode wanted.
 
@@ -124,7 +124,7 @@ class Boxes:
         return size[:, 0] * size[:, 1]
 
     def clip(self, box_size: tuple[int, int]) -> None:
-        """Cut the boxes, in place, to an image of `box_size` (height, width)."""
+        """Clip the boxes, in place, to an image of `box_size` (height, width)."""
         assert torch.isfinite(self.tensor).all(), (
             "Boxes with infinite or NaN coordinates cannot be clipped."
         )
@@ -139,7 +139,7 @@ class Boxes:
         return (size[:, 0] > threshold) & (size[:, 1] > threshold)
 
     def inside_box(self, box_size: tuple[int, int], boundary_threshold: int = 0) -> torch.Tensor:
-        """(N,) bool: is no side further outside of (height, width) than the threshold?"""
+        """(N,) bool: does no side exceed (height, width) by more than the threshold?"""
         height, width = box_size
         x0, y0, x1, y1 = self.tensor.unbind(dim=-1)
         starts_inside = (x0 >= -boundary_threshold) & (y0 >= -boundary_threshold)

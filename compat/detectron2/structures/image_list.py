@@ -64,7 +64,7 @@ class ImageList:
         batch, sizes = _pad_and_stack(list(tensors), size_divisibility, side, pad_value)
         image_sizes = [(image.shape[-2], image.shape[-1]) for image in tensors]
         if not torch.jit.is_scripting() and torch.jit.is_tracing():
-            image_sizes = list(sizes.unbind())  # ints would be constants of the trace
+            image_sizes = list(sizes.unbind())  # ints would become constants in a trace
         return ImageList(batch, image_sizes)
 
 

@@ -1,4 +1,4 @@
-"""What is known about the objects of one image."""
+"""Annotations or predictions of one image."""
 
 import itertools
 from typing import Any
@@ -32,7 +32,7 @@ class Instances:
             self.set(name, val)
 
     def __getattr__(self, name: str) -> Any:
-        # `_fields` itself is missing while a copy is being made.
+        # `_fields` is missing while an object is being copied.
         if name.startswith("_") or name not in self._fields:
             raise AttributeError(f"These Instances have no field '{name}'.")
         return self._fields[name]
@@ -56,7 +56,7 @@ class Instances:
         return self._fields[name]
 
     def get_fields(self) -> dict[str, Any]:
-        """The fields themselves: who changes the dict changes this object."""
+        """The fields themselves: changes of the dict change this object."""
         return self._fields
 
     def _map(self, function) -> "Instances":
@@ -87,7 +87,7 @@ class Instances:
 
     @staticmethod
     def cat(instance_lists: list["Instances"]) -> "Instances":
-        """One after the other; they have to agree in image size, and in the fields of the first."""
+        """Concatenate; all must have the same image size, and the fields of the first."""
         assert all(isinstance(instances, Instances) for instances in instance_lists)
         assert len(instance_lists) > 0
         first = instance_lists[0]

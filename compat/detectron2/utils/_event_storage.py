@@ -1,4 +1,4 @@
-"""Where the scalars, images and histograms of a training run are kept."""
+"""The storage of scalars, images and histograms of a training run."""
 
 from collections import defaultdict
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ _active_storages: list = []
 
 
 def get_event_storage():
-    """The innermost EventStorage whose `with` block we are in; AssertionError outside of one."""
+    """The current EventStorage, of the innermost `with` block; AssertionError outside of one."""
     assert _active_storages, (
         "get_event_storage() has to be called inside a 'with EventStorage(...)' context!"
     )
@@ -18,7 +18,7 @@ def get_event_storage():
 
 
 class EventStorage:
-    """Collects what is measured in training, each value with the iteration it belongs to.
+    """Stores values measured in training with their iterations.
 
     Used as a context: inside of it, get_event_storage() finds it.
     """
@@ -124,7 +124,7 @@ class EventStorage:
         return self._history[name]
 
     def histories(self) -> dict:
-        """Name to all values, of every scalar."""
+        """Scalar name to all values."""
         return self._history
 
     def latest(self) -> dict:

@@ -1,4 +1,4 @@
-"""What a bug report needs to know about the machine."""
+"""Information about the machine for bug reports."""
 
 import importlib
 import os

@@ -1,4 +1,4 @@
-"""Who am I among the processes of this run, and how do we talk."""
+"""Ranks of processes, and communication between them."""
 
 import functools
 
@@ -46,7 +46,7 @@ def create_local_process_group(num_workers_per_machine: int) -> None:
     assert world % num_workers_per_machine == 0, "Machines with unequal numbers of processes."
     for first in range(0, world, num_workers_per_machine):
         ranks = list(range(first, first + num_workers_per_machine))
-        group = dist.new_group(ranks)  # every rank takes part in making every group
+        group = dist.new_group(ranks)  # all ranks must create all groups
         if get_rank() in ranks:
             _local_group = group
 
@@ -71,19 +71,19 @@ def synchronize() -> None:
         return
     if dist.get_backend() == dist.Backend.NCCL:
         device = torch.cuda.current_device()
-        dist.barrier(device_ids=[device])  # not told, NCCL guesses, with a warning
+        dist.barrier(device_ids=[device])  # otherwise NCCL guesses the device and warns
     else:
         dist.barrier()
 
 
 @functools.lru_cache
 def _cpu_group():
-    """A group of all ranks that moves objects without the GPU's memory."""
+    """A group of all ranks that transfers objects without GPU memory."""
     return dist.new_group(backend="gloo") if dist.get_backend() == "nccl" else dist.group.WORLD
 
 
 def _group_to_talk_in(group):
-    """The group for objects; None where a process is alone in it."""
+    """The group for objects; None with one process."""
     if get_world_size() == 1:
         return None
     group = _cpu_group() if group is None else group

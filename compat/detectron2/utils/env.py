@@ -1,4 +1,4 @@
-"""The state of the process."""
+"""The environment of the process."""
 
 import logging
 import os
@@ -15,7 +15,7 @@ def seed_all_rng(seed=None):
     """Seed python, numpy and torch; with None, by a number that differs from run to run."""
     if seed is None:
         noise = int.from_bytes(os.urandom(2), "big")
-        seed = (os.getpid() + time.time_ns() // 1000 + noise) % 2**32  # what numpy accepts
+        seed = (os.getpid() + time.time_ns() // 1000 + noise) % 2**32  # the range of numpy's seeds
         logging.getLogger(__name__).info(f"Using a generated random seed {seed}")
     random.seed(seed)
     np.random.seed(seed)

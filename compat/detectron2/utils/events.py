@@ -1,4 +1,4 @@
-"""What is measured in training, and the writers that report it."""
+"""Writers of the values measured in training."""
 
 import datetime
 import json
@@ -24,7 +24,7 @@ __all__ = [
 
 
 class EventWriter:
-    """Takes what is new in the current EventStorage somewhere."""
+    """Writes the new values of the current EventStorage."""
 
     def write(self):
         raise NotImplementedError
@@ -51,7 +51,7 @@ class JSONWriter(EventWriter):
             self._file.write(json.dumps({**scalars, "iteration": iteration}, sort_keys=True) + "\n")
         self._last_write = max(lines, default=self._last_write)
         self._file.flush()
-        if hasattr(self._file, "fileno"):  # a local file: survive a power cut
+        if hasattr(self._file, "fileno"):  # a local file: survives a power failure
             os.fsync(self._file.fileno())
 
     def close(self):
@@ -68,7 +68,7 @@ class TensorboardXWriter(EventWriter):
 
     @cached_property
     def _writer(self):
-        # Made when there is something to write: importing tensorboard takes seconds.
+        # Made at the first write: importing tensorboard takes seconds.
         from torch.utils.tensorboard import SummaryWriter
 
         return SummaryWriter(**self._options)
@@ -101,12 +101,12 @@ class CommonMetricPrinter(EventWriter):
         self.logger = logging.getLogger("detectron2.utils.events")
         self._max_iter = max_iter
         self._window_size = window_size
-        self._last_write = None  # (iteration, time), where nobody else measures the time
+        self._last_write = None  # (iteration, time), if no hook measures time
 
     def write(self):
         storage = get_event_storage()
         if storage.iter == self._max_iter:
-            return  # training is over, and its progress was reported
+            return  # training is over and was reported
         eta = self._eta(storage)
         fields = [
             f"eta: {eta}" if eta else "",

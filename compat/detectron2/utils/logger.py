@@ -1,4 +1,4 @@
-"""Logging to the terminal and to a file, and at most so often."""
+"""Logging to the terminal and to a file, and rate-limited logging."""
 
 import atexit
 import functools
@@ -45,7 +45,7 @@ class _ColorFormatter(logging.Formatter):
         return line
 
 
-@functools.lru_cache  # the same call again must not add the same handlers again
+@functools.lru_cache  # a repeated call must not add handlers twice
 def setup_logger(
     output=None,
     distributed_rank=0,
@@ -126,7 +126,7 @@ def log_first_n(lvl, msg, n=1, *, name=None, key="caller"):
         msg: the message.
         n: how many calls are logged.
         name: of the logger; the caller's module by default.
-        key: what makes calls the same: "caller", "message", or a tuple of both.
+        key: how calls are compared: "caller", "message", or a tuple of both.
     """
     keys = (key,) if isinstance(key, str) else key
     assert len(keys) > 0, "key is empty"

@@ -1,4 +1,4 @@
-"""From names to objects and back."""
+"""Objects by name, and names of objects."""
 
 import pydoc
 

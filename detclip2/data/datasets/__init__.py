@@ -1,0 +1,1 @@
+"""Readers and registration of data sets: detection, grounding and captions."""

@@ -1,11 +1,11 @@
-"""Flickr30k Entities as its authors distribute it: Sentences/*.txt, Annotations/*.xml, splits.
+"""Flickr30k Entities in its authors' layout: Sentences/*.txt, Annotations/*.xml, splits.
 
 A line of ``Sentences/ID.txt`` is a caption with its phrases in brackets::
 
     [/EN#283585/people A young child] climbs [/EN#0/notvisual a set] of [/EN#283587/other stairs] .
 
-that is, the number of the thing meant, its types, and the words. ``Annotations/ID.xml`` has the
-boxes of each number; things that are nowhere or everywhere in the picture have none.
+A phrase has the number of its entity, the entity's types, and its words. ``Annotations/ID.xml`` has
+the boxes of each entity; entities that are nowhere or everywhere in the image have none.
 """
 
 import re
@@ -15,7 +15,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from detclip2.data.mappers.phrase_grounding import Mention
-from detclip2.data.sample import clean_phrase
+from detclip2.data.text.clean import clean_phrase
 from detclip2.utils.errors import UserError
 
 Box = tuple[float, float, float, float]
@@ -28,17 +28,17 @@ def flickr30k_entities_records(
 ) -> list[dict[str, Any]]:
     """Grounding records, one for each caption that has a phrase with a box.
 
-    ``mentions`` has the caption's phrases that have boxes, each time they occur, as the literature
-    counts them. Boxes are the numbers of the file, without taking 1 away, as in MDETR's evaluation.
+    ``mentions`` has every occurrence of a phrase with boxes, as the literature counts them. Boxes
+    are the numbers in the file, from which MDETR's evaluation does not subtract 1 either.
 
     Args:
-        folder: holds ``Annotations``, ``Sentences`` and the lists of the splits.
+        folder: has ``Annotations``, ``Sentences`` and the lists of the splits.
         image_root: the folder of the images, ``ID.jpg``.
         split: train, val, or test; any ``{split}.txt`` that lists ids, one a line.
 
     Raises:
-        UserError: a file of the split is missing or not in the format. None is passed over: the
-            recall on a part of a split is the recall on something else.
+        UserError: a file of the split is missing or not in the format. No file is skipped, since
+            the recall on a part of a split cannot be compared.
     """
     root = Path(folder)
     ids = _read(root / f"{split}.txt").split()
@@ -70,9 +70,9 @@ def flickr30k_entities_records(
 
 
 def _sentences(path: Path) -> Iterator[tuple[str, list[tuple[str, str, tuple[str, ...]]]]]:
-    """The captions of an image, each with its phrases: words, number of the thing, types."""
+    """The captions of an image, each with its phrases: words, number of the entity, types."""
     for line in _read(path).splitlines():
-        if not line.strip():  # has no number either
+        if not line.strip():  # blank lines are not numbered
             continue
         phrases = [
             (phrase, match["thing"], tuple(match["types"].split("/")[1:]))
@@ -88,7 +88,7 @@ def _sentences(path: Path) -> Iterator[tuple[str, list[tuple[str, str, tuple[str
 
 
 def _boxes(path: Path) -> tuple[tuple[int, int], dict[str, list[Box]]]:
-    """The (width, height) of an image, and number of a thing -> its boxes, XYXY px."""
+    """The (width, height) of an image, and number of an entity -> its boxes, XYXY px."""
     boxes: dict[str, list[Box]] = {}
     try:
         root = ElementTree.fromstring(_read(path))
@@ -100,7 +100,7 @@ def _boxes(path: Path) -> tuple[tuple[int, int], dict[str, list[Box]]]:
             x1, y1, x2, y2 = (
                 float(corners.findtext(edge, "")) for edge in ("xmin", "ymin", "xmax", "ymax")
             )
-            for name in thing.iterfind("name"):  # a box may show several things
+            for name in thing.iterfind("name"):  # a box may show several entities
                 boxes.setdefault((name.text or "").strip(), []).append((x1, y1, x2, y2))
     except (ElementTree.ParseError, ValueError) as error:
         raise UserError(

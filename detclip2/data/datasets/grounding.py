@@ -1,20 +1,18 @@
-"""Grounding data: MDETR/GLIP json (GoldG), and the jsonl that mmdetection calls ODVG.
+"""Grounding data: MDETR/GLIP json (GoldG), and mmdetection's ODVG jsonl.
 
-A grounding record is a dataset record with ``caption``, whose annotations have ``phrases``: the
+A grounding record is a dataset record with ``caption``. Its annotations have ``phrases``: the
 phrases of the caption that the box belongs to.
 """
 
-import json
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from detectron2.structures import BoxMode
 
-from detclip2.data.datasets.detection import read_json
-from detclip2.data.io.lines import LineFile
-from detclip2.data.sample import SkipSample
+from detclip2.data.io.coco_json import count_problems, image_records, parse_coco, read_json
+from detclip2.data.io.lines import JsonLines
 from detclip2.data.skips import SkipCounter
+from detclip2.data.text.spans import is_span, join_spans
 from detclip2.utils.errors import UserError
 
 
@@ -22,6 +20,7 @@ def mdetr_records(
     json_file: str,
     image_root: str | Mapping[str, str],
     counter: SkipCounter | None = None,
+    spans: bool = False,
 ) -> list[dict[str, Any]]:
     """Records of an MDETR/GLIP json: one for each caption, with its boxes.
 
@@ -31,68 +30,55 @@ def mdetr_records(
 
     Args:
         json_file: the annotations.
-        image_root: the folder of the images; for GoldG's mixed file, which draws on two sets, a
-            folder for each ``data_source`` ({"vg": ..., "coco": ...}).
-        counter: where spans outside the caption, unknown images and double ids are counted.
+        image_root: the folder of the images; for GoldG's mixed file, which has images of two data
+            sets, a folder for each ``data_source`` ({"vg": ..., "coco": ...}).
+        counter: counts spans outside the caption, unknown images and duplicate ids.
+        spans: whether annotations keep ``tokens_positive``, for ``keep=["phrase_spans"]`` of the
+            mapper.
 
     Raises:
-        UserError: if the file is missing or not of this format.
+        UserError: the file is missing or not in this format.
     """
     counter = counter or SkipCounter("grounding")
-    content = read_json(json_file, ("images", "annotations"))
-    records: dict[Any, dict[str, Any]] = {}
-    for image in content["images"]:
-        if "id" not in image or "file_name" not in image:
-            counter.add("record-malformed", f"{json_file}: image {str(image)[:80]}")
-        elif image["id"] in records:
-            counter.add("image-duplicate", f"{json_file}: image id {image['id']}")
-        else:
-            records[image["id"]] = {
-                "file_name": os.path.join(_root_of(image, image_root), image["file_name"]),
-                **{key: image[key] for key in ("height", "width") if key in image},
-                "image_id": image["id"],
-                "caption": image.get("caption") or "",
-                "annotations": [],
-            }
-    for annotation in content["annotations"]:
+    keys: dict[str, tuple[str, ...]] = {"images": ("id", "file_name"), "annotations": ()}
+    parsed = parse_coco(json_file, read_json(json_file, keys), keys, annotation_ids=False)
+    records = image_records(
+        parsed,
+        lambda image: _root_of(image, image_root),
+        lambda image: {"caption": image.get("caption") or "", "annotations": []},
+    )
+    for annotation in parsed.annotations:
         where = f"{json_file}: annotation {annotation.get('id')}"
-        record = records.get(annotation.get("image_id"))
-        if record is None:
-            counter.add("image-unknown", f"{where} of image {annotation.get('image_id')}")
-            continue
-        spans = annotation.get("tokens_positive") or []
-        record["annotations"].append(
-            {
-                "bbox": annotation.get("bbox"),
-                "bbox_mode": BoxMode.XYWH_ABS,
-                "iscrowd": int(bool(annotation.get("iscrowd", 0))),
-                "phrases": phrases_of_spans(record["caption"], spans, counter, where),
-            }
-        )
-    counter.log()
+        record = records[annotation["image_id"]]
+        marked = annotation.get("tokens_positive") or []
+        slim = {
+            "bbox": annotation.get("bbox"),
+            "bbox_mode": BoxMode.XYWH_ABS,
+            "iscrowd": int(bool(annotation.get("iscrowd", 0))),
+            "phrases": phrases_of_spans(record["caption"], marked, counter, where),
+        }
+        if spans:
+            slim["tokens_positive"] = [s for s in marked if is_span(s, record["caption"])]
+        record["annotations"].append(slim)
+    count_problems(parsed, counter)
     return list(records.values())
 
 
 def phrases_of_spans(
     caption: str, spans: Sequence[Sequence[int]], counter: SkipCounter, where: str
 ) -> list[str]:
-    """The phrases that character spans [begin, end) of a caption mark.
+    """The phrases of character spans [begin, end) of a caption.
 
-    Spans that overlap or have only whitespace between them are one phrase, others are phrases of
-    their own; spans that are empty or not inside of the caption are left out and counted.
+    Spans that overlap or have only whitespace between them form one phrase. Spans that are empty or
+    not inside the caption are skipped and counted.
     """
     valid = []
     for span in spans:
-        if len(span) == 2 and 0 <= span[0] < span[1] <= len(caption):
-            valid.append((span[0], span[1]))
+        if is_span(span, caption):
+            valid.append(span)
         else:
             counter.add("span-outside", f"{where}: {list(span)} of {len(caption)} characters")
-    joined: list[tuple[int, int]] = []
-    for begin, end in sorted(valid):
-        if joined and not caption[joined[-1][1] : begin].strip():
-            begin, end = joined[-1][0], max(end, joined.pop()[1])
-        joined.append((begin, end))
-    phrases = [caption[begin:end].strip() for begin, end in joined]
+    phrases = [caption[begin:end].strip() for begin, end in join_spans(caption, valid)]
     return [phrase for phrase in phrases if phrase]
 
 
@@ -108,50 +94,38 @@ def _root_of(image: Mapping[str, Any], image_root: str | Mapping[str, str]) -> s
         ) from error
 
 
-class OdvgFile(Sequence[dict[str, Any]]):
-    """An ODVG jsonl as records, grounding or detection by what a line holds.
+class OdvgFile(JsonLines):
+    """An ODVG jsonl as records: a line is a grounding or a detection record.
 
     A grounding line: ``{"filename", "height", "width", "grounding": {"caption", "regions":
-    [{"bbox": [x1, y1, x2, y2] or a list of such, "phrase": str or list}]}}``. A detection line:
-    ``{"filename", "height", "width", "detection": {"instances": [{"bbox", "label", "category"}]}}``
-    whose ``label`` is the ``category_id`` of DetectionMapper (names: :func:`odvg_names`).
+    [{"bbox": [x1, y1, x2, y2] or a list of boxes, "phrase": str or list,
+    "tokens_positive"?: [[begin, end], ...]}]}}``. A detection line: ``{"filename", "height",
+    "width", "detection": {"instances": [{"bbox", "label", "category"}]}}`` whose ``label`` is the
+    ``category_id`` of DetectionMapper (names: `odvg_names`).
 
     Args:
         jsonl_file: one json object a line.
         image_root: the folder that ``filename`` is relative to.
 
     Raises:
-        UserError: if the file cannot be read. A line that is not in the format raises
-            SkipSample when it is asked for.
+        UserError: the file cannot be read. Access to a line that is not in the format raises
+            SkipSample.
     """
 
-    def __init__(self, jsonl_file: str, image_root: str):
-        self.lines = LineFile(jsonl_file)
-        self.image_root = image_root
-
-    def __len__(self) -> int:
-        return len(self.lines)
-
-    def __getitem__(self, index):
-        """One record, or a list of them for a slice."""
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        index = range(len(self))[index]
-        try:
-            return self._record(json.loads(self.lines[index]), index)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            where = f"{self.lines.path}, record {index}"
-            raise SkipSample("record-malformed", f"{where}: {error!r}") from error
-
-    def _record(self, line: dict[str, Any], index: int) -> dict[str, Any]:
+    def _parse(self, line: Any, index: int) -> dict[str, Any]:
         record: dict[str, Any] = {
-            "file_name": os.path.join(self.image_root, line["filename"]),
+            "file_name": self._path(line["filename"]),
             **{key: line[key] for key in ("height", "width") if key in line},
             "image_id": index,
         }
         if "grounding" in line:
             annotations = [
-                {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "phrases": _as_list(region["phrase"])}
+                {
+                    "bbox": box,
+                    "bbox_mode": BoxMode.XYXY_ABS,
+                    "phrases": _as_list(region["phrase"]),
+                    **{key: region[key] for key in ("tokens_positive",) if key in region},
+                }
                 for region in line["grounding"]["regions"]
                 for box in _boxes_of(region["bbox"])
             ]
@@ -168,10 +142,10 @@ class OdvgFile(Sequence[dict[str, Any]]):
 
 
 def odvg_names(label_map_file: str) -> list[str]:
-    """The names by label of an ODVG label map, ``{"0": "person", ...}``; a gap is "".
+    """The names of an ODVG label map, ``{"0": "person", ...}``, by label; "" for a missing label.
 
     Raises:
-        UserError: if the file is missing or not such a map.
+        UserError: the file is missing or not such a map.
     """
     try:
         label_map = {int(key): str(name) for key, name in read_json(label_map_file).items()}
@@ -185,5 +159,5 @@ def _as_list(phrase: str | list[str]) -> list[str]:
 
 
 def _boxes_of(bbox: list) -> list[list[float]]:
-    """The boxes of a region: a phrase may have one box or a list of them."""
+    """The boxes of a region, which has one box or a list of boxes."""
     return bbox if bbox and isinstance(bbox[0], list) else [bbox]

@@ -1,7 +1,7 @@
-"""LVIS v1's two validation splits, in Detectron2's catalogs under the names that are in use.
+"""LVIS v1's two validation splits in Detectron2's catalogs, under their usual names.
 
-Detectron2 registers ``lvis_v1_val`` itself; the stand-in in ``compat/`` does not, and neither does
-``lvis_v1_minival``: 4,809 images of the validation set, drawn for MDETR, on which DetCLIPv2, GLIP
+Detectron2 registers ``lvis_v1_val``; the stand-in in ``compat/`` does not. Neither registers
+``lvis_v1_minival``: 4,809 images of the validation set, chosen for MDETR, on which DetCLIPv2, GLIP
 and others report.
 """
 
@@ -16,16 +16,16 @@ from detclip2.data.datasets.detection import detection_records
 from detclip2.utils.errors import UserError
 
 ROOT = "DETECTRON2_DATASETS"
-"""The environment variable with the folder that has ``lvis/`` and ``coco/``."""
+"""The environment variable of the folder that has ``lvis/`` and ``coco/``."""
 SPLITS = {
     "lvis_v1_minival": "lvis/lvis_v1_minival_inserted_image_name.json",
     "lvis_v1_val": "lvis/lvis_v1_val.json",
 }
-"""Name -> annotations under `ROOT`, as Detectron2 lays them out."""
+"""Name -> annotations under `ROOT`, in Detectron2's layout."""
 
 
 def register_lvis(root: str) -> None:
-    """Register those of `SPLITS` that are not registered; nothing is read before it is asked for.
+    """Register the `SPLITS` that are not registered; files are read when the records are needed.
 
     Args:
         root: the folder that has ``lvis/`` with the annotations and ``coco/`` with ``train2017/``
@@ -33,22 +33,23 @@ def register_lvis(root: str) -> None:
     """
     for name, json_file in SPLITS.items():
         if name not in DatasetCatalog.list():
-            # Detectron2 joins the folder's name and the image's without a slash.
+            # Detectron2 joins the names of folder and image without a slash.
             images = os.path.join(root, "coco", "")
             register_lvis_instances(name, {}, os.path.join(root, json_file), images)
 
 
 def lvis_set(name: str) -> list[dict[str, Any]]:
-    """The records of a split, registered if need be, for configs.
+    """The records of a split, which is registered if necessary, for configs.
 
     Args:
-        name: of `SPLITS`.
+        name: a key of `SPLITS`.
 
     Returns:
-        As :func:`detclip2.data.datasets.detection.detection_records`.
+        The records of `detclip2.data.datasets.detection.detection_records`.
 
     Raises:
-        UserError: no such split, no folder is set, or its annotations are not there or not LVIS's.
+        UserError: there is no such split, `ROOT` is not set, or the annotations are missing or not
+            LVIS's.
     """
     if name not in SPLITS:
         raise UserError(f"{name!r} is no split of LVIS; known: {', '.join(SPLITS)}")
@@ -70,5 +71,5 @@ def lvis_set(name: str) -> list[dict[str, Any]]:
         raise UserError(f"{json_file} is not a json of LVIS: {error}") from error
 
 
-if os.environ.get(ROOT):  # on import, as Detectron2 does with its own
+if os.environ.get(ROOT):  # on import, as Detectron2 registers its own
     register_lvis(os.environ[ROOT])

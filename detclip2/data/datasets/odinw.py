@@ -1,8 +1,8 @@
 """ODinW, "object detection in the wild": 35 small data sets in COCO's format, or the first 13.
 
-Each is a yaml file in ``resources/odinw``: where it lies under the folder of ODinW, its classes,
-and what GLIP's authors wrote by hand for a model to be asked. The layout is the one that GLIP's
-download gives and mmdetection reads.
+A yaml file in ``resources/odinw`` describes each: its path under the folder of ODinW, its classes,
+and the prompts that GLIP's authors wrote by hand. The layout is that of GLIP's download, which
+mmdetection reads too.
 """
 
 import difflib
@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 
 from detclip2.data.datasets.detection import detection_set
 from detclip2.data.io.coco_json import Content, read_coco_json
-from detclip2.data.sample import clean_phrase
+from detclip2.data.text.clean import clean_phrase
 from detclip2.utils.errors import UserError
 from detclip2.utils.files import write_whole
 
@@ -30,36 +30,36 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class OdinwSet:
-    """One of the data sets."""
+    """One data set of ODinW."""
 
     name: str
     benchmarks: tuple[int, ...]
-    """In which of ODinW-13 and ODinW-35 it is."""
+    """Those of 13 and 35 that include it."""
     folder: str
-    """Under the folder of ODinW."""
+    """Path under the folder of ODinW."""
     splits: Mapping[str, str]
-    """Split -> its annotations, under `folder`; the pictures lie beside them."""
+    """Split -> its annotations, under `folder`; the images are beside them."""
     classes: tuple[str, ...]
     """C names, by ascending category id."""
     source: tuple[str, ...]
-    """Where names and paths were looked up."""
+    """Sources of the names and paths."""
     classes_of_13: tuple[str, ...] = ()
-    """Names that ODinW-13 was published with, where ODinW-35 changed them."""
+    """Names in ODinW-13, if ODinW-35 changed them."""
     written_prompts: tuple[str, ...] = ()
-    """What GLIP's authors wrote for each class, where they did."""
+    """The prompt that GLIP's authors wrote for each class, if any."""
     instead_of_names: Mapping[str, str] = field(default_factory=dict)
-    """Class -> what a model is asked, where the name is blank or there twice."""
+    """Class -> its prompt, for names that are blank or not unique."""
 
     def annotations(self, root: Path, split: str) -> Path:
         """The annotations of a split."""
         return root / self.folder / self.splits[split]
 
     def prompts(self, benchmark: int = 35, written: bool = False) -> list[str]:
-        """What a model is asked: C distinct phrases.
+        """The C distinct phrases that a model detects.
 
         Args:
-            benchmark: 13 or 35, whose names differ for two data sets.
-            written: the hand-written prompts, where there are any, in place of the names.
+            benchmark: 13 or 35; the names of two data sets differ between them.
+            written: whether hand-written prompts, if any, replace the names.
         """
         if written and self.written_prompts:
             return list(self.written_prompts)
@@ -69,10 +69,10 @@ class OdinwSet:
 
 
 def odinw_sets(benchmark: int, names: Sequence[str] = ()) -> list[OdinwSet]:
-    """The data sets of ODinW-13 or ODinW-35, by name; of these, only `names` if there are any.
+    """The data sets of ODinW-13 or ODinW-35, by name; only those of `names`, if it is not empty.
 
     Raises:
-        UserError: there is no such benchmark, or a name is not of it.
+        UserError: there is no such benchmark, or it has no data set of a name.
     """
     if benchmark not in BENCHMARKS:
         raise UserError(f"there is no ODinW-{benchmark}; there are ODinW-13 and ODinW-35")
@@ -100,12 +100,12 @@ def _frozen(value: Any) -> Any:
 def read_odinw(one: OdinwSet, root: Path, split: str) -> Content:
     """The annotations of a split, with the classes of the data set as ``categories``.
 
-    Category i is class i under its id in the file. Files of several origins are about, with names
-    of their own; where the names in the file are those of the classes in whatever order, they say
-    which is which; otherwise the ids 1 to C do, as in GLIP's and mmdetection's evaluations.
+    Category i is class i with its id in the file. Names differ between copies of a data set. If the
+    names in the file are those of the classes, in any order, they identify the classes; otherwise
+    the ids 1 to C do, as in GLIP's and mmdetection's evaluations.
 
     Raises:
-        UserError: the annotations cannot be read or lack a key, or have ids beyond the classes.
+        UserError: the annotations cannot be read, lack a key, or have an id of no class.
     """
     path = one.annotations(root, split)
     content = read_coco_json(path)
@@ -137,12 +137,12 @@ def odinw_set(
     """Register a split for training, under ``name``_``split``, with prompts as its names.
 
     Args:
-        name: of the data set.
+        name: name of the data set.
         root: the folder of ODinW.
         split: "train", "valid" or "test".
-        folder: where the annotations with prompts for names are written to.
-        benchmark: see :meth:`OdinwSet.prompts`, as is `written`.
-        written: the hand-written prompts, where there are any.
+        folder: output folder of the annotations with prompts as names.
+        benchmark: see `OdinwSet.prompts`.
+        written: see `OdinwSet.prompts`.
 
     Raises:
         UserError: there is no such data set, or its annotations cannot be read.
@@ -154,7 +154,7 @@ def odinw_set(
     content["categories"] = [{"id": i, "name": prompt} for i, prompt in enumerate(prompts, 1)]
     for number, box in enumerate(content["annotations"], 1):
         box["category_id"] = position[box["category_id"]]
-        # COCO's evaluation reads these two, and takes a box with the id 0 for one not found.
+        # COCO's evaluation reads area and iscrowd, and counts a box with the id 0 as not found.
         width, height = box["bbox"][2:]
         box.update(id=number, area=box.get("area", width * height), iscrowd=box.get("iscrowd", 0))
     path = Path(folder) / f"{name}_{split}.json"
@@ -164,7 +164,7 @@ def odinw_set(
 
 
 def odinw_prompts(name: str, benchmark: int = 13, written: bool = True) -> list[str]:
-    """What :func:`odinw_set` has for names; see :meth:`OdinwSet.prompts`.
+    """The names of `odinw_set`; see `OdinwSet.prompts`.
 
     Raises:
         UserError: there is no such data set.

@@ -1,4 +1,4 @@
-"""Image-text pairs with boxes that a model has drawn, for training on them as on grounding data."""
+"""Pseudo labels: image-text pairs with a model's boxes, as grounding data for training."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -6,21 +6,23 @@ from pathlib import Path
 from typing import Any
 
 from detclip2.data.datasets.grounding import OdvgFile
+from detclip2.data.io.lines import LazyRecords
 from detclip2.utils.errors import UserError
 from detclip2.utils.files import whole_file
 
 
-class PseudoLabelled(Sequence[dict[str, Any]]):
-    """Grounding records: the pictures of `records`, and the captions and boxes of an ODVG file.
+class PseudoLabelled(LazyRecords[dict[str, Any]]):
+    """Grounding records: the images of `records`, and the captions and boxes of an ODVG file.
 
-    For pictures that are drawn on the fly; where they are files, OdvgFile alone reads the labels.
+    For images that are drawn on the fly; for image files, OdvgFile alone is enough.
 
     Args:
-        records: image-text pairs, of which the first ones have been labelled.
-        jsonl_file: what scripts/pseudo_label.py wrote for them, line by line.
+        records: image-text pairs, of which the first ones are labelled.
+        jsonl_file: output of scripts/pseudo_label.py for them, one line for each.
 
     Raises:
-        UserError: the file cannot be read, or has more lines than there are records.
+        UserError: the file cannot be read, or has more lines than there are records. Access to a
+            line of another image raises it too.
     """
 
     def __init__(self, records: Sequence[Mapping[str, Any]], jsonl_file: str) -> None:
@@ -35,11 +37,7 @@ class PseudoLabelled(Sequence[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index):
-        """One record, or a list of them for a slice."""
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        index = range(len(self))[index]
+    def _record(self, index: int) -> dict[str, Any]:
         record, labels = self.records[index], self.labels[index]
         if labels["file_name"] != record["file_name"]:
             raise UserError(
@@ -55,9 +53,9 @@ def odvg_line(
     """A grounding line of ODVG.
 
     Args:
-        file_name: of the picture.
-        size: its height and width, px.
-        caption: the text.
+        file_name: file name of the image.
+        size: (height, width) of the image, px.
+        caption: caption of the image.
         regions: phrases, each with a box, XYXY px.
     """
     return {
@@ -72,7 +70,7 @@ def odvg_line(
 
 
 def write_odvg(lines: Iterator[dict[str, Any]], path: Path) -> int:
-    """Write a file that is whole or not there; how many boxes it has."""
+    """Write a file, complete or not at all, and return its number of boxes."""
     boxes = 0
     with whole_file(path) as file:
         for line in lines:

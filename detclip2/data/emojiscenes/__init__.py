@@ -1,11 +1,15 @@
-"""EmojiScenes: the world that the project learns in, drawn on the fly from one colour font."""
+"""EmojiScenes: synthetic detection, grounding and image-text data, drawn from a colour font."""
 
-from .captions import EmojiPairs
-from .categories import Category, World, all_categories, make_world
-from .grounding import EmojiGrounding
-from .scenes import EmojiScenes
-from .validation import register_emoji_scenes, register_emoji_validation, render_validation
-from .writers import write_caption_shards, write_grounding_json
+from detclip2.data.emojiscenes.captions import EmojiPairs
+from detclip2.data.emojiscenes.categories import Category, World, all_categories, make_world
+from detclip2.data.emojiscenes.grounding import EmojiGrounding
+from detclip2.data.emojiscenes.scenes import EmojiScenes
+from detclip2.data.emojiscenes.validation import (
+    register_emoji_scenes,
+    register_emoji_validation,
+    render_validation,
+)
+from detclip2.data.emojiscenes.writers import write_caption_shards, write_grounding_json
 
 __all__ = [
     "Category",

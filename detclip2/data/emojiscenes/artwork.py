@@ -1,4 +1,4 @@
-"""The same emoji drawn by other artists: a folder of pictures in place of the font's glyphs."""
+"""Emoji in the styles of other artists: a folder of images instead of the font's glyphs."""
 
 import functools
 import hashlib
@@ -12,28 +12,28 @@ from PIL import Image
 
 from detclip2.utils.errors import UserError
 
-# Rendered larger than any glyph of the font, so that it is only ever shrunk.
+# Width of a rendered image, px: larger than all glyphs of the font, so that it is never enlarged.
 RENDERED = 192
-# Alpha from which a pixel is taken to be drawn.
+# The lowest alpha of visible pixels.
 VISIBLE = 8
 
 
 class Artwork:
-    """Pictures of emoji from one of these folders, found by the emoji's code point:
+    """Images of emoji by code point, from a folder of one of these kinds:
 
     - an icon set in Iconify's format, with ``icons.json`` and ``chars.json``, as the npm packages
       ``@iconify-json/twemoji``, ``@iconify-json/openmoji`` and ``@iconify-json/fluent-emoji-flat``;
     - files named by code point, ``1f34e.svg`` or ``.png``, in either case, as ``@twemoji/svg`` and
       ``openmoji/color/svg``.
 
-    Vector graphics are rendered by resvg (``pip install 'detclip2[artwork]'``). Pickles as the
-    folder's path and travels to loader workers.
+    resvg renders vector graphics (``pip install 'detclip2[artwork]'``). An instance pickles as the
+    folder's path, so that loader workers can have it.
 
     Args:
-        folder: see above.
+        folder: a folder of one of these kinds.
 
     Raises:
-        UserError: it is no such folder, or has vector graphics and resvg is not installed.
+        UserError: it is not such a folder, or has vector graphics and resvg is not installed.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -61,10 +61,10 @@ class Artwork:
         return _key(emoji) in self._known()
 
     def picture(self, emoji: str, height: int, width: int) -> np.ndarray:
-        """The emoji as large as fits, in the middle of (height, width, 4) uint8, straight RGBA.
+        """The emoji, scaled to fit and centred: (height, width, 4) uint8, straight RGBA.
 
         Raises:
-            UserError: there is no picture of it, or it cannot be read.
+            UserError: there is no image of it, or the image cannot be read.
         """
         if emoji not in self:
             raise UserError(f"{self.folder}: has no picture of {emoji!r}")
@@ -85,7 +85,7 @@ class Artwork:
         return np.asarray(canvas)
 
     def fingerprint(self) -> str:
-        """What the pictures depend on, as 16 hexadecimal digits."""
+        """A hash of the folder's images, 16 hexadecimal digits."""
         digest = hashlib.sha256()
         files = (
             [self.folder / "icons.json", self.folder / "chars.json"]
@@ -97,7 +97,7 @@ class Artwork:
         return digest.hexdigest()[:16]
 
     def _known(self) -> frozenset[str]:
-        """The code points there are pictures of."""
+        """The code points that have an image."""
         if _is_iconify(self.folder):
             return frozenset(_icons(self.folder))
         return frozenset(_files(self.folder))
@@ -112,7 +112,7 @@ class Artwork:
 
 
 def _key(emoji: str) -> str:
-    """The code points in hexadecimal, without the sign that asks for colour."""
+    """The code points in hexadecimal, without the variation selector for colour."""
     return "-".join(f"{ord(letter):x}" for letter in emoji if letter != "\ufe0f")
 
 
@@ -122,7 +122,7 @@ def _is_iconify(folder: Path) -> bool:
 
 @functools.lru_cache(maxsize=4)
 def _files(folder: Path) -> dict[str, Path]:
-    """Code points -> file; in the order of the names."""
+    """Code points -> file, in the order of file names."""
     found = sorted(path for path in folder.iterdir() if path.suffix in (".svg", ".png"))
     return {path.stem.lower().removesuffix("-fe0f"): path for path in found if _is_hex(path.stem)}
 
@@ -133,7 +133,7 @@ def _is_hex(text: str) -> bool:
 
 @functools.lru_cache(maxsize=4)
 def _icons(folder: Path) -> dict[str, str]:
-    """Code points -> SVG, of a set in Iconify's format."""
+    """Code points -> SVG, for a set in Iconify's format."""
     try:
         content = json.loads((folder / "icons.json").read_text(encoding="utf-8"))
         names = json.loads((folder / "chars.json").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""What is behind the emoji: colours, gradients, textures, and clutter that is nobody's name."""
+"""Backgrounds of scenes: colours, gradients, textures, and clutter without a category."""
 
 import string
 
@@ -7,16 +7,16 @@ import numpy as np
 
 
 def draw_background(size: int, rng: np.random.Generator) -> np.ndarray:
-    """A background (size, size, 3) uint8, RGB, of a kind chosen by `rng`, perhaps with clutter."""
+    """A background (size, size, 3) uint8, RGB, of a random kind, in part with clutter."""
     kind = KINDS[rng.integers(len(KINDS))]
-    picture = kind(size, rng)
+    image = kind(size, rng)
     if rng.random() < 0.6:
-        _add_clutter(picture, rng)
-    return picture
+        _add_clutter(image, rng)
+    return image
 
 
 def _color(rng: np.random.Generator) -> np.ndarray:
-    """A random colour (3,) float32, RGB 0..255: pale, dark or vivid alike."""
+    """A random colour (3,) float32, RGB 0..255; it may be pale, dark or vivid."""
     base = rng.uniform(0, 255)
     return np.clip(base + rng.uniform(-1, 1, 3) * rng.uniform(10, 120), 0, 255).astype(np.float32)
 
@@ -26,7 +26,7 @@ def _flat(size: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _between(weight: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """The weight (H, W) in 0..1 as a picture that runs from the first colour to the second."""
+    """An image that mixes two colours: the first where the weight (H, W) is 0, the second at 1."""
     table = np.linspace(first, second, 256).astype(np.uint8)[None]
     return cv2.LUT(cv2.merge([(weight * 255).astype(np.uint8)] * 3), table)
 
@@ -64,7 +64,7 @@ def _blotches(size: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _landscape(size: int, rng: np.random.Generator) -> np.ndarray:
-    """Something above and something below a wavy horizon."""
+    """A gradient above a wavy horizon, and clouds below it."""
     above, below = _gradient(size, rng), _clouds(size, rng)
     coarse = rng.uniform(-1, 1, (1, 6)).astype(np.float32)
     waves = cv2.resize(coarse, (size, 1), interpolation=cv2.INTER_CUBIC)
@@ -85,7 +85,7 @@ def _stripes(size: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _grain(size: int, rng: np.random.Generator) -> np.ndarray:
-    """Fine texture, as of paper, sand or cloth."""
+    """Fine texture, like paper, sand or cloth."""
     color = _color(rng)
     stretch = rng.integers(1, 9, 2)
     grain = rng.integers(0, 256, (size // stretch[0] + 1, size // stretch[1] + 1), dtype=np.uint8)
@@ -100,9 +100,9 @@ KINDS = (_flat, _gradient, _radial, _clouds, _blotches, _landscape, _stripes, _g
 _LETTERS = string.ascii_letters + string.digits
 
 
-def _add_clutter(picture: np.ndarray, rng: np.random.Generator) -> None:
-    """Shapes and letters, drawn into `picture`: things that no phrase names."""
-    size = len(picture)
+def _add_clutter(image: np.ndarray, rng: np.random.Generator) -> None:
+    """Draw shapes and letters, which no phrase names, into `image` in place."""
+    size = len(image)
     for _ in range(rng.integers(1, 12)):
         color = tuple(_color(rng).tolist())
         x, y = rng.integers(0, size, 2).tolist()
@@ -111,20 +111,20 @@ def _add_clutter(picture: np.ndarray, rng: np.random.Generator) -> None:
         thickness = -1 if rng.random() < 0.5 else int(rng.integers(1, 5))
         shape = rng.integers(5)
         if shape == 0:
-            cv2.circle(picture, (x, y), reach // 2, color, thickness, cv2.LINE_AA)
+            cv2.circle(image, (x, y), reach // 2, color, thickness, cv2.LINE_AA)
         elif shape == 1:
             end = (x + reach, y + int(reach * rng.uniform(0.2, 2)))
-            cv2.rectangle(picture, (x, y), end, color, thickness)
+            cv2.rectangle(image, (x, y), end, color, thickness)
         elif shape == 2:
             points = rng.integers(-reach, reach + 1, (int(rng.integers(3, 6)), 2)) + here
-            cv2.fillPoly(picture, [points.astype(np.int32)], color, cv2.LINE_AA)
+            cv2.fillPoly(image, [points.astype(np.int32)], color, cv2.LINE_AA)
         elif shape == 3:
             points = rng.integers(-2 * reach, 2 * reach + 1, (int(rng.integers(2, 5)), 2)) + here
             line = [points.astype(np.int32)]
-            cv2.polylines(picture, line, False, color, int(rng.integers(1, 6)), cv2.LINE_AA)
+            cv2.polylines(image, line, False, color, int(rng.integers(1, 6)), cv2.LINE_AA)
         else:
             text = "".join(_LETTERS[i] for i in rng.integers(0, len(_LETTERS), rng.integers(1, 6)))
             face, scale = int(rng.integers(0, 8)), reach / 30
             cv2.putText(
-                picture, text, (x, y), face, scale, color, max(1, int(2 * scale)), cv2.LINE_AA
+                image, text, (x, y), face, scale, color, max(1, int(2 * scale)), cv2.LINE_AA
             )

@@ -1,7 +1,7 @@
-"""Image-text pairs of EmojiScenes: pictures with captions as the web has them.
+"""Image-text pairs of EmojiScenes: images with captions like those of the web.
 
-A caption names some of the objects, by any of their names, and says other things too. It has no
-box. Novel categories occur here and nowhere else in training.
+A caption names some of the objects, by any of their names, and has other text. It has no boxes.
+Novel categories occur in no other training data.
 """
 
 import re
@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from .categories import Category, World, make_world
-from .layout import Layout
-from .naming import Mention, Text, article_of, counted
-from .scenes import LazyScenes, SceneSampler
+from detclip2.data.emojiscenes.categories import Category, World, make_world
+from detclip2.data.emojiscenes.layout import Layout
+from detclip2.data.emojiscenes.naming import Mention, Text, article_of, counted
+from detclip2.data.emojiscenes.scenes import LazyScenes, SceneSampler
 
-# `{}` is the list of what is named; [brackets] are noun phrases of the talk around it; <other>
-# names a thing that is not in the picture.
+# `{}` stands for the list of named objects, [brackets] enclose other noun phrases, and <other>
+# stands for a category that is not in the image.
 PLAIN = (
     "{}", "{}", "{}", "a photo of {}", "a picture of {}", "an image of {}", "{}.", "this is {}",
     "here is {}", "{} on a [coloured background]", "look at {}", "we see {} here",
@@ -48,12 +48,14 @@ _MARKS = re.compile(r"(\{\}|\[[^]]*\]|<other>)")
 
 
 class WebCaptions:
-    """Writes captions of layouts. All shares are probabilities:
+    """Writes captions of layouts.
 
-    - mention: that an object (with all others of its category) is named; one always is.
-    - synonym: that it is named by a synonym, where it has one.
-    - chatter: that the caption says other things too.
-    - misleading: that it names a thing that is not there.
+    Args:
+        categories: categories for misleading captions.
+        mention: probability that a category of the layout is named; at least one is.
+        synonym: probability that a synonym names it, if it has any.
+        chatter: probability that the caption has other text.
+        misleading: probability that the caption names a category that is not in the image.
     """
 
     def __init__(
@@ -69,7 +71,7 @@ class WebCaptions:
         self.chatter, self.misleading = chatter, misleading
 
     def write(self, layout: Layout, rng: np.random.Generator) -> Text:
-        """A caption of the layout; phrases of the talk around have no objects."""
+        """A caption of the layout; phrases of other text have no objects."""
         groups = group_by_category(layout)
         named = [group for group in groups if rng.random() < self.mention]
         named = named or [groups[int(rng.integers(len(groups)))]]
@@ -105,7 +107,7 @@ class WebCaptions:
         if category.color and category.color not in name and rng.random() < 0.15:
             adjectives += category.color + " "
         before, phrase = counted(category, name, adjectives, len(group))
-        # The web is terse: "red apple" as often as "a red apple".
+        # Captions of the web often lack articles: "red apple" for "a red apple".
         terse = before in ("a ", "an ", "some ") and rng.random() < 0.4
         return Mention("" if terse else before, phrase, tuple(group))
 
@@ -117,7 +119,7 @@ class WebCaptions:
 
 
 def group_by_category(layout: Layout) -> list[list[int]]:
-    """Indices of the objects, those of one category together, in order of first appearance."""
+    """Indices of the objects, grouped by category, in order of first appearance."""
     groups: dict[int, list[int]] = {}
     for index, item in enumerate(layout.objects):
         groups.setdefault(item.category.id, []).append(index)
@@ -132,15 +134,16 @@ def choose_name(category: Category, synonym: float, rng: np.random.Generator) ->
 
 
 class EmojiPairs(LazyScenes):
-    """Caption records of EmojiScenes: `image`, `caption` and `phrases`, drawn when asked for.
+    """Caption records of EmojiScenes: `image`, `caption` and `phrases`, drawn on access.
 
-    `phrases` are the caption's noun phrases as a perfect parser gives them, in lower case and
-    without articles and numbers (docs/noun_phrases.md), but for names with a preposition ("slice of
-    pizza"), which are kept whole. They hold the talk around the objects too.
+    `phrases` are the noun phrases of the caption, including those of other text, as a perfect
+    parser finds them: in lower case, without articles and numbers (docs/noun_phrases.md). Names
+    with a preposition ("slice of pizza") are kept whole.
 
-    - contents: what occurs; base and novel categories, all equally often, by default.
-    - mention, synonym, chatter, misleading: see :class:`WebCaptions`.
-    - the rest: see :class:`EmojiScenes`.
+    Args:
+        world: see `EmojiScenes`, as for all arguments that are not listed here.
+        contents: splits that occur; base and novel categories, all equally often, by default.
+        mention: see `WebCaptions`, as for `synonym`, `chatter` and `misleading`.
     """
 
     def __init__(
@@ -167,7 +170,7 @@ class EmojiPairs(LazyScenes):
         self.captions = WebCaptions(shown, mention, synonym, chatter, misleading)
 
     def describe(self, index: int, layout: Layout) -> dict[str, Any]:
-        """The record without its picture."""
+        """The record without its image."""
         text = self.captions.write(layout, self.sampler.text_rng(index))
         phrases = [mention.phrase for _, _, mention in text.spans]
         return {

@@ -11,13 +11,12 @@ from detclip2.utils.errors import UserError
 
 @dataclass(frozen=True)
 class Category:
-    """One thing that scenes are made of.
+    """A category of objects in scenes.
 
-    `split` says what supervision it has: "base" (boxes), "novel" (in captions only, never a box) or
-    "unseen" (in no training data at all). `frequency` is LVIS's letter: f and c for base, r for the
-    others, so that LVIS's APr reads as AP of the novel. `number` is grammar: "singular", "plural"
-    (a picture of several, as *scissors*) or "mass" (as *popcorn*). `color` is the colour word that
-    most of it deserves, or None.
+    `split` is "base" (with boxes), "novel" (in captions only, without boxes) or "unseen" (in no
+    training data). `frequency` is LVIS's letter: f and c for base, r for the others, so that LVIS's
+    APr is the AP of novel categories. `number` is the grammatical number: "singular", "plural"
+    (such as *scissors*) or "mass" (such as *popcorn*). `color` names its main colour, or is None.
     """
 
     id: int
@@ -33,7 +32,7 @@ class Category:
 
 @functools.cache
 def all_categories() -> tuple[Category, ...]:
-    """Every category in the fixed order of the worlds."""
+    """All categories, in the fixed order of the worlds."""
     text = files("detclip2.resources").joinpath("emoji_categories.json").read_text("utf-8")
     return tuple(
         Category(**{**entry, "synonyms": tuple(entry["synonyms"])})
@@ -45,8 +44,8 @@ def all_categories() -> tuple[Category, ...]:
 class World:
     """A subset of the categories: lists in fixed order, most familiar first.
 
-    A detector's classes are `seen`: base, then novel. `unseen` ones are the vocabulary of another
-    evaluation, of names that no training data holds.
+    `seen` categories, base and then novel, are the classes of a detector. `unseen` categories,
+    which no training data names, are the vocabulary of another evaluation.
     """
 
     base: tuple[Category, ...]
@@ -59,7 +58,7 @@ class World:
         return self.base + self.novel
 
     def of(self, splits: Sequence[str]) -> tuple[Category, ...]:
-        """The categories of some splits, in the order given. Raises UserError on an unknown one."""
+        """The categories of some splits, in the order given; UserError for an unknown split."""
         if unknown := set(splits) - {"base", "novel", "unseen"}:
             raise UserError(
                 f"contents of EmojiScenes: {sorted(unknown)}, expected 'base', 'novel' or 'unseen'"
@@ -73,8 +72,10 @@ class World:
 def make_world(size: int | None = None) -> World:
     """The world of `size` seen categories: four fifths base, one fifth novel, and size / 10 unseen.
 
-    A smaller world is contained in every larger one. None: the largest. Raises UserError when
-    there are not so many.
+    Every larger world contains it. None gives the largest world.
+
+    Raises:
+        UserError: there are not so many categories.
     """
     parts = {
         split: tuple(category for category in all_categories() if category.split == split)
@@ -97,5 +98,5 @@ def _largest_size(world: World) -> int:
 
 
 def names_of(categories: Sequence[Category]) -> list[str]:
-    """Their names, in order."""
+    """The names of categories, in order."""
     return [category.name for category in categories]

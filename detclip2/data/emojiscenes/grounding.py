@@ -1,36 +1,40 @@
-"""Grounding data of EmojiScenes: sentences with attributes and relations, tied to boxes."""
+"""Grounding data of EmojiScenes: captions with attributes and relations, and boxes of phrases."""
 
 from typing import Any
 
 import numpy as np
 from detectron2.structures import BoxMode
 
-from .captions import choose_name, group_by_category
-from .categories import World, make_world
-from .layout import Layout, PlacedObject
-from .naming import Mention, Text, counted
-from .scenes import LazyScenes, SceneSampler
+from detclip2.data.emojiscenes.captions import choose_name, group_by_category
+from detclip2.data.emojiscenes.categories import World, make_world
+from detclip2.data.emojiscenes.layout import Layout, PlacedObject
+from detclip2.data.emojiscenes.naming import Mention, Text, counted
+from detclip2.data.emojiscenes.scenes import LazyScenes, SceneSampler
 
-# Parts of the scene's side: what is called small or large, and how far apart a relation is clear.
+# Fractions of the scene's side: limits of "small" and "large", and the least offset of a relation.
 SMALL, LARGE, APART = 0.14, 0.32, 0.15
-# How much larger one of two must be to be told from the other by size.
+# The least ratio of sizes by which a phrase distinguishes two objects.
 CONTRAST = 1.6
 
 SENTENCES = ("{}", "{}", "there is {}", "a picture of {}", "{} in this picture", "we see {}", "{}.")
 
 
 class SceneSentences:
-    """Writes sentences that are true of a layout, whose noun phrases mean certain objects.
+    """Writes captions that are true of a layout, with the objects of each noun phrase.
 
-    A phrase means all objects it fits: "two dogs" where there are two, or "the small dog" and "the
-    large dog" where they differ in size. `synonym` is the probability of another name.
+    A phrase means all objects that it fits: "two dogs", or "the small dog" and "the large dog" if
+    two differ in size.
+
+    Args:
+        size: pixels of the scene's edge.
+        synonym: probability that a synonym names a category, if it has any.
     """
 
     def __init__(self, size: int, synonym: float = 0.2):
         self.size, self.synonym = size, synonym
 
     def write(self, layout: Layout, rng: np.random.Generator) -> Text:
-        """A sentence about at most four things of the layout."""
+        """A caption with at most four phrases of the layout."""
         things = [
             mention
             for group in group_by_category(layout)
@@ -43,7 +47,7 @@ class SceneSentences:
         related = False
         for place, thing in enumerate(things):
             relation = self._relation(layout, things[place - 1], thing) if place else None
-            # One relation at a time: of "a above b below c" no one knows what is below c.
+            # Relations never follow each other: "a above b below c" is ambiguous.
             related = relation is not None and not related
             if place:
                 comma = " and " if place == len(things) - 1 else ", "
@@ -80,7 +84,7 @@ class SceneSentences:
         return [Mention(before, phrase, tuple(group))]
 
     def _relation(self, layout: Layout, first: Mention, second: Mention) -> str | None:
-        """Where the first is, seen from the second, if each is one object and it is clear."""
+        """The first's place relative to the second; None if unclear or either is not one object."""
         if not len(first.objects) == len(second.objects) == 1:
             return None
         a, b = layout.objects[first.objects[0]], layout.objects[second.objects[0]]
@@ -100,10 +104,10 @@ def _extent(item: PlacedObject) -> int:
 class EmojiGrounding(LazyScenes):
     """Grounding records of EmojiScenes: detection records whose boxes belong to phrases.
 
-    A record has `caption`, and each annotation `phrases` (the phrases it belongs to) and
-    `tokens_positive` (their spans [start, end) of characters in the caption). Objects that the
-    caption does not name have no annotation. Only base categories occur: novel ones have no box.
-    See :class:`EmojiScenes` for the arguments.
+    A record has `caption`, and each annotation has `phrases` (the phrases that it belongs to) and
+    `tokens_positive` (their spans [begin, end) of characters in the caption). Objects that the
+    caption does not name have no annotation. Only base categories occur, since novel ones have no
+    boxes. See `EmojiScenes` for the arguments.
     """
 
     def __init__(
@@ -128,7 +132,7 @@ class EmojiGrounding(LazyScenes):
         self.sentences = SceneSentences(size, synonym)
 
     def describe(self, index: int, layout: Layout) -> dict[str, Any]:
-        """The record without its picture."""
+        """The record without its image."""
         text = self.sentences.write(layout, self.sampler.text_rng(index))
         annotations = []
         for number, item in enumerate(layout.objects):

@@ -1,4 +1,4 @@
-"""Putting sprites into a scene: where, how large, how turned, and what of them is still seen."""
+"""Layouts of scenes: place, size and rotation of objects, and their visible parts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,19 +6,19 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from .categories import Category
-from .sprites import SpriteSheet, warp_sprite
+from detclip2.data.emojiscenes.categories import Category
+from detclip2.data.emojiscenes.sprites import SpriteSheet, warp_sprite
 
-# An object of which less is visible than this part is not put there at all: no one could name it.
+# The least visible fraction of an object: one with less could not be recognised.
 MIN_VISIBLE = 0.4
-# Alpha from which a pixel belongs to the object and not to what is behind it.
+# The lowest alpha of pixels that belong to the object and not to its background.
 OPAQUE = 128
-# A place is tried so often before the object is left out.
+# Number of places that are tried before an object is skipped.
 ATTEMPTS = 6
-# Turned or mirrored, these would be something else, or not themselves.
+# Categories that mean something else if turned or mirrored, by word of the name and by group.
 UPRIGHT_WORDS = frozenset({"up", "down", "left", "right", "leftwards", "rightwards", "upside-down"})
 ONE_WAY_GROUPS = frozenset({"warning", "money", "religion", "book-paper", "time"})
-# Longer side of an object before it is turned, as a part of the scene's side.
+# Longer side of an object before rotation, as a fraction of the scene's side.
 SMALLEST, LARGEST = 0.09, 0.5
 
 
@@ -26,8 +26,8 @@ SMALLEST, LARGEST = 0.09, 0.5
 class PlacedObject:
     """An object in a scene.
 
-    `box` is XYXY in pixels, tight around its *visible* part (as in LVIS and COCO), edges exclusive;
-    `visible` is the part of it that is neither covered nor outside, 0..1.
+    `box` is XYXY in pixels, tight around the *visible* part (as in LVIS and COCO), right and bottom
+    exclusive; `visible` is the fraction that is neither covered nor outside, 0..1.
     """
 
     category: Category
@@ -46,7 +46,7 @@ class PlacedObject:
 
 @dataclass
 class Layout:
-    """Objects from back to front, and `owner` (size, size) int16: which object each pixel shows."""
+    """Objects from back to front, and `owner` (size, size) int16: each pixel's object, or -1."""
 
     objects: list[PlacedObject]
     owner: np.ndarray
@@ -55,22 +55,22 @@ class Layout:
 def arrange(
     categories: Sequence[Category], size: int, sprites: SpriteSheet, rng: np.random.Generator
 ) -> Layout:
-    """Put one object of each category into a square scene, later ones in front of earlier ones.
+    """Place one object of each category in a square scene, later ones in front of earlier ones.
 
-    Objects for which no place is found are left out, so the layout may hold fewer.
+    Objects without a suitable place are skipped, so the layout may have fewer.
     """
     owner = np.full((size, size), -1, np.int16)
     placed: list[PlacedObject] = []
     total: list[int] = []
     seen: list[int] = []
-    # A common scale makes some scenes close-ups and others crowds seen from afar.
+    # A common scale makes some scenes close-ups and others distant views.
     scene_scale = rng.uniform(0.6, 1.0)
     for category in categories:
         low, high = np.log(SMALLEST), np.log(LARGEST * scene_scale)
         extent = size * float(np.exp(rng.uniform(low, high)))
         patch = _turned_sprite(category, extent, sprites, rng)
         for _ in range(ATTEMPTS):
-            # A little beyond the edges, so that some objects are cut by the picture's border.
+            # Slightly beyond the edges, so that the image's border cuts some objects.
             place = rng.uniform(-0.1, 1.1, 2) * (size - np.array(patch.shape[1::-1]))
             left, top = place.astype(int).tolist()
             spot = _look_at(patch, left, top, owner)
@@ -95,7 +95,7 @@ def arrange(
 def _turned_sprite(
     category: Category, extent: float, sprites: SpriteSheet, rng: np.random.Generator
 ) -> np.ndarray:
-    """The category's picture with its longer side `extent` pixels before turning, jittered."""
+    """The category's sprite (longer side `extent` px), turned, perhaps mirrored, and jittered."""
     sprite = sprites[category.emoji]
     one_way = category.group in ONE_WAY_GROUPS or not UPRIGHT_WORDS.isdisjoint(
         category.name.split()
@@ -109,7 +109,7 @@ def _turned_sprite(
 
 
 def _color_jitter(rng: np.random.Generator) -> np.ndarray:
-    """A (4, 4) matrix on RGBA: mild brightness, saturation and tint; a red apple stays red."""
+    """A (4, 4) matrix for RGBA: mild brightness, saturation and tint; a red apple stays red."""
     brightness, saturation = rng.uniform(0.75, 1.1), rng.uniform(0.75, 1.15)
     tint = rng.uniform(0.93, 1.07, 3)
     grey = np.full((3, 3), 1 / 3) * (1 - saturation) + np.eye(3) * saturation
@@ -119,8 +119,9 @@ def _color_jitter(rng: np.random.Generator) -> np.ndarray:
 
 
 def _look_at(patch: np.ndarray, left: int, top: int, owner: np.ndarray):
-    """Where a patch would fall: its mask inside the scene, the scene's rows and columns, its full
-    area; None where too little of it would be inside.
+    """A patch at a place: its mask inside the scene, the scene's rows and columns, its full area.
+
+    None if too little of it is inside.
     """
     size = len(owner)
     solid = patch[..., 3] >= OPAQUE
@@ -144,9 +145,9 @@ def _tight_box(item: PlacedObject, index: int, owner: np.ndarray) -> tuple[int, 
     return x, y, x + width, y + height
 
 
-def paint(layout: Layout, picture: np.ndarray) -> np.ndarray:
-    """Draw the objects, back to front, into `picture` (size, size, 3) uint8, in place."""
-    size = len(picture)
+def paint(layout: Layout, image: np.ndarray) -> np.ndarray:
+    """Draw the objects, back to front, into `image` (size, size, 3) uint8, in place."""
+    size = len(image)
     for item in layout.objects:
         top, left, patch = item.top, item.left, item.patch
         rows = slice(max(top, 0), min(top + patch.shape[0], size))
@@ -154,8 +155,8 @@ def paint(layout: Layout, picture: np.ndarray) -> np.ndarray:
         patch = patch[
             rows.start - top : rows.stop - top, columns.start - left : columns.stop - left
         ]
-        behind = picture[rows, columns]
+        behind = image[rows, columns]
         through = cv2.merge([255 - patch[..., 3]] * 3)
         dimmed = cv2.multiply(behind, through, scale=1 / 255)
-        picture[rows, columns] = cv2.add(dimmed, patch[..., :3])
-    return picture
+        image[rows, columns] = cv2.add(dimmed, patch[..., :3])
+    return image

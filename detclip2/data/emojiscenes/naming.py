@@ -1,8 +1,8 @@
-"""English for things: plurals, articles, numbers, and text that knows where its phrases are."""
+"""English phrases of objects: plurals, articles, numbers, and captions with spans of phrases."""
 
 from dataclasses import dataclass
 
-from .categories import Category
+from detclip2.data.emojiscenes.categories import Category
 
 _IRREGULAR = {
     "man": "men", "woman": "women", "person": "people", "child": "children", "foot": "feet",
@@ -13,7 +13,7 @@ _IRREGULAR = {
     "calf": "calves", "wolverine": "wolverines", "policeman": "policemen", "snowman": "snowmen",
     "superman": "supermen", "merperson": "merpeople", "suv": "suvs", "dice": "dice",
 }  # fmt: skip
-# What follows one of these words is not the noun of the name: "slices of pizza", "men with a cap".
+# These words and those after them are not a name's noun: "slices of pizza", "men with a cap".
 _AFTER_THE_NOUN = frozenset(
     """of with without in on from and over at near behind showing getting covering blowing holding
     making raising touching taking doing playing rowing pointing savoring screaming vomiting
@@ -47,7 +47,7 @@ def _plural_of_word(word: str) -> str:
 
 
 def article_of(phrase: str) -> str:
-    """The indefinite article: "a" or "an"."""
+    """The indefinite article of a phrase: "a" or "an"."""
     if phrase.startswith(_AN_DESPITE_CONSONANT):
         return "an"
     if phrase.startswith(_A_DESPITE_VOWEL):
@@ -56,9 +56,9 @@ def article_of(phrase: str) -> str:
 
 
 def counted(category: Category, name: str, adjectives: str, number: int) -> tuple[str, str]:
-    """What stands before a noun phrase ("two ", "a ", "some " or nothing), and the phrase itself.
+    """The number or article of a noun phrase ("two ", "a ", "some " or ""), and the phrase.
 
-    The phrase has no number or article, as category names have none (docs/noun_phrases.md).
+    The phrase itself has neither, like category names (docs/noun_phrases.md).
     """
     kind = "singular" if name.startswith("pair of") else category.number
     if kind == "singular" and number > 1:
@@ -72,7 +72,7 @@ def counted(category: Category, name: str, adjectives: str, number: int) -> tupl
 
 @dataclass(frozen=True)
 class Mention:
-    """A noun phrase with what stands before it, and which objects of the scene it means."""
+    """A noun phrase, with the text before it and the indices of its objects."""
 
     before: str
     phrase: str
@@ -80,7 +80,7 @@ class Mention:
 
 
 class Text:
-    """A caption under construction, whose phrases keep their spans of characters."""
+    """A caption under construction, with the spans of characters of its phrases."""
 
     def __init__(self) -> None:
         self.text = ""
@@ -105,5 +105,5 @@ class Text:
         return self
 
     def capitalized(self) -> str:
-        """The text with a capital first letter; the spans stay right."""
+        """The text with a capital first letter; spans stay valid."""
         return self.text[:1].upper() + self.text[1:]

@@ -1,4 +1,4 @@
-"""EmojiScenes: endless pictures of emoji with boxes, drawn when asked for."""
+"""EmojiScenes: images of emoji with boxes, drawn on access."""
 
 import functools
 import logging
@@ -10,37 +10,42 @@ import numpy as np
 from detectron2.structures import BoxMode
 from torch.utils.data import Dataset
 
+from detclip2.data.emojiscenes.backgrounds import draw_background
+from detclip2.data.emojiscenes.categories import Category, World, make_world
+from detclip2.data.emojiscenes.layout import Layout, arrange, paint
+from detclip2.data.emojiscenes.sprites import SpriteSheet
 from detclip2.utils.errors import UserError
-
-from .backgrounds import draw_background
-from .categories import Category, World, make_world
-from .layout import Layout, arrange, paint
-from .sprites import SpriteSheet
 
 logger = logging.getLogger(__name__)
 
-# What separates the random streams of the parts of a world. Never change: scenes would differ.
+# Seeds of the random streams of each part of a world. Never change them: scenes would differ.
 STREAMS = {"train": 1, "val": 2, "pairs": 3, "grounding": 4}
-# What occurs is decided for so many scenes at once, so that categories can be dealt evenly while
-# every scene can still be made without those before it.
+# Number of scenes whose contents are drawn together, so that categories occur evenly and a scene
+# does not depend on all those before it.
 BLOCK = 1024
 
 
 class SceneSampler:
-    """Decides what is in scene `index`, arranges it and draws it.
+    """Draws the categories of scene `index`, arranges the objects and draws the image.
 
-    Everything follows from (seed, stream, index): the same categories, places and colours on every
-    machine that has the same font. Args:
+    A scene depends on (seed, stream, index) alone: its categories, places and colours are the same
+    on all machines with the same font.
 
-    - categories: what may occur.
-    - stream: a key of STREAMS.
-    - objects: least and most objects of a scene (before some find no place).
-    - long_tail: exponent of the frequencies: the category of rank k is drawn in proportion to
-      (k + 5) ** -long_tail, those of frequency f before those of c. 0 deals categories like
-      cards, so that each occurs equally often.
-    - repeat: probability that a further object is of a category the scene has already.
-    - font, artwork: see :class:`~detclip2.data.emojiscenes.sprites.SpriteSheet`. Categories that
-      the artwork lacks do not occur, and a warning names them.
+    Args:
+        categories: the categories that may occur.
+        stream: a key of STREAMS.
+        seed: seed of the world.
+        size: pixels of an edge, 32 or more.
+        objects: (least, most) objects of a scene, in 1 to 100; those without a place are skipped.
+        long_tail: exponent of the frequencies: the probability of the category of rank k is
+            proportional to (k + 5) ** -long_tail; those of frequency f rank before those of c. With
+            0, categories are dealt like cards, so that all occur equally often.
+        repeat: probability that a further object is of a category that the scene has already.
+        font: see `SpriteSheet`.
+        artwork: see `SpriteSheet`. Categories that it lacks are skipped, with a warning.
+
+    Raises:
+        UserError: there is no category to draw, or a value is out of its range.
     """
 
     def __init__(
@@ -56,7 +61,7 @@ class SceneSampler:
         artwork: str | None = None,
     ):
         self.sprites = SpriteSheet(font, artwork)
-        self._drawn = self._with_pictures(categories)
+        self._drawn = self._drawable(categories)
         if not self._drawn:
             raise UserError("EmojiScenes needs at least one category")
         objects = (objects[0], objects[1])  # a config gives a list
@@ -73,15 +78,15 @@ class SceneSampler:
         self._cumulative = np.cumsum(weights / weights.sum())
         self._plan = functools.lru_cache(maxsize=8)(self._plan_block)
 
-    def _with_pictures(self, categories: Sequence[Category]) -> list[Category]:
-        """The categories that there are pictures of."""
+    def _drawable(self, categories: Sequence[Category]) -> list[Category]:
+        """The categories that can be drawn."""
         artwork = self.sprites.artwork
         if artwork is None:
             return list(categories)
         missing = [category.name for category in categories if category.emoji not in artwork]
         if missing:
             text = f"{artwork.folder}: has no picture of {len(missing)} of {len(categories)} names"
-            logger.warning("%s, which are left out: %s", text, ", ".join(missing))
+            logger.warning("%s, which are skipped: %s", text, ", ".join(missing))
         return [category for category in categories if category.emoji in artwork]
 
     def rng(self, index: int) -> np.random.Generator:
@@ -89,15 +94,15 @@ class SceneSampler:
         return self._numbers(index)
 
     def text_rng(self, index: int) -> np.random.Generator:
-        """The random numbers of what is said of scene `index`."""
+        """The random numbers of the caption of scene `index`."""
         return self._numbers(index, 2)
 
     def _numbers(self, *key: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, STREAMS[self.stream], *key])
 
     def _plan_block(self, block: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """For each scene of a block: its number of objects, and from where to where it is dealt."""
-        # 2**32 + block: no scene has this index, so no scene shares these numbers.
+        """Per scene, its number of objects and the start of its categories in the list returned."""
+        # No scene has the index 2**32 + block, so none shares these random numbers.
         rng = self.rng(2**32 + block)
         least, most = self.objects
         numbers = rng.integers(least, most + 1, BLOCK)
@@ -122,21 +127,21 @@ class SceneSampler:
         chosen = [self.categories[i] for i in rng.permutation(np.concatenate([fresh, again]))]
         if len(self._drawn) == len(self.categories):
             return chosen
-        # Other scenes stay as they are in the font's style, and none is empty.
+        # All other scenes are as in the font's style, and no scene is empty.
         drawn = [category for category in chosen if category in self._drawn]
         return drawn or [self._drawn[index % len(self._drawn)]]
 
     def layout(self, index: int) -> Layout:
-        """What is where in scene `index`; at least one object."""
+        """The layout of scene `index`, with at least one object."""
         rng = self.rng(index)
         contents = self.contents(index, rng)
         while not (layout := arrange(contents, self.size, self.sprites, rng)).objects:
-            pass  # once in a million scenes the only object has fallen outside each time
+            pass  # in one of a million scenes, all places of the only object are outside
         return layout
 
     def draw(self, index: int, layout: Layout) -> np.ndarray:
-        """The picture (size, size, 3) uint8 RGB of scene `index`, whose layout is given."""
-        # Its own stream, so that what is where does not depend on how it is drawn.
+        """The image (size, size, 3) uint8 RGB of scene `index`, from its layout."""
+        # A stream of its own, so that layouts do not depend on how images are drawn.
         return paint(layout, draw_background(self.size, self._numbers(index, 1)))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -148,9 +153,9 @@ class SceneSampler:
 
 
 class LazyScenes(Dataset):
-    """A sequence of records, each drawn when it is asked for; what :meth:`describe` says of it.
+    """A sequence of records that are drawn on access; subclasses describe them.
 
-    The first n records of a longer sequence are the same. Records travel to loader workers.
+    Records do not depend on `count`. A sequence can be pickled, for loader workers.
     """
 
     def __init__(self, sampler: SceneSampler, count: int):
@@ -158,10 +163,10 @@ class LazyScenes(Dataset):
 
     @abstractmethod
     def describe(self, index: int, layout: Layout) -> dict[str, Any]:
-        """The record of scene `index` without its picture."""
+        """The record of scene `index` without its image."""
 
     def header(self, index: int) -> dict[str, Any]:
-        """What all records have."""
+        """The keys that all records have."""
         sampler = self.sampler
         return {
             "file_name": f"emoji-{sampler.stream}-{sampler.seed}-{index}",
@@ -182,23 +187,28 @@ class LazyScenes(Dataset):
         return (self[index] for index in range(self.count))
 
     def records_without_images(self) -> Iterator[dict[str, Any]]:
-        """The same records without drawing the pictures, which is more than twice as quick."""
+        """The records without their images, which is more than twice as fast."""
         return (self.describe(i, self.sampler.layout(i)) for i in range(self.count))
 
 
 class EmojiScenes(LazyScenes):
-    """Detection records of EmojiScenes: a lazy sequence, each drawn when it is asked for.
+    """Detection records of EmojiScenes, drawn on access.
 
-    A record is Detectron2's dataset dict with `image` (H, W, 3) uint8 RGB in place of a file to
-    read. All objects are boxed; `category_id` is an index into `vocabulary`.
+    A record is Detectron2's dataset dict with `image` (H, W, 3) uint8 RGB instead of a file to
+    read. All objects have boxes; `category_id` is an index into `vocabulary`.
 
-    - world: how many seen categories (see :func:`make_world`), None for all, or a World.
-    - split: "train" shows base categories in a long tail; "val" base and novel ones, equally often.
-      Novel categories have no box in training at all (DESIGN: they occur in image-text pairs only).
-    - count: number of scenes; the first n of a longer sequence are the same.
-    - contents: overrides what `split` shows: any of "base", "novel", "unseen". Unseen categories
-      have a vocabulary of their own and do not mix with the others.
-    - seed, size, objects, long_tail, repeat, font, artwork: see :class:`SceneSampler`.
+    Args:
+        world: number of seen categories (see `make_world`), None for all, or a World.
+        split: "train" has base categories in a long tail; "val" has base and novel ones, equally
+            often. In training, novel categories occur in image-text pairs alone, without boxes.
+        count: number of scenes; scene i is the same for every count.
+        size: see `SceneSampler`, as for `seed`, `objects`, `long_tail`, `repeat`, `font` and
+            `artwork`.
+        contents: overrides the categories of `split`: any of "base", "novel", "unseen". Unseen
+            categories have their own vocabulary and do not mix with the others.
+
+    Raises:
+        UserError: `split` or `contents` is not valid; see also `SceneSampler`.
     """
 
     def __init__(
@@ -234,11 +244,11 @@ class EmojiScenes(LazyScenes):
 
     @property
     def class_names(self) -> list[str]:
-        """What `category_id` means: names of the base categories, then of the novel ones."""
+        """The names of `vocabulary`, by `category_id`."""
         return [category.name for category in self.vocabulary]
 
     def describe(self, index: int, layout: Layout) -> dict[str, Any]:
-        """The record without its picture."""
+        """The record without its image."""
         return {
             **self.header(index),
             "annotations": [

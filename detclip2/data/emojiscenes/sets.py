@@ -1,4 +1,4 @@
-"""EmojiScenes as a config names it: the names of a world, and its validation set."""
+"""EmojiScenes for configs: the names of a world, and its validation set."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -7,20 +7,19 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog
 
+from detclip2.data.emojiscenes.categories import make_world, names_of
+from detclip2.data.emojiscenes.scenes import EmojiScenes
+from detclip2.data.emojiscenes.validation import register_emoji_validation
 from detclip2.utils.errors import UserError
-
-from .categories import make_world, names_of
-from .scenes import EmojiScenes
-from .validation import register_emoji_validation
 
 
 def base_names(world: int | None = None) -> list[str]:
-    """What a detector of the world may hear of in detection data: the base categories alone."""
+    """The names of the base categories, which are the only ones in detection data."""
     return names_of(make_world(world).base)
 
 
 def seen_names(world: int | None = None) -> list[str]:
-    """All that the training data of a world names: base categories, then novel ones."""
+    """The names of the base categories, then of the novel ones: all in training data."""
     return names_of(make_world(world).seen)
 
 
@@ -39,20 +38,19 @@ def validation_set(
     """Render the validation scenes into ``folder``, register them as ``name``, and load them.
 
     Args:
-        name: of the registered data set, for evaluators.
-        folder: where the pictures and the LVIS json go; taken as they are when complete.
-        world: how many categories, base and novel; None for all.
-        count: scenes.
+        name: name of the registered data set, for evaluators.
+        folder: folder of the images and the LVIS json; complete ones are used again.
+        world: number of base and novel categories; None for all.
+        count: number of scenes.
         size: pixels of an edge.
-        seed: of the world.
-        objects: least and most objects of a scene.
-        contents: any of "base", "novel", "unseen", the last alone; base and novel by default.
-        artwork: a folder with the emoji in another style
-            (:class:`~detclip2.data.emojiscenes.artwork.Artwork`).
-        called: category -> the name that is asked for in place of its own, which stays for others.
+        seed: seed of the world.
+        objects: (least, most) objects of a scene.
+        contents: "base", "novel" or both, or "unseen" alone; base and novel by default.
+        artwork: folder of the emoji in another style, see `Artwork`.
+        called: category -> the name that replaces its own.
 
     Raises:
-        UserError: `called` names what is not in the world.
+        UserError: `called` has a category that the world does not have.
     """
     scenes = EmojiScenes(
         world,
@@ -71,7 +69,11 @@ def validation_set(
 
 
 def rename(scenes: EmojiScenes, called: Mapping[str, str]) -> None:
-    """Give categories of `scenes` other names; what is drawn stays."""
+    """Give categories of `scenes` other names; images do not change.
+
+    Raises:
+        UserError: `called` has a category that `scenes` do not have.
+    """
     unknown = called.keys() - set(scenes.class_names)
     if unknown:
         raise UserError(

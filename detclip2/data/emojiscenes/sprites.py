@@ -1,4 +1,4 @@
-"""Pictures of single emoji, from a colour font, ready to be put into scenes."""
+"""Sprites: images of single emoji from a colour font or artwork, at several sizes."""
 
 import functools
 import io
@@ -11,9 +11,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from detclip2.data.emojiscenes.artwork import Artwork
 from detclip2.utils.errors import UserError
-
-from .artwork import Artwork
 
 FONT_NAME = "NotoColorEmoji.ttf"
 FONT_FOLDERS = (
@@ -25,14 +24,15 @@ FONT_FOLDERS = (
     "~/Library/Fonts",
     "/opt/homebrew/share/fonts",
 )
-# Noto's colour glyphs are bitmaps of this one size; FreeType refuses any other.
+# The only size of Noto's colour glyphs, which are bitmaps; FreeType refuses others.
 STRIKE = 109
 
 
 def find_emoji_font(path: str | Path | None = None) -> Path:
-    """The colour emoji font: `path`, else $DETCLIP2_EMOJI_FONT, else what the system has.
+    """The colour emoji font: `path`, or $DETCLIP2_EMOJI_FONT, or the system's.
 
-    Raises UserError that says what to install when there is none.
+    Raises:
+        UserError: there is none; the message explains how to install it.
     """
     named = path or os.environ.get("DETCLIP2_EMOJI_FONT")
     if named:
@@ -67,7 +67,7 @@ def _ask_fontconfig() -> Path | None:
 def _load_font(path: Path) -> ImageFont.FreeTypeFont:
     try:
         # Basic layout: every category is one code point, so no shaping library is needed.
-        # From bytes: of a path that is no font, Pillow takes the system's file of that name.
+        # From bytes: for a path that is not a font, Pillow opens the system's file of that name.
         data = io.BytesIO(path.read_bytes())
         return ImageFont.truetype(data, STRIKE, layout_engine=ImageFont.Layout.BASIC)
     except OSError as error:
@@ -77,9 +77,10 @@ def _load_font(path: Path) -> ImageFont.FreeTypeFont:
 
 
 def draw_glyph(text: str, font: Path) -> np.ndarray:
-    """One emoji, cropped to what is not transparent: (H, W, 4) uint8, RGBA, straight alpha.
+    """An emoji, cropped to its visible part: (H, W, 4) uint8, RGBA, straight alpha.
 
-    Raises UserError when the font has no picture for it.
+    Raises:
+        UserError: the font has no glyph for it.
     """
     face = _load_font(font)
     canvas = Image.new("RGBA", (160, 160))
@@ -92,11 +93,11 @@ def draw_glyph(text: str, font: Path) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Sprite:
-    """One emoji at several sizes.
+    """An emoji at several sizes.
 
     `levels[i]` is (H / 2**i, W / 2**i, 4) uint8, RGBA with colour premultiplied by alpha, so that
-    interpolation does not bleed the colour of transparent pixels. `height` and `width` are of the
-    glyph itself, in pixels of level 0; each level has a transparent border of `BORDER` pixels.
+    interpolation does not bleed the colour of transparent pixels. `height` and `width` are those of
+    the glyph, in pixels of level 0; each level has a transparent border of `BORDER` pixels.
     """
 
     levels: tuple[np.ndarray, ...]
@@ -106,12 +107,12 @@ class Sprite:
     BORDER = 2
 
     def level_for(self, scale: float) -> int:
-        """The smallest level that need not be shrunk by more than two to be drawn at `scale`."""
+        """Index of the level to draw at `scale`: the smallest that is not enlarged, if any."""
         return int(np.clip(np.floor(-np.log2(max(scale, 1e-6))), 0, len(self.levels) - 1))
 
 
 def make_sprite(text: str, font: Path, levels: int = 4, artwork: Artwork | None = None) -> Sprite:
-    """Draw `text` once and shrink it by halves; the artwork's is as large as the font's."""
+    """Draw `text` and halve it repeatedly; images of artwork get the size of the font's glyph."""
     drawn = draw_glyph(text, font)
     height, width = drawn.shape[:2]
     if artwork is not None:
@@ -121,19 +122,23 @@ def make_sprite(text: str, font: Path, levels: int = 4, artwork: Artwork | None 
     sizes = [glyph]
     while len(sizes) < levels:
         h, w = sizes[-1].shape[:2]
-        # Odd sizes get a transparent row, so that a level is exactly half of the one before.
+        # Odd sizes get a transparent row or column, so that levels are exact halves.
         even = np.pad(sizes[-1], ((0, h % 2), (0, w % 2), (0, 0)))
         sizes.append(even.reshape(-(-h // 2), 2, -(-w // 2), 2, 4).mean(axis=(1, 3)))
     border = ((Sprite.BORDER,) * 2, (Sprite.BORDER,) * 2, (0, 0))
-    pictures = tuple(np.pad(np.rint(size).astype(np.uint8), border) for size in sizes)
-    return Sprite(pictures, height, width)
+    padded = tuple(np.pad(np.rint(size).astype(np.uint8), border) for size in sizes)
+    return Sprite(padded, height, width)
 
 
 class SpriteSheet:
-    """The sprites of a font, or of other artwork, drawn when first asked for and kept.
+    """The sprites of a font or of artwork, drawn on first access and cached.
 
-    Artwork takes the place that the font's glyph would have, so that scenes are laid out alike.
-    Holds no open file and pickles as paths alone, so it travels to loader workers.
+    Sprites of artwork have the size of the font's glyphs, so that layouts are the same. A sheet
+    pickles as its paths, so that loader workers can have it.
+
+    Args:
+        font: see `find_emoji_font`.
+        artwork: folder of an `Artwork`; None for the font's glyphs.
     """
 
     def __init__(self, font: str | Path | None = None, artwork: str | Path | None = None):
@@ -154,13 +159,13 @@ class SpriteSheet:
 def warp_sprite(
     sprite: Sprite, scale: float, angle: float, mirror: bool, center: tuple[float, float]
 ) -> tuple[np.ndarray, int, int]:
-    """Draw a sprite scaled, turned and perhaps mirrored, about `center` (x, y) in pixels.
+    """Scale, turn and perhaps mirror a sprite, about `center` (x, y) in pixels.
 
     `scale` is relative to level 0, `angle` in degrees. Returns the patch (h, w, 4) uint8,
     premultiplied RGBA, and the column and row of its top left corner in the scene.
     """
     level = sprite.level_for(scale)
-    picture = sprite.levels[level]
+    image = sprite.levels[level]
     zoom = scale * 2**level
     cosine, sine = np.cos(np.radians(angle)) * zoom, np.sin(np.radians(angle)) * zoom
     linear = np.array([[-cosine if mirror else cosine, -sine], [-sine if mirror else sine, cosine]])
@@ -170,6 +175,6 @@ def warp_sprite(
     width, height = np.ceil(2 * half).astype(int) + 2
     shift = np.asarray(center) - 0.5 - (left, top) - linear @ middle
     patch = cv2.warpAffine(
-        picture, np.column_stack([linear, shift]), (int(width), int(height)), flags=cv2.INTER_LINEAR
+        image, np.column_stack([linear, shift]), (int(width), int(height)), flags=cv2.INTER_LINEAR
     )
     return patch, int(left), int(top)

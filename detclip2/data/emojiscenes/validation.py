@@ -11,14 +11,13 @@ from typing import Any
 
 import cv2
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.lvis import load_lvis_json
 
+from detclip2.data.datasets.catalog import register
+from detclip2.data.emojiscenes.layout import PlacedObject
+from detclip2.data.emojiscenes.scenes import EmojiScenes
+from detclip2.data.emojiscenes.writers import encode_jpeg
 from detclip2.utils.errors import UserError
-
-from .layout import PlacedObject
-from .scenes import EmojiScenes
-from .writers import encode_jpeg
 
 logger = logging.getLogger(__name__)
 
@@ -26,29 +25,30 @@ ANNOTATIONS = "annotations.json"
 
 
 def register_emoji_scenes(name: str, scenes: EmojiScenes) -> None:
-    """Register scenes that are drawn when asked for, as the data set `name`.
-
-    A data set of that name is replaced, so that a config can be loaded twice.
-    """
-    _forget(name)
-    DatasetCatalog.register(name, lambda: scenes)
-    MetadataCatalog.get(name).set(thing_classes=scenes.class_names)
+    """Register scenes, which are drawn on access, as the data set `name`; see `register`."""
+    register(name, lambda: scenes, thing_classes=scenes.class_names)
 
 
 def register_emoji_validation(name: str, scenes: EmojiScenes, folder: str | Path) -> Path:
-    """Render `scenes` under `folder` unless it has been done, and register them as `name`.
+    """Render `scenes` under `folder` unless they are there, and register them as `name`.
 
-    The metadata are what LVISEvaluator needs (`json_file`, `thing_classes`) and
+    The metadata have the keys that LVISEvaluator needs (`json_file`, `thing_classes`) and
     `class_image_count`, as for Detectron2's own LVIS. Category `i` of the json (from 1) is class
-    `i - 1`, so that Detectron2's LVIS reader needs no map. Returns the json's path.
+    `i - 1`, as Detectron2's LVIS reader expects.
+
+    Returns:
+        The path of the json.
+
+    Raises:
+        UserError: the folder cannot be written.
     """
     json_file = render_validation(scenes, folder)
     image_root = f"{json_file.parent}/"
     content = json.loads(json_file.read_text(encoding="utf-8"))
-    _forget(name)
-    # Without the data set's name: Detectron2 knows the classes of LVIS's own files alone.
-    DatasetCatalog.register(name, functools.partial(load_lvis_json, str(json_file), image_root))
-    MetadataCatalog.get(name).set(
+    register(
+        name,
+        # Without the data set's name, for which Detectron2 would look up LVIS's own classes.
+        functools.partial(load_lvis_json, str(json_file), image_root),
         json_file=str(json_file),
         image_root=image_root,
         evaluator_type="lvis",
@@ -61,18 +61,11 @@ def register_emoji_validation(name: str, scenes: EmojiScenes, folder: str | Path
     return json_file
 
 
-def _forget(name: str) -> None:
-    for catalog in (DatasetCatalog, MetadataCatalog):
-        if name in catalog:
-            catalog.remove(name)
-
-
 def fingerprint(scenes: EmojiScenes) -> str:
-    """What the pictures and boxes depend on, as 16 hex digits: settings, categories, font or
-    artwork, code.
+    """A hash of all that images and boxes depend on, 16 hexadecimal digits.
 
-    The code is known by what it does: the first scenes are part of the print, so that no rendering
-    of another version of it, or of OpenCV, is taken for this one's.
+    It covers settings, categories, font or artwork, and the first scenes, so that it differs for
+    code or a version of OpenCV that draws them otherwise.
     """
     sampler = scenes.sampler
     samples = [scenes[index] for index in range(min(4, len(scenes)))]
@@ -93,57 +86,61 @@ def fingerprint(scenes: EmojiScenes) -> str:
 
 
 def render_validation(scenes: EmojiScenes, folder: str | Path) -> Path:
-    """Write the pictures and an LVIS json into a folder of their own under `folder`.
+    """Write the images and an LVIS json into a new folder under `folder`.
 
-    The folder's name has the :func:`fingerprint`; when it is there, it is complete and is taken as
-    it is. It is written aside and then renamed, so a killed run leaves nothing half done, and
-    processes that render at the same time do not disturb each other. Returns the json's path.
+    The folder's name has the `fingerprint`; a folder of that name is complete and is used as it is.
+    It gets its name when it is complete, so killed runs leave no incomplete one, and processes may
+    render at the same time.
 
-    Raises UserError when the folder cannot be written.
+    Returns:
+        The path of the json.
+
+    Raises:
+        UserError: the folder cannot be written.
     """
     mark = fingerprint(scenes)
     target = Path(folder) / f"emoji-{scenes.split}-{scenes.sampler.size}-{mark}"
     if (target / ANNOTATIONS).is_file():
         return target / ANNOTATIONS
     logger.info("Rendering %d scenes into %s", len(scenes), target)
-    aside = target.with_name(f"{target.name}.{os.getpid()}.part")
+    partial = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
-        (aside / "images").mkdir(parents=True, exist_ok=True)
-        content = _render(scenes, aside)
+        (partial / "images").mkdir(parents=True, exist_ok=True)
+        content = _render(scenes, partial)
         content["info"]["fingerprint"] = mark
-        (aside / ANNOTATIONS).write_text(json.dumps(content), encoding="utf-8")
+        (partial / ANNOTATIONS).write_text(json.dumps(content), encoding="utf-8")
         try:
-            aside.rename(target)
+            partial.rename(target)
         except OSError:
             if not (target / ANNOTATIONS).is_file():
                 raise
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error})") from error
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
     return target / ANNOTATIONS
 
 
 def _render(scenes: EmojiScenes, folder: Path) -> dict[str, Any]:
-    """Write the pictures into `folder`; returns the content of the json."""
+    """Write the images into `folder`, and return the content of the json."""
     class_of = {category.id: i for i, category in enumerate(scenes.vocabulary, start=1)}
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for index in range(len(scenes)):
         layout = scenes.sampler.layout(index)
-        picture = scenes.sampler.draw(index, layout)
+        image = scenes.sampler.draw(index, layout)
         name = f"images/{index:06d}.jpg"
-        (folder / name).write_bytes(encode_jpeg(picture))
+        (folder / name).write_bytes(encode_jpeg(image))
         present = {class_of[item.category.id] for item in layout.objects}
         images.append(
             {
                 "id": index + 1,
                 "file_name": name,
-                # Detectron2's LVIS reader makes the path of the last two parts of this.
+                # Detectron2's LVIS reader makes the path from the last two parts of it.
                 "coco_url": f"emoji:///{name}",
-                "height": picture.shape[0],
-                "width": picture.shape[1],
-                # The world knows all that it drew: whatever is not there is a negative.
+                "height": image.shape[0],
+                "width": image.shape[1],
+                # All drawn objects are known, so every absent category is a negative.
                 "neg_category_ids": sorted(set(class_of.values()) - present),
                 "not_exhaustive_category_ids": [],
             }
@@ -171,11 +168,11 @@ def _render(scenes: EmojiScenes, folder: Path) -> dict[str, Any]:
 
 
 def _outline(item: PlacedObject, visible: np.ndarray) -> list[list[float]]:
-    """Polygons, x and y in turn, around the visible part; its holes are filled."""
+    """Polygons around the visible part, each a list x, y, x, y, ...; holes are filled."""
     left, top, right, bottom = item.box
     mask = visible[top:bottom, left:right].astype(np.uint8)
-    # OpenCV's contours run through the centres of pixels; those of pixels half as large run close
-    # to the edges of the true ones, and a line of pixels has an area.
+    # OpenCV's contours pass through the centres of pixels. With pixels of half the size, they are
+    # close to the edges of the original ones, and a line of pixels has an area.
     finer = mask.repeat(2, axis=0).repeat(2, axis=1)
     contours, _ = cv2.findContours(finer, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     return [

@@ -1,7 +1,6 @@
-"""Grounding and image-text data of EmojiScenes as files of the field's formats.
+"""Writers of EmojiScenes' grounding and image-text data, in formats that readers of real data read.
 
-The readers of real data then read this world too: MDETR/GLIP json with a folder of pictures, and
-WebDataset tar shards.
+These are MDETR/GLIP json with a folder of images, and WebDataset tar shards.
 """
 
 import json
@@ -20,38 +19,45 @@ from detclip2.utils.errors import UserError
 JPEG_QUALITY = 95
 
 
-def encode_jpeg(picture: np.ndarray) -> bytes:
-    """The picture (H, W, 3) uint8 RGB as JPEG of high quality."""
+def encode_jpeg(image: np.ndarray) -> bytes:
+    """An image (H, W, 3) uint8 RGB as JPEG of high quality."""
     quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-    _, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), quality)
+    _, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), quality)
     return data.tobytes()
 
 
 @contextmanager
-def _aside(path: Path) -> Iterator[Path]:
-    """A file to write that takes the place of `path` when it is complete."""
-    aside = path.with_name(f"{path.name}.{os.getpid()}.part")
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary file to write, which replaces `path` when it is complete."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield aside
-        aside.replace(path)
+        yield partial
+        partial.replace(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error})") from error
     finally:
         with suppress(OSError):
-            aside.unlink()
+            partial.unlink()
 
 
 def write_grounding_json(records: Sequence[dict[str, Any]], folder: str | Path) -> Path:
     """Write grounding records as MDETR/GLIP json: `folder`/annotations.json and `folder`/images/.
 
-    `records` as of :class:`EmojiGrounding`. Returns the json's path. Raises UserError when the
-    folder cannot be written.
+    Args:
+        records: records of `EmojiGrounding`.
+        folder: the output folder.
+
+    Returns:
+        The path of the json.
+
+    Raises:
+        UserError: the folder cannot be written.
     """
     folder = Path(folder)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    with _aside(folder / "annotations.json") as json_file:
+    with _replacing(folder / "annotations.json") as json_file:
         (folder / "images").mkdir(parents=True, exist_ok=True)
         for number in range(len(records)):
             record = records[number]
@@ -99,14 +105,24 @@ def write_caption_shards(
 ) -> list[Path]:
     """Write caption records as WebDataset shards `folder`/00000.tar, 00001.tar, ...
 
-    A sample is `.jpg`, `.txt` (the caption) and, `with_phrases`, `.json` with the ready noun
-    `phrases`. The same records give the same bytes. Returns the paths. Raises UserError when the
-    folder cannot be written.
+    The same records give the same bytes.
+
+    Args:
+        records: records of `EmojiPairs`; a sample is `.jpg` and `.txt` (the caption).
+        folder: the output folder.
+        shard_size: maximum number of samples of a shard.
+        with_phrases: whether samples have `.json` with the noun `phrases`.
+
+    Returns:
+        The paths of the shards.
+
+    Raises:
+        UserError: the folder cannot be written.
     """
     paths = []
     for shard, start in enumerate(range(0, len(records), shard_size)):
         path = Path(folder) / f"{shard:05d}.tar"
-        with _aside(path) as aside, webdataset.TarWriter(str(aside), mtime=0) as tar:
+        with _replacing(path) as partial, webdataset.TarWriter(str(partial), mtime=0) as tar:
             for number in range(start, min(start + shard_size, len(records))):
                 record = records[number]
                 sample = {

@@ -1,4 +1,4 @@
-"""Whatever a caller calls an image -> one (H, W, 3) uint8 RGB array, or one clear sentence."""
+"""Images from files, bytes, Pillow, arrays and tensors, as (H, W, 3) uint8 RGB arrays."""
 
 import io
 import threading
@@ -17,8 +17,8 @@ from detclip2.utils.errors import UserError
 
 ImageSource: TypeAlias = str | PathLike[str] | bytes | np.ndarray | Image.Image | torch.Tensor
 
-# Pillow warns above 89 megapixels and refuses above 179. Survey photographs are larger, so the
-# limit is ours: 400 megapixels are 1.2 GB as an array, which a common machine still holds.
+# Pillow warns above 89 megapixels and refuses above 179. Aerial images can be larger, so this limit
+# replaces Pillow's: 400 megapixels are 1.2 GB as an array, which fits a common machine.
 MAX_PIXELS = 400_000_000
 
 _TRANSPARENT_MODES = {"RGBA", "RGBa", "LA", "La", "PA"}
@@ -26,28 +26,28 @@ _pillow_limit_lock = threading.Lock()
 
 
 def read_image(source: ImageSource, name: str | None = None) -> np.ndarray:
-    """Read an image from where it is: a file, its bytes, or pixels in memory.
+    """Read an image from a file, its bytes, or pixels in memory.
 
     - Files and bytes: every format of Pillow; the first frame of an animation.
-    - Pillow images, also from files: any mode. The EXIF orientation is applied, so the picture
-      and the boxes found in it are as a viewer shows them, whichever way the image came in.
+    - Pillow images, also from files: any mode. The EXIF orientation is applied, so the image and
+      the boxes found in it are as a viewer shows them.
     - Arrays (H, W), (H, W, 1), (H, W, 3) or (H, W, 4): RGB, not OpenCV's BGR.
     - Tensors (H, W), (1, H, W), (3, H, W) or (4, H, W): RGB, on any device.
 
-    Values are 0..255 for integers, 0..1 for floats, the full range for uint16; 16 bits keep the
-    upper 8. Transparent pixels are laid on white: the colour that hides under them is arbitrary.
+    Values are 0..255 for integers, 0..1 for floats, and the full range for uint16, whose upper 8
+    bits are kept. Transparent pixels are blended with white, because their own colour is arbitrary.
     Colour profiles are not applied, as in Detectron2.
 
     Args:
         source: the image.
-        name: what messages call it; the file's name by default.
+        name: name of the image in messages; the file's name by default.
 
     Returns:
         (H, W, 3) uint8 RGB, contiguous; H and W are at least 1.
 
     Raises:
-        UserError: a file that is missing, a folder, empty, truncated or not an image; more than
-            `MAX_PIXELS`; a shape, type or value range that is not listed above.
+        UserError: the file is missing, a folder, empty, truncated or not an image; the image has
+            more than `MAX_PIXELS`, or a shape, type or value range that is not listed above.
     """
     if isinstance(source, torch.Tensor):
         return _from_tensor(source, name or "the image tensor")
@@ -88,7 +88,7 @@ def _from_bytes(data: bytes, name: str) -> np.ndarray:
             image = Image.open(io.BytesIO(data))
     except UnidentifiedImageError:
         raise UserError(f"{name}: this is not an image, or its head is damaged.") from None
-    except Exception as error:  # a damaged head makes Pillow's parsers raise almost anything
+    except Exception as error:  # Pillow's parsers raise almost anything for a damaged header
         raise UserError(f"{name}: this image is damaged: {error}.") from None
     with image:
         return _from_pillow(image, name)
@@ -99,7 +99,7 @@ def _from_pillow(image: Image.Image, name: str) -> np.ndarray:
     _check_size(height, width, name)
     try:
         image.load()
-    except Exception as error:  # a damaged body makes Pillow's decoders raise almost anything
+    except Exception as error:  # Pillow's decoders raise almost anything for damaged data
         raise UserError(f"{name}: this image is truncated or damaged: {error}.") from None
     image = _upright(image)
     if image.mode.startswith(("I", "F")):  # 16-bit greyscale is "I;16" or "I"; "F" is 0..1
@@ -112,7 +112,7 @@ def _from_pillow(image: Image.Image, name: str) -> np.ndarray:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
     try:
-        # A picture that is RGB already would be copied by `convert`, a tenth of decoding it.
+        # `convert` would copy an RGB image, which takes a tenth of the time of decoding.
         return np.array(image if image.mode == "RGB" else image.convert("RGB"))
     except ValueError:
         raise UserError(f"{name}: colour mode {image.mode} cannot be turned into RGB.") from None
@@ -120,10 +120,10 @@ def _from_pillow(image: Image.Image, name: str) -> np.ndarray:
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        # Most pictures are upright, and of those Pillow would make a copy.
+        # Most images are upright; Pillow would copy them.
         is_upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
         return image if is_upright else ImageOps.exif_transpose(image)
-    except Exception:  # damaged EXIF says nothing about the pixels, which are good
+    except Exception:  # damaged EXIF does not mean damaged pixels
         return image
 
 
@@ -163,7 +163,7 @@ def _as_uint8(array: np.ndarray, name: str) -> np.ndarray:
     if np.issubdtype(array.dtype, np.integer):
         return _narrowed(array, np.uint8, name)
     if np.issubdtype(array.dtype, np.floating):
-        # A resampled image overshoots by a hair; written so that NaN fails the test as well.
+        # Resampling overshoots slightly. NaN fails this form of the test too.
         if not (array.min() >= -1e-3 and array.max() <= 1 + 1e-3):
             raise UserError(
                 f"{name} holds floats outside 0..1 or NaN; turn 0..255 into uint8 first."
@@ -173,7 +173,7 @@ def _as_uint8(array: np.ndarray, name: str) -> np.ndarray:
 
 
 def _narrowed(array: np.ndarray, dtype: type[np.unsignedinteger], name: str) -> np.ndarray:
-    """The same integers in a narrower type; refused where that would change them."""
+    """The same integers in a narrower type; UserError if they do not fit."""
     if array.min() < 0 or array.max() > np.iinfo(dtype).max:
         raise UserError(
             f"{name} holds {array.dtype} values {array.min()}..{array.max()}; expected "
@@ -194,10 +194,9 @@ def _check_size(height: int, width: int, name: str) -> None:
 
 @contextmanager
 def _without_pillow_limit() -> Iterator[None]:
-    """Lift Pillow's limit while a head is read; no pixel is decoded before ours is checked.
+    """Lift Pillow's limit while a header is read; our limit is checked before pixels are decoded.
 
-    The limit is a global of Pillow: under a lock, and put back, because it is not ours to change
-    for the rest of the process.
+    The limit is a global variable of Pillow, so it is changed under a lock and then restored.
     """
     with _pillow_limit_lock:
         before = Image.MAX_IMAGE_PIXELS

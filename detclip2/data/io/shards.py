@@ -1,7 +1,6 @@
 """Image-text pairs from WebDataset tar shards: caption records, and samples that can be resumed.
 
-Lists of pairs (tsv, jsonl, COCO captions) are in :mod:`detclip2.data.datasets.captions`, with what
-a caption record is.
+`detclip2.data.datasets.captions` defines caption records, and reads lists of image-text pairs.
 """
 
 import copy
@@ -25,35 +24,38 @@ from webdataset.tariterators import group_by_keys
 from detclip2.data.mappers import Mapper
 from detclip2.data.sample import SkipSample
 from detclip2.data.skips import SkipCounter
+from detclip2.data.sources import StreamingRecords
 from detclip2.utils.errors import UserError
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff")
 LOOKAHEAD = 100
 
 
-class ImageTextShards(IterableDataset):
+class ImageTextShards(StreamingRecords):
     """Caption records from tar shards in WebDataset's layout.
 
     A shard has, for each key, an image (``000.jpg``, ``.png``, ``.webp`` ...) and a caption
-    (``000.txt``, or ``caption`` in ``000.json``); phrases made ahead are a list ``phrases`` in
-    ``000.json``, or ``000.phrases.json``. A shard that is missing, damaged or cut short is
-    counted and the run goes on with what was read and the next shard.
+    (``000.txt``, or ``caption`` in ``000.json``); phrases that were extracted beforehand are a list
+    ``phrases`` in ``000.json``, or ``000.phrases.json``. A missing shard, or the rest of
+    a damaged one, is skipped and counted.
 
-    The order follows from the seed and the part of the data, one part for each worker of each
-    process: with `resampled`, a part draws shards with replacement, without end; otherwise the
-    shuffled shards are dealt out over the parts and read once. Records then pass a shuffle buffer.
+    The order depends on the seed and the part of the data; each worker of each process has a part.
+    With `resampled`, a part draws shards with replacement, without end; otherwise the shuffled
+    shards are split among the parts and read once. Records then pass through a shuffle buffer.
 
     Args:
-        urls: a path or URL, or a list: local, ``pipe:command``, what WebDataset opens (http ...),
-            or any fsspec URL (s3, memory ...); braces are expanded ("cc3m/{00000..00331}.tar").
-        seed: of the order.
+        urls: a path or URL, or a list: local, ``pipe:command``, a URL for WebDataset (http ...) or
+            fsspec (s3, memory ...); braces are expanded ("cc3m/{00000..00331}.tar").
+        seed: seed of the order.
         resampled: endless with replacement (training), or one pass (tools).
-        shuffle_buffer: records held for shuffling; 0 keeps the order of the shards' content.
-        counter: what is left out is counted here.
+        shuffle_buffer: size of the buffer, in records; 0 keeps the order of the shards' content.
+        counter: counts skipped data.
 
     Raises:
-        UserError: if `urls` names no shard; while iterating, if no shard at all can be read.
+        UserError: `urls` names no shard; while iterating, if no shard can be read.
     """
+
+    kind = "tar shards"
 
     def __init__(
         self,
@@ -72,17 +74,21 @@ class ImageTextShards(IterableDataset):
         self.resampled = resampled
         self.shuffle_buffer = shuffle_buffer
         self.counter = counter or SkipCounter("image-text shards")
-        # Worker processes do not know the rank of the process that started them.
+        # Worker processes do not know the rank of their parent.
         self.rank, self.world_size = comm.get_rank(), comm.get_world_size()
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         worker_id, num_workers = _worker()
         return self.part(self.rank * num_workers + worker_id, self.world_size * num_workers)
 
+    def samples(self, mapper: Mapper, batch_size: int, seed: int, position: int) -> "ShardSamples":
+        """See `StreamingRecords.samples`."""
+        return ShardSamples(self, mapper, batch_size, seed, position)
+
     def part(
         self, index: int, parts: int, seed: int | None = None
     ) -> Generator[dict[str, Any], None, None]:
-        """The records of part `index` of `parts`, in order; by another seed if one is given."""
+        """The records of part `index` of `parts`, in order; `seed` replaces the shards' own."""
         seed = self.seed if seed is None else seed
         records = self._records(self._shards(index, parts, seed))
         if self.shuffle_buffer > 0:
@@ -101,7 +107,7 @@ class ImageTextShards(IterableDataset):
         yield from (self.urls[i] for i in order[index::parts])
 
     def _records(self, shards: Iterator[str]) -> Generator[dict[str, Any], None, None]:
-        # Without a limit, an endless source of which no shard can be read would spin forever.
+        # Without a limit, an endless source without a readable shard would loop forever.
         empty_in_a_row, limit = 0, 4 * len(self.urls) + 16
         for url in shards:
             empty_in_a_row += 1
@@ -114,23 +120,23 @@ class ImageTextShards(IterableDataset):
                 raise UserError(f"no image-text shard can be read, such as {url}")
 
     def _read_shard(self, url: str) -> Iterator[dict[str, Any]]:
-        """The samples of one shard, up to where it is damaged."""
+        """The samples of one shard, up to any damage."""
 
         def count(error: Exception) -> bool:
             self.counter.add("shard-unreadable", f"{url}: {error.args[0] if error.args else error}")
-            return True  # to go on
+            return True  # continue
 
         try:
             stream = _open(url)
-        except Exception as error:  # of whatever library opens the URL
+        except Exception as error:  # of any library that opens URLs
             count(error)
             return
-        # Files are grouped shard by shard: across shards, the last key of a damaged one would be
-        # joined with the first of the next where both are the same, an image with a foreign text.
+        # Each shard is grouped by itself. Otherwise the last key of a damaged shard and the first
+        # of the next, if equal, would be joined: an image with the caption of another.
         yield from group_by_keys(_files(stream, url, count), handler=count)
         try:
             stream.close()
-        except Exception as error:  # a pipe whose command failed says so here
+        except Exception as error:  # a pipe reports a failed command here
             count(error)
 
     def _record(self, sample: dict[str, Any], url: str) -> dict[str, Any] | None:
@@ -157,25 +163,26 @@ class ImageTextShards(IterableDataset):
 
 
 class ShardSamples(IterableDataset):
-    """The endless samples of a process from tar shards, from any position on.
+    """The endless samples of a process from tar shards, starting at any position.
 
-    A stream has exactly one sample for each record of its part of the shards: a record that the
-    mapper skips is counted and one of the next :data:`LOOKAHEAD` takes its place (the last of
-    them that can be used, so that a batch seldom has an image twice). So a position is a number of
-    records, and going to it reads tars but decodes no image.
+    A stream has one sample for each record of its part of the shards. A record that the mapper
+    skips is counted and replaced by one of the next `LOOKAHEAD` records (the last one that can be
+    used, so that a batch seldom has an image twice). A position is thus a number of records, and
+    seeking reads tars but decodes no image.
 
-    With the same seed, number of processes and number of workers, the samples after `position`
-    are exactly those that follow in an uninterrupted run.
+    With the same seed and numbers of processes and workers, the samples after `position` are those
+    of an uninterrupted run.
 
     Args:
-        shards: the records, `resampled`.
+        shards: the records; ``resampled`` must be True.
         mapper: (record, random generator) -> sample.
-        batch_size: samples of a batch of this process; worker processes make whole batches.
-        seed: of the order and of the augmentations.
-        position: batches of this process that were drawn before.
+        batch_size: samples in a batch of this process; worker processes make whole batches.
+        seed: seed of the order and of the augmentations.
+        position: number of batches that this process has drawn before.
 
     Raises:
-        UserError: if `shards` end, or while iterating, if record upon record gives no sample.
+        UserError: `shards` are not resampled; while iterating, if `LOOKAHEAD` + 1 records in a row
+            give no sample.
     """
 
     def __init__(
@@ -198,8 +205,8 @@ class ShardSamples(IterableDataset):
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         worker_id, num_workers = _worker()
-        # The data loader takes batches from its workers in turn, always beginning with the first;
-        # after `position` batches, it was the turn of another one.
+        # The data loader takes batches from its workers in turn, starting with the first; after
+        # `position` batches, it is the turn of another one.
         turn = (worker_id + self.position) % num_workers
         start = self.batch_size * ((self.position + num_workers - 1 - turn) // num_workers)
         part = self.shards.rank * num_workers + turn
@@ -224,15 +231,15 @@ class ShardSamples(IterableDataset):
 
 
 def _worker() -> tuple[int, int]:
-    """The number of this data loader's worker, and how many there are."""
+    """The index of this data loader's worker, and the number of workers."""
     info = get_worker_info()
     return (info.id, info.num_workers) if info else (0, 1)
 
 
 class _TarInfo(tarfile.TarInfo):
-    """Makes tarfile say so where an archive ends in the middle or has rubbish for a header.
+    """Makes tarfile raise ReadError if an archive is cut off or has an invalid header.
 
-    By itself it takes that for the end, but a whole archive ends in blocks of zeros.
+    tarfile takes either for the end, but a complete archive ends with blocks of zeros.
     """
 
     @classmethod
@@ -246,15 +253,15 @@ class _TarInfo(tarfile.TarInfo):
 
 
 def _files(stream: Any, url: str, count: Callable[[Exception], bool]) -> Iterator[dict[str, Any]]:
-    """The files of a tar as WebDataset groups them, up to where it is damaged."""
+    """The files of a tar, for WebDataset's grouping, up to any damage."""
     try:
         with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_TarInfo) as tar:
             for member in tar:
                 file = tar.extractfile(member)
                 if file is not None:
                     yield {"fname": member.name, "data": file.read(), "__url__": url}
-                tar.members = []  # type: ignore[attr-defined] # else they pile up
-    except Exception as error:  # of the tar, its compression, or what brings the bytes
+                tar.members = []  # type: ignore[attr-defined] # free memory
+    except Exception as error:  # of the tar, its compression, or the stream
         count(error)
 
 

@@ -1,6 +1,6 @@
-"""Video files, read and written one frame at a time, by PyAV (FFmpeg).
+"""Video files, read and written one frame at a time with PyAV (FFmpeg).
 
-PyAV is loaded with the first video: pictures and training do without it.
+PyAV is imported with the first video: images and training do not need it.
 """
 
 import os
@@ -16,39 +16,39 @@ from detclip2.utils.errors import UserError
 
 _MPEG = (".mp4", ".m4v", ".mov", ".3gp", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts")
 _SUFFIXES = (*_MPEG, ".mkv", ".webm", ".ogv", ".avi", ".wmv", ".flv")
-_TICKS = 90_000  # a second; MPEG's clock, which common frame rates divide
-# So many frames may a decoder hold back (H.264's limit): a damaged one need not come out last.
+_TICKS = 90_000  # per second: MPEG's clock, a multiple of common frame rates
+# A decoder may hold back so many frames (H.264's limit): a damaged one need not come out last.
 _REORDERED = 16
 
 
 class Frame(NamedTuple):
-    """A picture of a video."""
+    """A frame of a video."""
 
     image: np.ndarray
     """(H, W, 3) uint8 RGB, upright."""
     time: float
-    """When it is shown, seconds after the first."""
+    """Seconds after the first frame."""
 
 
 class Video:
-    """The frames of a video file, an iterable that reads the file anew each time.
+    """The frames of a video file; each iteration reads the file again.
 
-    One frame is in memory at a time, unless the caller keeps them. They are upright, as a player
+    One frame at a time is in memory, unless the caller keeps them. Frames are upright, as a player
     shows them.
 
     Args:
         path: a file in any format of FFmpeg.
 
     Raises:
-        UserError: the file is missing, is no video, or ends early; while iterating, that it ends in
-            the middle of a frame or cannot be decoded.
+        UserError: the file is missing, is not a video, or is cut off; while iterating, if it ends
+            in the middle of a frame or cannot be decoded.
     """
 
     path: Path
     rate: Fraction
     """Frames a second, on average."""
     count: int | None
-    """How many frames the file says it has, which need not be true; None where it does not say."""
+    """Number of frames in the file's header, which may be wrong; None if it is not given."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -64,7 +64,7 @@ class Video:
         return (frame.image for frame in self.frames())
 
     def frames(self) -> Iterator[Frame]:
-        """The pictures with their times."""
+        """The frames with their times."""
         done, packet_number, damaged = 0, 0, -_REORDERED
         start = 0.0
         with self._opened() as stream:
@@ -77,7 +77,7 @@ class Video:
                     start = time if done == 0 else start
                     done += 1
                     yield Frame(_pixels(frame), time - start)
-        # Damage further back is one of many faults that a player would show and go on.
+        # Damage before that is a fault that players tolerate.
         if packet_number - damaged < _REORDERED:
             raise UserError(
                 f"{self.path}: this video ends in the middle of a frame, after about {done}."
@@ -87,12 +87,12 @@ class Video:
 
     @contextmanager
     def _opened(self) -> Iterator[Any]:
-        """The file's first stream of pictures."""
+        """The file's first video stream."""
         import av
         from av.error import FFmpegError
 
         try:
-            # Absolute, so that no name is taken for the address of a server.
+            # Absolute, so that FFmpeg does not take the name for a URL.
             container = av.open(str(self.path.absolute()))
         except (FFmpegError, OSError) as error:
             raise UserError(
@@ -102,7 +102,7 @@ class Video:
         with container:
             if not container.streams.video:
                 raise UserError(
-                    f"{self.path}: there are no pictures in this video, or its index is cut off."
+                    f"{self.path}: there are no frames in this video, or its index is cut off."
                 )
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
@@ -121,13 +121,13 @@ def is_video(source: Any) -> bool:
 
 
 def write_video(file: IO[bytes], frames: Iterable[Frame], rate: Fraction) -> None:
-    """An MP4 (H.264) that any player and browser shows, without sound.
+    """Write an MP4 (H.264) without sound, which all players and browsers show.
 
     Args:
-        file: open for writing, and one that can seek.
-        frames: at least one, of one size; each is shown at its time. Odd sizes get one more row or
-            column, because H.264 has none.
-        rate: frames a second, on average.
+        file: open for writing, seekable.
+        frames: one or more frames of one size, with their times. Odd sizes get one more row or
+            column, because H.264 needs even ones.
+        rate: frames per second, on average.
     """
     import av
 
@@ -142,43 +142,43 @@ def write_video(file: IO[bytes], frames: Iterable[Frame], rate: Fraction) -> Non
             if shown < 0:
                 stream.height, stream.width = image.shape[:2]
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-            shown = max(shown + 1, round(time * _TICKS))  # an encoder refuses equal times
+            shown = max(shown + 1, round(time * _TICKS))  # encoders refuse equal times
             frame.pts, frame.time_base = shown, Fraction(1, _TICKS)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
 
 
 def _decoded(packet: Any) -> tuple[list[Any], bool]:
-    """The frames of a packet, and whether they are undamaged."""
+    """The frames of a packet, and whether all are undamaged."""
     from av.error import InvalidDataError
 
     try:
         frames = packet.decode()
-    except InvalidDataError:  # a decoder with one thread refuses what others pass on with a mark
+    except InvalidDataError:  # a decoder with one thread raises; others mark the frame
         return [], False
     return frames, not (packet.is_corrupt or any(frame.is_corrupt for frame in frames))
 
 
 def _pixels(frame: Any) -> np.ndarray:
     image = frame.to_ndarray(format="rgb24")
-    # A telephone held upright stores pictures that lie on their side, and says so.
+    # Phones held upright store frames turned by 90 degrees, with the rotation as metadata.
     turns, remainder = divmod(frame.rotation, 90)
     return image if remainder or turns % 4 == 0 else np.ascontiguousarray(np.rot90(image, turns))
 
 
 def _matroska_is_cut(path: Path) -> bool:
-    """Whether a Matroska or WebM file is shorter than its head says, which FFmpeg does not tell."""
+    """Whether a Matroska or WebM file is shorter than its header says, which FFmpeg ignores."""
     with path.open("rb") as file:
         end = 0
-        for element in (b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"):  # EBML's head, the segment
+        for element in (b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"):  # EBML's header, the segment
             file.seek(end)
             if file.read(4) != element:
                 return False
-            # EBML's numbers (RFC 8794, sec. 4): leading zeros tell how many bytes follow.
+            # EBML's integers (RFC 8794, sec. 4): leading zeros give the number of further bytes.
             first = file.read(1)
             bits = 7 * (9 - first[0].bit_length())
             size = int.from_bytes(first + file.read(bits // 7 - 1), "big") % 2**bits
-            if size == 2**bits - 1:  # not known when it was written, as of a live stream
+            if size == 2**bits - 1:  # unknown size, as of a live stream
                 return False
             end = file.tell() + size
         return end > path.stat().st_size

@@ -1,9 +1,8 @@
-"""Dataset records become samples: one mapper for each kind of supervision (paper, sec. 3.1).
+"""Mappers, which make samples of records: one for each kind of supervision (paper, sec. 3.1).
 
-A mapper is called with a record and a random generator, and returns the sample of
-:mod:`detclip2.data.sample` or raises :class:`~detclip2.data.sample.SkipSample`. A sample is a
-function of the record and the generator's state alone, and the record is never changed. Boxes that
-are of no use are left out and counted in ``mapper.counter``.
+A mapper takes a record and a random generator, and returns a sample (see `detclip2.data.sample`) or
+raises `SkipSample`. The sample depends on the record and the generator's state alone; the mapper
+never changes the record. It skips invalid boxes and counts them in ``mapper.counter``.
 """
 
 from detclip2.data.mappers.base import Mapper, draw_sample

@@ -1,4 +1,4 @@
-"""What the mappers share: reading, augmenting, boxes, and packing into the sample format."""
+"""The base class of mappers: reads and augments images, transforms boxes and packs samples."""
 
 import contextlib
 from abc import ABC, abstractmethod
@@ -9,20 +9,31 @@ import numpy as np
 import torch
 from detectron2.data import detection_utils
 from detectron2.data import transforms as T
-from detectron2.structures import BoxMode, Instances
+from detectron2.structures import BitMasks, BoxMode, Instances
 
-from detclip2.data.records import Record, box_of, box_problem, name_of, read_record_image
-from detclip2.data.sample import SkipSample
+from detclip2.data.io.masks import transform_mask
+from detclip2.data.mappers.records import (
+    Record,
+    box_of,
+    box_problem,
+    name_of,
+    read_record_image,
+)
+from detclip2.data.sample import (
+    TEXT_KEYS,
+    Sample,
+    SkipSample,
+    declare_supervision,
+    text_problem,
+)
 from detclip2.data.skips import SkipCounter
 from detclip2.utils.errors import UserError
 
 MAX_ASPECT_RATIO = 100
 
-Sample = dict[str, Any]
-
 
 class _View(NamedTuple):
-    """An image after augmentation, and how its boxes get there."""
+    """An augmented image, with the transforms that its boxes need."""
 
     image: np.ndarray  # (H, W, 3)
     original_size: tuple[int, int]  # height, width
@@ -30,27 +41,46 @@ class _View(NamedTuple):
 
 
 class Mapper(ABC):
-    """What the three mappers share: reading, augmenting and packing.
+    """Makes samples of one kind of supervision from dataset records.
 
     Args:
         augmentations: Detectron2 augmentations, applied in order.
-        max_phrases: the most phrases of a sample.
-        counter: what to count the things left out in; a new one by default.
+        max_phrases: maximum number of phrases of a sample.
+        counter: counts skipped data; a new one by default.
+        keep: optional keys of the sample format to keep, of `keepable`. None by default, which
+            costs no memory or time. "phrase_spans" keeps "caption" too.
+
+    Raises:
+        UserError: `max_phrases` is below 1, or this mapper cannot keep a key of `keep`.
     """
 
-    source: ClassVar[str]
+    supervision: ClassVar[str]
+    """The supervision of its samples: a kind of `detclip2.data.sample`, or a new one."""
+    keepable: ClassVar[tuple[str, ...]] = TEXT_KEYS
+    """The optional keys that this mapper can keep."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "supervision" in vars(cls):
+            declare_supervision(cls.supervision)
 
     def __init__(
         self,
         augmentations: Sequence[T.Augmentation],
         max_phrases: int,
         counter: SkipCounter | None,
+        keep: Sequence[str] = (),
     ):
         if max_phrases < 1:
             raise UserError(f"max_phrases is {max_phrases}; a sample needs at least one phrase")
+        if unknown := sorted(set(keep) - set(self.keepable)):
+            raise UserError(
+                f"keep has {unknown}; {type(self).__name__} can keep {list(self.keepable)}"
+            )
+        self.keep = frozenset(keep) | ({"caption"} if "phrase_spans" in keep else set())
         self.augmentations = T.AugmentationList(list(augmentations))
         self.max_phrases = max_phrases
-        self.counter = SkipCounter(self.source) if counter is None else counter
+        self.counter = SkipCounter(self.supervision) if counter is None else counter
 
     @abstractmethod
     def __call__(self, record: Record, rng: np.random.Generator | None = None) -> Sample:
@@ -58,10 +88,10 @@ class Mapper(ABC):
 
         Args:
             record: a dataset record; never changed.
-            rng: the source of everything random; a fresh one, seeded by the system, if None.
+            rng: generator of all random choices; a new one, seeded by the system, if None.
 
         Raises:
-            SkipSample: if no sample can be made of the record.
+            SkipSample: the record cannot become a sample.
         """
 
     def _view(self, record: Record, rng: np.random.Generator) -> _View:
@@ -92,17 +122,28 @@ class Mapper(ABC):
             "width": view.original_size[1],
             "image_id": record.get("image_id", ""),
             "file_name": str(record.get("file_name", "")),
-            "source": self.source,
+            "supervision": self.supervision,
             "phrases": phrases,
             "num_positives": num_positives,
             "own_phrases_only": own_phrases_only,
             "not_exhaustive": torch.tensor(list(not_exhaustive), dtype=torch.int64),
+            **self._texts(record),
         }
 
-    def _boxes(self, record: Record, view: _View) -> tuple[list[tuple[Any, dict]], list[Any]]:
-        """The annotations with a box in the view, each with it, and those without a usable box.
+    def _texts(self, record: Record) -> Sample:
+        """The texts of the record that `keep` asks for."""
+        texts = {}
+        for key in TEXT_KEYS:
+            if key in self.keep:
+                if problem := text_problem(key, record.get(key)):
+                    raise SkipSample("record-malformed", f"{name_of(record)}: {problem}")
+                texts[key] = record[key]
+        return texts
 
-        An annotation that only the augmentation moved out of the view is in neither list.
+    def _boxes(self, record: Record, view: _View) -> tuple[list[tuple[Any, dict]], list[Any]]:
+        """The annotations with a box in the view, each with its box, and those without a valid box.
+
+        An annotation whose box the augmentation moved out of the view is in neither list.
         """
         boxed, unboxed = [], []
         for annotation in record.get("annotations", ()):
@@ -121,10 +162,22 @@ class Mapper(ABC):
                 view.transforms,
                 view.image.shape[:2],
             )
+            if "gt_masks" in self.keep:
+                moved["mask"] = self._mask(record, annotation, view)
             x1, y1, x2, y2 = np.asarray(moved["bbox"], dtype=np.float32)
             if x2 > x1 and y2 > y1:
                 boxed.append((annotation, moved))
         return boxed, unboxed
+
+    def _mask(self, record: Record, annotation: Any, view: _View) -> np.ndarray:
+        """The mask of an annotation in the view, (H, W) bool; all False if it has none."""
+        size = view.image.shape[0], view.image.shape[1]
+        if segmentation := annotation.get("segmentation"):
+            try:
+                return transform_mask(segmentation, view.transforms, view.original_size, size)
+            except ValueError as error:
+                self.counter.add("mask-invalid", f"{name_of(record)}: {error}")
+        return np.zeros(size, dtype=bool)
 
     def _label(
         self,
@@ -134,10 +187,10 @@ class Mapper(ABC):
         without_box: list,
         rng: np.random.Generator,
     ) -> tuple[list, Instances]:
-        """The positives of a sample and its instances, whose classes are indices into them.
+        """The positives of a sample, and its instances, whose classes are indices of positives.
 
-        `labelled` has the labels (of any one hashable type) of each box in the view, and
-        `without_box` those that are positive without a box.
+        `labelled` has the labels (of one hashable type) of each box in the view, and `without_box`
+        the labels that are positive without a box.
         """
         labels = [label for labels, _ in labelled for label in labels] + without_box
         positives = list(dict.fromkeys(labels))
@@ -153,16 +206,19 @@ class Mapper(ABC):
             if label in index
         ]
         size = view.image.shape[:2]
-        return positives, detection_utils.annotations_to_instances(annotations, size)
+        instances = detection_utils.annotations_to_instances(annotations, size)
+        if "gt_masks" in self.keep:
+            masks = np.zeros((len(annotations), *size), dtype=bool)
+            for mask, annotation in zip(masks, annotations, strict=True):
+                mask[:] = annotation["mask"]
+            instances.gt_masks = BitMasks(torch.from_numpy(masks))
+        return positives, instances
 
 
 def draw_sample(
     records: Sequence[Record], index: int, mapper: Mapper, rng: np.random.Generator
 ) -> Sample | None:
-    """The sample of record `index`, or None where it is skipped: the mapper's counter has it then.
-
-    Also where the source itself skips it, at a line that is not in its format.
-    """
+    """The sample of record `index`; None if the mapper or the records skip it, which is counted."""
     try:
         return mapper(records[index], rng)
     except SkipSample as skip:
@@ -177,7 +233,7 @@ def draw(rng: np.random.Generator, population: int, number: int) -> list[int]:
 
 @contextlib.contextmanager
 def numpy_seed(seed: int) -> Iterator[None]:
-    """Seed numpy's global generator, from which Detectron2's augmentations draw, for a while."""
+    """Seed numpy's global generator, which Detectron2's augmentations use, within the context."""
     state = np.random.get_state()
     np.random.seed(seed)
     try:

@@ -1,38 +1,44 @@
-"""Detection records become samples."""
+"""The mapper of detection records."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from detectron2.data import transforms as T
 
 from detclip2.data.mappers.base import Mapper, Sample, draw
-from detclip2.data.records import Record, name_of
-from detclip2.data.sample import clean_phrase, unique_phrases
+from detclip2.data.mappers.records import Record, name_of
+from detclip2.data.sample import TEXT_KEYS
 from detclip2.data.skips import SkipCounter
+from detclip2.data.text.clean import clean_phrase, unique_phrases
 from detclip2.data.text.concepts import ConceptDictionary
+from detclip2.data.text.prompts import Definitions, check_templates, definition_of, prompts_of
 
 
 class DetectionMapper(Mapper):
-    """Detection records: the categories in the image and random negative categories.
+    """Makes samples of detection records: the categories in the image, and random negatives.
 
-    A category that is in the image without a usable box of its own (crowd regions, invalid boxes,
-    LVIS's ``not_exhaustive_category_ids``) is a positive phrase that is listed in
-    ``not_exhaustive``. Where the record has ``neg_category_ids`` (LVIS's federated annotation),
-    only those are negatives and ``own_phrases_only`` is set: unknown is not negative.
+    A category that has instances without a valid box (crowd regions, invalid boxes, LVIS's
+    ``not_exhaustive_category_ids``) is a positive that is listed in ``not_exhaustive``. If the
+    record has ``neg_category_ids`` (LVIS's federated annotation), only those are negatives and
+    ``own_phrases_only`` is set: an unknown category is not a negative.
 
     Args:
-        names: the category names by contiguous ``category_id``. Equal names (also in other case)
-            are one phrase; boxes of a category without a name are left out and counted.
+        names: the category names by contiguous ``category_id``. Names that are equal but for case
+            are one phrase; boxes of a category without a name are skipped and counted.
         augmentations: Detectron2 augmentations.
         max_phrases: positives and negatives together, 150 in the paper.
-        negatives: where negatives are drawn from; the data set's own names by default.
-        prompts: name -> the phrase that the text tower reads, such as a ConceptDictionary, which
-            adds the definition (concept enrichment); the name itself by default.
-        counter: see :class:`Mapper`.
+        negatives: dictionary to draw negatives from; the data set's own names by default.
+        templates: templates for the names, as in the vocabulary of the evaluation; each sample
+            takes one at random.
+        definitions: definitions that follow the names (concept enrichment, paper, sec. 3.1): a
+            mapping or a ConceptDictionary; None for names alone.
+        counter: see `Mapper`.
+        keep: see `Mapper`. Only records that are read with ``masks=True`` have masks.
     """
 
-    source = "detection"
+    supervision = "detection"
+    keepable = ("gt_masks", *TEXT_KEYS)
 
     def __init__(
         self,
@@ -40,26 +46,34 @@ class DetectionMapper(Mapper):
         augmentations: Sequence[T.Augmentation] = (),
         max_phrases: int = 150,
         negatives: ConceptDictionary | None = None,
-        prompts: Callable[[str], str] | None = None,
+        templates: Sequence[str] = ("{}",),
+        definitions: Definitions | None = None,
         counter: SkipCounter | None = None,
+        keep: Sequence[str] = (),
     ):
-        super().__init__(augmentations, max_phrases, counter)
+        super().__init__(augmentations, max_phrases, counter, keep)
         self.negatives = negatives
-        self.prompts = prompts or str
+        self.templates = check_templates(templates)
+        self.definitions = definitions
         self.names: list[str] = []  # distinct names
-        self.phrases: list[str] = []  # their prompts
+        self.phrases: list[tuple[str, ...]] = []  # prompts of each name, one a template
         index_of: dict[str, int] = {}
         self._index_of_category: list[int | None] = []
         for name in map(clean_phrase, names):
-            phrase = clean_phrase(self.prompts(name)) if name else ""
-            if phrase and phrase.casefold() not in index_of:
-                index_of[phrase.casefold()] = len(self.phrases)
+            prompts = self._prompts(name)
+            if name and prompts[0].casefold() not in index_of:
+                index_of[prompts[0].casefold()] = len(self.phrases)
                 self.names.append(name)
-                self.phrases.append(phrase)
-            self._index_of_category.append(index_of.get(phrase.casefold()))
+                self.phrases.append(prompts)
+            self._index_of_category.append(index_of.get(prompts[0].casefold()) if name else None)
+
+    def _prompts(self, name: str) -> tuple[str, ...]:
+        """The prompts of a name, one a template, as in a Vocabulary."""
+        definition = definition_of(name, self.definitions)
+        return tuple(map(clean_phrase, prompts_of(name, self.templates, definition)))
 
     def __call__(self, record: Record, rng: np.random.Generator | None = None) -> Sample:
-        """See :meth:`Mapper.__call__`."""
+        """See `Mapper.__call__`."""
         rng = np.random.default_rng() if rng is None else rng
         view = self._view(record, rng)
         boxed, unboxed = self._boxes(record, view)
@@ -67,10 +81,12 @@ class DetectionMapper(Mapper):
         incomplete = {i for annotation in unboxed for i in self._labels(record, annotation)}
         for category_id in record.get("not_exhaustive_category_ids", ()):
             incomplete.update(self._labels(record, {"category_id": category_id}))
+        template = int(rng.integers(len(self.templates))) if len(self.templates) > 1 else 0
         positives, instances = self._label(record, view, labelled, sorted(incomplete), rng)
         present = {index for labels, _ in labelled for index in labels} | incomplete
-        phrases = [self.phrases[index] for index in positives]
-        phrases += self._draw_negatives(record, present, self.max_phrases - len(phrases), rng)
+        phrases = [self.phrases[index][template] for index in positives]
+        number = self.max_phrases - len(phrases)
+        phrases += self._draw_negatives(record, present, number, template, rng)
         sample = self._pack(
             record,
             view,
@@ -82,7 +98,7 @@ class DetectionMapper(Mapper):
         return {**sample, "instances": instances}
 
     def _labels(self, record: Record, annotation: Any) -> list[int]:
-        """The one phrase of an annotation's category, or none if the category is not known."""
+        """[index of the name] of an annotation's category; [] if it is unknown or unnamed."""
         category_id = annotation.get("category_id")
         known = isinstance(category_id, int | np.integer) and category_id >= 0
         if not known or category_id >= len(self._index_of_category):
@@ -95,18 +111,23 @@ class DetectionMapper(Mapper):
         return [index]
 
     def _draw_negatives(
-        self, record: Record, present: set[int], number: int, rng: np.random.Generator
+        self,
+        record: Record,
+        present: set[int],
+        number: int,
+        template: int,
+        rng: np.random.Generator,
     ) -> list[str]:
         if self.negatives is not None and "neg_category_ids" not in record:
             names = self.negatives.sample_negatives(
                 rng, number, exclude=[self.names[index] for index in sorted(present)]
             )
-            taken = {self.phrases[index].casefold() for index in present}
-            drawn = unique_phrases([self.prompts(name) for name in names])
+            taken = {self.phrases[index][template].casefold() for index in present}
+            drawn = unique_phrases([self._prompts(name)[template] for name in names])
             return [phrase for phrase in drawn if phrase.casefold() not in taken]
         absent: set[int] = set(range(len(self.phrases)))
         if "neg_category_ids" in record:
             ids = record["neg_category_ids"]
             absent = {i for c in ids for i in self._labels(record, {"category_id": c})}
         pool = sorted(absent - present)
-        return [self.phrases[pool[i]] for i in draw(rng, len(pool), number)]
+        return [self.phrases[pool[i]][template] for i in draw(rng, len(pool), number)]

@@ -1,4 +1,4 @@
-"""Grounding records become samples."""
+"""The mapper of grounding records."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,28 +7,34 @@ import numpy as np
 from detectron2.data import transforms as T
 
 from detclip2.data.mappers.base import Mapper, Sample
-from detclip2.data.records import Record, decode_caption, name_of
-from detclip2.data.sample import SkipSample, clean_phrase, unique_phrases
+from detclip2.data.mappers.records import Record, decode_caption, name_of
+from detclip2.data.sample import TEXT_KEYS, SkipSample
 from detclip2.data.skips import SkipCounter
+from detclip2.data.text.clean import clean_phrase, unique_phrases
 from detclip2.data.text.concepts import ConceptDictionary
+from detclip2.data.text.spans import is_span, join_spans, readable, spans_of_phrases
 
 
 class GroundingMapper(Mapper):
-    """Grounding records: the caption's phrases that have boxes, and negatives from a dictionary.
+    """Makes samples of grounding records: phrases with boxes, and negatives from a dictionary.
 
-    A box that belongs to several phrases is there once for each of them. A phrase whose only boxes
-    are invalid or crowd regions is listed in ``not_exhaustive``.
+    A box of several phrases becomes one instance of each. A phrase with a box that is invalid or a
+    crowd region is listed in ``not_exhaustive``.
 
     Args:
-        augmentations: Detectron2 augmentations. A flip makes "left" wrong: leave it out, or
-            accept it as the field does.
+        augmentations: Detectron2 augmentations. A flip makes "left" wrong: use none, or accept
+            it as the field does.
         max_phrases: positives and negatives together, 100 in the paper.
-        negatives: a ConceptDictionary, or a list of phrases to make one of; none are added if None.
-            They are disjoint from the positives and from all that the caption mentions.
-        counter: see :class:`Mapper`.
+        negatives: a ConceptDictionary, or a list of phrases for one; None for no negatives.
+            A negative is never a positive or a phrase of the caption.
+        counter: see `Mapper`.
+        keep: see `Mapper`. The caption is that of the record, with a space for each control
+            character, so that spans stay valid. Spans are the annotations' ``tokens_positive``; for
+            a phrase without any, its literal occurrences in the caption.
     """
 
-    source = "grounding"
+    supervision = "grounding"
+    keepable = ("caption", "phrase_spans", "gt_masks", *TEXT_KEYS)
 
     def __init__(
         self,
@@ -36,14 +42,15 @@ class GroundingMapper(Mapper):
         max_phrases: int = 100,
         negatives: ConceptDictionary | Sequence[str] | None = None,
         counter: SkipCounter | None = None,
+        keep: Sequence[str] = (),
     ):
-        super().__init__(augmentations, max_phrases, counter)
+        super().__init__(augmentations, max_phrases, counter, keep)
         if negatives is not None and not isinstance(negatives, ConceptDictionary):
             negatives = ConceptDictionary.from_names(negatives)
         self.negatives = negatives
 
     def __call__(self, record: Record, rng: np.random.Generator | None = None) -> Sample:
-        """See :meth:`Mapper.__call__`."""
+        """See `Mapper.__call__`."""
         rng = np.random.default_rng() if rng is None else rng
         if not any(annotation.get("phrases") for annotation in record.get("annotations", ())):
             raise SkipSample("caption-without-phrase", f"{name_of(record)}: no phrase has a box")
@@ -67,7 +74,24 @@ class GroundingMapper(Mapper):
         sample = self._pack(
             record, view, positives + negatives, len(positives), not_exhaustive=not_exhaustive
         )
-        return {**sample, "instances": instances}
+        return {**sample, "instances": instances, **self._caption(record, positives)}
+
+    def _caption(self, record: Record, positives: list[str]) -> Sample:
+        """The caption and the spans of the positive phrases in it, if `keep` asks for them."""
+        if "caption" not in self.keep:
+            return {}
+        caption = readable(decode_caption(record.get("caption", ""), record))
+        if "phrase_spans" not in self.keep:
+            return {"caption": caption}
+        marked: set[tuple[int, int]] = set()
+        for annotation in record["annotations"]:
+            spans = annotation.get("tokens_positive") or []
+            valid = [span for span in spans if is_span(span, caption)]
+            if len(valid) < len(spans):
+                self.counter.add("span-outside", name_of(record), len(spans) - len(valid))
+            marked.update(join_spans(caption, valid))
+        spans_of = spans_of_phrases(caption, positives, sorted(marked))
+        return {"caption": caption, "phrase_spans": spans_of}
 
 
 def _phrases_of(annotation: Any, spelling: dict[str, str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Phrase grounding as a test: which phrases a caption mentions, and where each of them is."""
+"""The mapper of phrase grounding in evaluation: the phrases of a caption and their boxes."""
 
 import math
 from collections.abc import Sequence
@@ -8,28 +8,29 @@ import numpy as np
 import torch
 from detectron2.data import transforms as T
 
-from detclip2.data.records import Record, box_of, name_of, read_record_image
-from detclip2.data.sample import SkipSample, clean_phrase, unique_phrases
+from detclip2.data.mappers.records import Record, box_of, name_of, read_record_image
+from detclip2.data.sample import SkipSample
+from detclip2.data.text.clean import clean_phrase, unique_phrases
 from detclip2.utils.errors import UserError
 
 
 class Mention(NamedTuple):
-    """A phrase of a caption and all boxes of what it means."""
+    """A phrase of a caption with all its boxes."""
 
     phrase: str
-    """Clean, see :func:`~detclip2.data.sample.clean_phrase`; not empty."""
+    """Clean, see `clean_phrase`; not empty."""
     boxes: tuple[tuple[float, float, float, float], ...]
     """At least one, XYXY in pixels of the original image."""
     types: tuple[str, ...] = ()
-    """What kind of thing it is, as the data set says: people, clothing, ..."""
+    """The data set's types of the phrase: people, clothing, ..."""
 
 
 def mentions_of(record: Record) -> list[Mention]:
     """The mentions of a grounding record, in the order of the caption.
 
-    They are its ``mentions``, where its reader gives them. Else there is one for each distinct
-    phrase of its annotations, with the boxes of all annotations that have it: where a caption says
-    "a man" of two different people, they are one mention.
+    They are the record's ``mentions`` if its reader gives them. Otherwise each distinct phrase of
+    its annotations is one mention, with the boxes of all annotations that have it: if "a man" means
+    two people of a caption, both are one mention.
 
     Raises:
         UserError: a box is not 4 finite numbers.
@@ -50,7 +51,7 @@ def mentions_of(record: Record) -> list[Mention]:
 
 
 class MentionMapper:
-    """Grounding record -> what a model is asked: the image, and its own phrases as vocabulary.
+    """Makes inputs of a model in evaluation mode: the image, and its phrases as vocabulary.
 
     Args:
         augmentations: Detectron2 augmentations that resize.
@@ -60,7 +61,7 @@ class MentionMapper:
         self.augmentations = T.AugmentationList(list(augmentations))
 
     def __call__(self, record: Record) -> dict[str, Any]:
-        """A sample for a model in evaluation mode; its ``vocabulary`` has each phrase once.
+        """The input of a grounding record; its ``vocabulary`` has each phrase once.
 
         Raises:
             UserError: the image cannot be read, or has another size than the record says.
@@ -89,5 +90,5 @@ class MentionMapper:
 
 
 def vocabulary_of(mentions: Sequence[Mention]) -> list[str]:
-    """The distinct phrases of a caption's mentions: what the model is asked for."""
+    """The distinct phrases of a caption's mentions."""
     return unique_phrases([mention.phrase for mention in mentions])

@@ -1,0 +1,1 @@
+"""Text of samples: clean phrases, prompts, spans, noun phrases and concepts."""

@@ -1,8 +1,8 @@
-"""The concept dictionary: names, definitions, synonyms; prompts and negatives come from it.
+"""The concept dictionary: names with definitions and synonyms, and a source of negatives.
 
 DetCLIPv2 writes a category as "name, definition" (concept enrichment) and draws the negatives of
 grounding data from a dictionary of concepts, disjoint from the positives (paper, sec. 3.1). The
-paper's dictionary is not public: ``scripts/build_concepts.py`` builds one.
+paper's dictionary is not public; ``scripts/build_concepts.py`` builds one.
 """
 
 import dataclasses
@@ -10,15 +10,13 @@ import functools
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from detclip2.data.sample import clean_phrase
+from detclip2.data.text.clean import clean_phrase
+from detclip2.data.text.names import read_builtin
 from detclip2.utils.errors import UserError
 
 _WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
@@ -55,15 +53,15 @@ def words_of(text: str) -> tuple[str, ...]:
 
 
 def bare_name(name: str) -> str:
-    """The name without what stands in parentheses: "mouse" of "mouse (computer equipment)"."""
+    """The name without parentheses: "mouse" for "mouse (computer equipment)"."""
     return _PARENTHESIS.sub("", name)
 
 
 @functools.lru_cache(maxsize=100_000)
 def singular_forms(word: str) -> tuple[str, ...]:
-    """What a word (lower case) may be the plural of; the word itself is first.
+    """The word (lower case), then the singulars that it may be the plural of.
 
-    Only the rules of English spelling; which form is a word, the reader's vocabulary decides.
+    They follow from the rules of English spelling alone and need not be words.
     """
     forms = [word]
     if word in _IRREGULAR:
@@ -76,7 +74,7 @@ def singular_forms(word: str) -> tuple[str, ...]:
 
 
 def variants(words: Sequence[str]) -> list[tuple[str, ...]]:
-    """The words, then the words with the last one in the singular ("sports balls")."""
+    """The words, then the words with the last one in its singular forms ("sports balls")."""
     return [(*words[:-1], form) for form in singular_forms(words[-1])]
 
 
@@ -85,11 +83,11 @@ class Concept:
     """One entry of the dictionary.
 
     Attributes:
-        name: how the concept is called in a phrase.
-        definition: one line, "" if there is none.
+        name: name of the concept in phrases.
+        definition: one line; "" if there is none.
         synonyms: other names.
-        source: where the entry comes from, such as "lvis" or "wordnet".
-        count: how often it was seen, 0 if nobody counted.
+        source: origin of the entry, such as "lvis" or "wordnet".
+        count: number of occurrences in data; 0 if unknown.
     """
 
     name: str
@@ -105,27 +103,17 @@ class Concept:
 
 
 class ConceptDictionary:
-    """Concepts by name; calling it makes the prompt of a name.
+    """Concepts by name: gives their definitions, and negatives for captions.
 
     Args:
-        concepts: the entries; names are distinct (also in other case).
-        embed: phrases -> embeddings (M, D), for names that match no entry; see :meth:`lookup`.
-        min_similarity: the least cosine for a match by embedding.
+        concepts: the entries; their names differ (ignoring case).
 
     Raises:
-        UserError: if a name is empty or there twice.
+        UserError: a name is empty or not unique.
     """
 
-    def __init__(
-        self,
-        concepts: Iterable[Concept],
-        embed: Callable[[list[str]], Tensor] | None = None,
-        min_similarity: float = 0.8,
-    ):
+    def __init__(self, concepts: Iterable[Concept]):
         self.concepts = list(concepts)
-        self.embed = embed
-        self.min_similarity = min_similarity
-        self._embeddings: Tensor | None = None
         self._exact: dict[tuple[str, ...], int] = {}  # words -> entry
         self._any_form: dict[tuple[str, ...], int] = {}  # the same, with singular forms
         self._related: dict[tuple[str, ...], list[int]] = defaultdict(list)
@@ -140,7 +128,7 @@ class ConceptDictionary:
         self._longest = max((len(words) for words in self._related), default=0)
 
     def _index(self) -> None:
-        """Fill the tables: names go first, then synonyms, then "bow" of "bow (weapon)"."""
+        """Fill the tables; names have priority, then synonyms, then "bow" for "bow (weapon)"."""
         names = [[words_of(c.name)] for c in self.concepts]
         synonyms = [[words_of(s) for s in c.synonyms] for c in self.concepts]
         bare = [[words_of(bare_name(n)) for n in c.names] for c in self.concepts]
@@ -156,23 +144,32 @@ class ConceptDictionary:
 
     @classmethod
     def from_names(cls, names: Iterable[str], source: str = "") -> "ConceptDictionary":
-        """A dictionary of bare names; repetitions are left out."""
+        """A dictionary of names without definitions; repetitions are skipped."""
         distinct = {name.casefold(): name for name in map(clean_phrase, names) if name}
         return cls([Concept(name, source=source) for name in distinct.values()])
 
     @classmethod
-    def load(cls, path: str | Path, **options: Any) -> "ConceptDictionary":
-        """Read a file that :meth:`save` wrote: one json object a line.
-
-        Args:
-            path: the file.
-            options: of the constructor.
+    def builtin(cls, name: str) -> "ConceptDictionary":
+        """The categories of a list that ships with the package; only "lvis" has definitions.
 
         Raises:
-            UserError: if the file is missing or a line is not an entry.
+            UserError: there is no such list.
+        """
+        entries, definitions = read_builtin(name)
+        return cls(
+            Concept(label, definitions.get(label, ""), tuple(synonyms), name)
+            for label, *synonyms in entries
+        )
+
+    @classmethod
+    def load(cls, path: str | Path) -> "ConceptDictionary":
+        """Read a file that `save` wrote: one json object a line.
+
+        Raises:
+            UserError: the file is missing, or a line is not an entry.
         """
         try:
-            # Not splitlines, which also splits at characters that may occur inside a text.
+            # Not splitlines, which also splits at characters that a definition may have.
             lines = Path(path).read_text(encoding="utf-8").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"concept dictionary {path}: {error}") from error
@@ -180,7 +177,7 @@ class ConceptDictionary:
         for number, line in enumerate(lines, 1):
             if line.strip():
                 concepts.append(_parse(line, f"concept dictionary {path}, line {number}"))
-        return cls(concepts, **options)
+        return cls(concepts)
 
     def save(self, path: str | Path) -> None:
         """Write the entries as text, one json object a line."""
@@ -195,35 +192,20 @@ class ConceptDictionary:
     def __iter__(self) -> Iterator[Concept]:
         return iter(self.concepts)
 
-    def __call__(self, name: str) -> str:
-        """The prompt of a name: :meth:`prompt`."""
-        return self.prompt(name)
-
     def lookup(self, name: str) -> Concept | None:
-        """The entry of a name: by its words, by their singular, then by embedding.
-
-        By embedding only where the dictionary has ``embed``: the entry with the highest cosine, if
-        it reaches ``min_similarity`` (DetCLIP matches unseen names so).
-        """
+        """The entry of a name, found by its words or else their singular; None if there is none."""
         words = words_of(name)
         index = self._exact.get(words)
         if index is None:
             found = [self._exact.get(form) for form in variants(words)]
             found += [self._any_form.get(form) for form in variants(words)]
             index = next((i for i in found if i is not None), None)
-        if index is None and self.embed is not None and self.concepts:
-            similarity, index = self._nearest(name)
-            if similarity < self.min_similarity:
-                return None
         return None if index is None else self.concepts[index]
 
-    def prompt(self, name: str) -> str:
-        """Return "name, definition", or the name alone if it has none (paper, sec. 3.1).
-
-        The name stays as the caller wrote it. The text tower cuts the prompt at its 16 tokens.
-        """
+    def definition(self, name: str) -> str:
+        """The definition of a name's entry; "" if there is none."""
         concept = self.lookup(name)
-        return f"{name}, {concept.definition}" if concept and concept.definition else name
+        return concept.definition if concept else ""
 
     def sample_negatives(
         self, rng: np.random.Generator, number: int, exclude: Iterable[str] = ()
@@ -231,11 +213,11 @@ class ConceptDictionary:
         """Draw names of concepts, uniformly and without repetition.
 
         Args:
-            rng: the generator.
-            number: how many; fewer where the dictionary has no more.
-            exclude: texts with what is in the image: positives, and the caption. No concept is
-                drawn that one of them mentions (by name, synonym or plural), nor a kind of one
-                ("fire engine" for "an engine"): it may well be what is in the image.
+            rng: random generator.
+            number: number of names; fewer are returned if the dictionary has no more.
+            exclude: positives and captions. Concepts whose name, synonym or plural one of them has
+                are not drawn, nor kinds of its last words ("fire engine" for "an engine"), which
+                may be in the image.
         """
         texts = list(exclude)
         banned = self.related(texts)
@@ -244,7 +226,7 @@ class ConceptDictionary:
         return [self.concepts[i].name for i in order if i not in banned][:number]
 
     def related(self, texts: Iterable[str]) -> set[int]:
-        """Indices of the entries that a text mentions, or that are a kind of what it ends in."""
+        """Indices of the entries that a text names, or that are kinds of its last words."""
         found: set[int] = set()
         for text in texts:
             words = words_of(text)
@@ -255,15 +237,6 @@ class ConceptDictionary:
                         if stop == len(words):
                             found.update(self._kinds_of.get(form, ()))
         return found
-
-    def _nearest(self, name: str) -> tuple[float, int]:
-        assert self.embed is not None
-        if self._embeddings is None:
-            embedded = self.embed([concept.name for concept in self.concepts])
-            self._embeddings = torch.nn.functional.normalize(embedded.detach().float(), dim=1)
-        query = torch.nn.functional.normalize(self.embed([name]).detach().float(), dim=1)
-        similarity, index = (self._embeddings @ query[0]).max(dim=0)
-        return float(similarity), int(index)
 
 
 def _parse(line: str, where: str) -> Concept:

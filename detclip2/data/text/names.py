@@ -1,4 +1,4 @@
-"""Lists of names from callers and from files, checked before anything is computed."""
+"""Lists of category names from callers and files, and their validation."""
 
 import csv
 import io
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from detclip2.data.sample import MAX_PHRASE_LENGTH, clean_phrase
+from detclip2.data.text.clean import MAX_PHRASE_LENGTH, clean_phrase
 from detclip2.resources import RESOURCES
 from detclip2.utils.errors import UserError
 
@@ -16,7 +16,7 @@ Names: TypeAlias = Iterable[str | Sequence[str]]
 
 _BUILTIN = RESOURCES / "vocabularies"
 BUILTIN_NAMES = tuple(sorted(path.stem for path in _BUILTIN.glob("*.csv")))
-"""The lists that ship with the package, for :func:`read_builtin`."""
+"""The lists that ship with the package, for `read_builtin`."""
 
 logger = logging.getLogger(__name__)
 
@@ -24,11 +24,11 @@ logger = logging.getLogger(__name__)
 def check_names(names: Names) -> list[tuple[str, ...]]:
     """The entries of a list of names, each as a tuple: a label, then its synonyms.
 
-    Strings come back exactly as they were.
+    The strings are not changed.
 
     Raises:
-        UserError: no names; one that is not a string, not valid text, empty, or longer than 1,000
-            characters; the sentence gives its position, counted from 1.
+        UserError: there are no names, or one is not a string, not valid text, empty, or longer than
+            1,000 characters; the message gives its position, counted from 1.
     """
     if isinstance(names, str) or not isinstance(names, Iterable):
         raise UserError(f"names must be a list of strings, not {str(names)[:40]!r}")
@@ -60,9 +60,9 @@ def _check_entry(entry: str | Sequence[str], position: int) -> tuple[str, ...]:
 
 
 def without_repeats(entries: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """The first of all entries whose labels differ in white space and control characters only.
+    """The entries without those whose label repeats another, and a warning that lists them.
 
-    The others are named in a warning.
+    Labels repeat if they differ in white space and control characters only.
     """
     first: dict[str, tuple[str, ...]] = {}
     repeated: dict[str, None] = {}
@@ -87,14 +87,14 @@ def split_names(text: str) -> list[str]:
 def read_names(path: str | os.PathLike[str]) -> tuple[list[list[str]], dict[str, str]]:
     """Names from a UTF-8 file: one a line, or the columns of a .csv file.
 
-    A csv has a header with the column ``name``, the label; ``synonyms`` (separated by ";") and
-    ``definition`` may stand beside it. Empty lines are passed over.
+    A csv has a header with the column ``name``, the label, and optionally ``synonyms`` (separated
+    by ";") and ``definition``. Empty lines are ignored.
 
     Returns:
-        entries (a label, then its synonyms) for :func:`check_names`, and label -> definition.
+        The entries (a label, then its synonyms) for `check_names`, and label -> definition.
 
     Raises:
-        UserError: the file is missing, not UTF-8, or a csv without a column ``name``.
+        UserError: the file is missing, not UTF-8, or a csv that is damaged or lacks ``name``.
     """
     path = Path(path)
     try:
@@ -105,7 +105,7 @@ def read_names(path: str | os.PathLike[str]) -> tuple[list[list[str]], dict[str,
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: this file of names cannot be read: {reason}") from None
     if path.suffix.lower() != ".csv":
-        # Not splitlines, which also splits at characters that may occur inside a name.
+        # Not splitlines, which also splits at characters that a name may have.
         return [[line.strip()] for line in text.split("\n") if line.strip()], {}
     entries, definitions = [], {}
     try:
@@ -129,10 +129,10 @@ def read_names(path: str | os.PathLike[str]) -> tuple[list[list[str]], dict[str,
 
 
 def read_builtin(name: str) -> tuple[list[list[str]], dict[str, str]]:
-    """The categories of a data set in the order of their ids, as :func:`read_names` gives them.
+    """The categories of a data set by ascending id, in the form of `read_names`.
 
     Args:
-        name: one of `BUILTIN_NAMES`; ``resources/vocabularies/README.md`` says where each is from.
+        name: one of `BUILTIN_NAMES`; ``resources/vocabularies/README.md`` gives their sources.
 
     Raises:
         UserError: there is no such list.

@@ -15,17 +15,17 @@ Curves = dict[str, list[tuple[int, float]]]
 
 
 class DrawCurves(HookBase):
-    """Draws ``curves.png`` when training ends; belongs after the writers.
+    """Draws ``curves.png`` when training ends; register it after the writers.
 
     Args:
-        output_dir: of the run, with its metrics.json.
+        output_dir: folder of the run, with metrics.json.
     """
 
     def __init__(self, output_dir: str) -> None:
         self.output_dir = Path(output_dir)
 
     def after_train(self) -> None:
-        """Also after a training that has failed; that there is no picture is never an error."""
+        """Draw, also after a training that has failed; failing to draw is only logged."""
         try:
             draw_curves(read_metrics(self.output_dir / "metrics.json"), self.output_dir / FILE_NAME)
         except (OSError, ValueError) as error:
@@ -33,9 +33,9 @@ class DrawCurves(HookBase):
 
 
 def read_metrics(path: Path) -> Curves:
-    """Name -> (iteration, value) in the order of time.
+    """Name -> (iteration, value) by iteration.
 
-    Where a run was resumed, the iterations that it did again count, not the first try.
+    If a resumed run has repeated an iteration, its last values count.
     """
     values: dict[str, dict[int, float]] = defaultdict(dict)
     for line in path.read_text(encoding="utf-8").splitlines():
@@ -50,7 +50,7 @@ def read_metrics(path: Path) -> Curves:
 
 
 def draw_curves(curves: Curves, path: Path) -> None:
-    """Losses (by source where there are several), AP, learning rate and speed, one above another.
+    """Plot losses (by source, if there are several), AP, learning rate and speed, in a column.
 
     Raises:
         ValueError: there is nothing to draw.

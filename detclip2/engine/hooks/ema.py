@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights, which is what is evaluated and kept."""
+"""Exponential moving average of the weights, which is evaluated and saved."""
 
 from typing import Any
 
@@ -10,11 +10,11 @@ from torch import nn
 class AverageWeights(HookBase):
     """Averages the model's weights after every step, by timm's ModelEmaV3.
 
-    The average is shorter in the beginning, so that the random start is soon forgotten.
+    The average is shorter at first, so that it soon forgets the initial weights.
 
     Args:
-        model: the one that is trained, not in DistributedDataParallel.
-        decay: share of the average that stays at each step, in the long run.
+        model: the model in training, not in DistributedDataParallel.
+        decay: share of the average that is kept at each step, after the warm-up.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -30,19 +30,19 @@ class AverageWeights(HookBase):
         return self.ema.module
 
     def before_train(self) -> None:
-        """Begin with the weights that were loaded, unless the average was loaded too."""
+        """Start from the loaded weights, unless the average was loaded too."""
         if self.updates == 0:
             self.model.load_state_dict(self.source.state_dict())
 
     def after_step(self) -> None:
-        """Take the new weights in."""
+        """Add the new weights to the average."""
         self.updates += 1
         self.ema.update(self.source, step=self.updates)
 
     def state_dict(self) -> dict[str, Any]:
-        """How many steps are in it; the weights are an entry of their own in the checkpoint."""
+        """The number of updates; the checkpoint has the weights in an entry of their own."""
         return {"updates": self.updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on averaging."""
+        """Restore the number of updates."""
         self.updates = state["updates"]

@@ -1,4 +1,4 @@
-"""A run that is asked to stop writes a checkpoint first."""
+"""Write a checkpoint when a signal asks a run to stop."""
 
 import logging
 import multiprocessing
@@ -22,10 +22,10 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 class PreemptionHook(HookBase):
     """On SIGTERM or SIGINT: ends the iteration, writes a checkpoint, and exits with 128 + signal.
 
-    All processes stop after the same iteration, whichever of them got the signal. A second signal
-    ends the process at once. During an evaluation, which may take long, the checkpoint is written
-    at once, and a process that is alone does not wait for the end. Belongs before the evaluation
-    among the hooks, after those that change state.
+    All processes stop after the same iteration, whichever got the signal. A second signal ends the
+    process at once. During an evaluation, which may take long, the checkpoint is written at once,
+    and a single process does not wait for its end. Register it before the evaluation and after
+    hooks that change state.
 
     Args:
         checkpointer: writes the checkpoint, in the main process.
@@ -36,16 +36,19 @@ class PreemptionHook(HookBase):
         self.requested: int | None = None
         """The signal that asked this process to stop."""
         self.agreed: int | None = None
-        """The one that all processes will stop for."""
+        """The signal that all processes stop for."""
         self._done: int | None = None  # the last iteration after which all hooks were called
         self._together = False  # do all processes stop after this iteration?
         self._pid = os.getpid()
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Around the training; ends in SystemExit if there was a signal.
+        """Handle signals during the training.
 
-        Python lets only the main thread listen; elsewhere signals do what they did before.
+        Python allows this in the main thread only; in other threads signals keep their handlers.
+
+        Raises:
+            SystemExit: there was a signal.
         """
         before = {}
         if threading.current_thread() is threading.main_thread():
@@ -53,7 +56,7 @@ class PreemptionHook(HookBase):
         try:
             yield
         except SystemExit:
-            if self._together:  # whoever launched them ends the others once one has exited
+            if self._together:  # the launcher ends the others once one exits
                 comm.synchronize()
             raise
         finally:
@@ -64,9 +67,13 @@ class PreemptionHook(HookBase):
             raise SystemExit(128 + stopped_by)
 
     def after_step(self) -> None:
-        """Stop, if any process was asked to."""
+        """Save and exit, if any process was asked to stop.
+
+        Raises:
+            SystemExit: the run stops here.
+        """
         self._done = self.trainer.iter
-        is_last = self._done + 1 == self.trainer.max_iter  # it has its checkpoint anyway
+        is_last = self._done + 1 == self.trainer.max_iter  # it has a checkpoint anyway
         self.agreed = self._agree()
         if self.agreed is not None and not is_last:
             self._save()
@@ -83,7 +90,7 @@ class PreemptionHook(HookBase):
 
     def _save(self) -> None:
         self.checkpointer.save(f"model_{self._done:07d}", iteration=self._done)
-        logger.info("stopped by a signal after iteration %d; --resume goes on there", self._done)
+        logger.info("stopped by a signal after iteration %d; --resume continues there", self._done)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._pid:  # a data worker, which has inherited this handler
@@ -96,13 +103,13 @@ class PreemptionHook(HookBase):
         # Not the logger: it might be in the middle of a line.
         os.write(2, f"{signal.Signals(number).name}: stopping after this iteration\n".encode())
         if self.agreed is not None:
-            return  # stopping already: one signal for all, which has reached another process before
+            return  # already stopping: the signal reached another process first
         iteration = self.trainer.iter
         if comm.is_main_process() and iteration in (self._done, self.trainer.max_iter):
             # Between two iterations, perhaps in an evaluation.
             if iteration == self._done and not self.checkpointer.needs_all_processes:
                 self._save()
-            # Others would wait for a process that leaves alone: they all stop after the next one.
+            # Others would wait for a process that exits alone: all stop after the next iteration.
             if comm.get_world_size() == 1:
                 raise SystemExit(128 + number)
 
@@ -114,18 +121,18 @@ def _die_of(number: int) -> None:
 
 @contextmanager
 def signals_for_children() -> Iterator[None]:
-    """While a process only waits for the ones that it has started, signals are for those.
+    """Forward signals to child processes while this one waits for them.
 
-    SIGTERM is handed on to them; SIGINT, from a keyboard, has reached them already.
+    SIGTERM is forwarded; SIGINT from a keyboard has reached them already.
     """
 
-    def hand_on(number: int, frame: FrameType | None) -> None:
+    def forward(number: int, frame: FrameType | None) -> None:
         if number == signal.SIGTERM:
             for child in multiprocessing.active_children():
                 if child.pid is not None:
                     os.kill(child.pid, number)
 
-    before = {s: signal.signal(s, hand_on) for s in SIGNALS}
+    before = {s: signal.signal(s, forward) for s in SIGNALS}
     try:
         yield
     finally:

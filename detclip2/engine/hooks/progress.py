@@ -1,4 +1,4 @@
-"""A progress bar for training at a terminal: loss, time left and images a second."""
+"""Progress bar for training at a terminal: loss, time left and images per second."""
 
 from typing import Any
 
@@ -9,11 +9,11 @@ from detclip2.data.hybrid_loader import HybridLoader
 
 
 class ProgressBar(HookBase):
-    """Shows the smoothed loss, the time left and images a second, by all processes together.
+    """Shows the smoothed loss, the time left and images per second of all processes together.
 
     Args:
-        loader: tells the batch size of the source of each iteration.
-        description: what the bar says it is doing.
+        loader: has the batch size of each source.
+        description: text in front of the bar.
     """
 
     def __init__(self, loader: HybridLoader, description: str = "training") -> None:
@@ -35,13 +35,13 @@ class ProgressBar(HookBase):
         self.progress.start()
 
     def after_step(self) -> None:
-        """Move the bar."""
+        """Update the bar."""
         shown: dict[str, Any] = {}
         histories = self.trainer.storage.histories()
         if "total_loss" in histories:
             shown["loss"] = f"{histories['total_loss'].median(20):.3f}"
         if "time" in histories:
-            batch_size = self.loader.sources[self.loader.selected].total_batch_size
+            batch_size = self.loader.sources[self.trainer.source].total_batch_size
             shown["speed"] = f"{batch_size / histories['time'].avg(20):.1f}"
         self.progress.update(self.task, completed=self.trainer.iter + 1, **shown)
 

@@ -1,4 +1,4 @@
-"""Which source each iteration takes its batch from (paper, sec. 3.4)."""
+"""Source of each iteration's batch (paper, sec. 3.4)."""
 
 import logging
 import math
@@ -11,31 +11,30 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from detclip2.data.hybrid_loader import HybridLoader
-from detclip2.data.io.shards import ImageTextShards
 from detclip2.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 
-class Schedule:
-    """One source an iteration, in given proportions, in an order that a seed decides.
+class SourceSchedule:
+    """One source per iteration, in given proportions and a seeded order.
 
-    The paper says neither how often nor in which order its sources take turns. Here every run of
-    ``block`` iterations has each source's share of them (rounded by Webster's method, so that
-    nothing is lost over time), shuffled. The choice is a function of the iteration alone, so all
-    processes agree without a word, and a resumed run goes on as before.
+    The paper gives neither proportions nor an order of its sources. Here every ``block`` iterations
+    contain each source's share of them, shuffled; shares are rounded by Webster's method, so that
+    they are exact over time. The choice depends on the iteration alone, so all processes agree
+    without communication, and a resumed run continues as before.
 
     Args:
-        ratios: source -> how many iterations it gets, relative to the others.
+        ratios: source -> its iterations, relative to the others.
         seed: of the order.
         block: iterations in which the shares are kept.
-        starts: source -> its first iteration, 0 if not given; until then the others share. The
-            paper starts from trained towers. From random ones, pairs teach nothing before boxes
-            have taught regions to differ.
+        starts: source -> its first iteration, 0 by default; before it the others share. The paper
+            starts from trained towers. From scratch, captions help only once regions are
+            discriminative.
 
     Raises:
-        UserError: a ratio that is not a number or negative, or none above zero; a start of no
-            source or below zero, or no source that starts at 0.
+        UserError: a ratio is negative or not a number, or none is above zero; a start is negative
+            or of an unknown source, or no source starts at 0.
     """
 
     def __init__(
@@ -79,7 +78,7 @@ class Schedule:
         return self._order[1][position]
 
     def state_dict(self) -> dict[str, Any]:
-        """What the order depends on."""
+        """The settings that decide the order."""
         return {
             "ratios": self.ratios,
             "starts": self.starts,
@@ -89,20 +88,20 @@ class Schedule:
 
 
 class _Turns:
-    """How often each source has its turn among the first iterations, by Webster's method."""
+    """Turns of each source among the first iterations, by Webster's method."""
 
     def __init__(self, ratios: Mapping[str, float]) -> None:
         self.names = list(ratios)
         self.shares = np.array(list(ratios.values())) / sum(ratios.values())
 
     def between(self, first: int, last: int) -> list[str]:
-        """The sources of the iterations from ``first`` to before ``last``, in no order."""
+        """The sources of the iterations from ``first`` to before ``last``, unordered."""
         counts = self._until(last) - self._until(first)
         return [name for name, count in zip(self.names, counts, strict=True) for _ in range(count)]
 
     def _until(self, iterations: int) -> np.ndarray:
         """Iterations of each source among the first ones: its j-th is due at (j + 0.5) / share."""
-        # What is due well before the end, and then one after the other.
+        # First the turns that are due well before the end, then one by one.
         counts = np.floor(self.shares * max(iterations - len(self.shares), 0)).astype(int)
         while counts.sum() < iterations:
             counts[np.argmin((counts + 0.5) / self.shares)] += 1
@@ -112,17 +111,14 @@ class _Turns:
 class AlternateSources(HookBase):
     """Selects the source of every iteration, and logs its losses under its name.
 
-    With one source it keeps the loader's position in the checkpoint, and that is all it does.
-    Randomness inside the model (drop path) is seeded by seed, iteration and process, so that a
-    resumed run equals one that was not interrupted.
+    The schedule and the position in every source are in the checkpoint.
 
     Args:
         loader: the loader that the trainer draws from.
-        ratios: source -> share of the iterations; None gives every source the share in which a
-            pass over all of them sees each record once.
-        seed: of the schedule and of the model's randomness.
-        report_period: iterations between two reports of what was left out.
-        starts: source -> its first iteration, as for :class:`Schedule`.
+        ratios: source -> share of the iterations; None: shares for which a pass over all sources
+            sees each record once.
+        seed: of the schedule.
+        starts: source -> its first iteration, as for `SourceSchedule`.
         block: iterations in which the shares are kept.
     """
 
@@ -131,13 +127,10 @@ class AlternateSources(HookBase):
         loader: HybridLoader,
         ratios: Mapping[str, float] | None = None,
         seed: int = 0,
-        report_period: int = 1000,
         starts: Mapping[str, int] | None = None,
         block: int = 100,
     ) -> None:
         self.loader = loader
-        self.seed = seed
-        self.report_period = report_period
         if ratios is None:
             ratios = _in_proportion_to_data(loader)
         if set(ratios) != set(loader.sources):
@@ -145,43 +138,74 @@ class AlternateSources(HookBase):
                 f"train.source_ratios names {sorted(ratios)}, but the sources of dataloader.train "
                 f"are {sorted(loader.sources)}"
             )
-        self.schedule = Schedule(ratios, seed, block, starts)
+        self.schedule = SourceSchedule(ratios, seed, block, starts)
 
     def before_step(self) -> None:
-        """Choose the source and seed what is random inside the model."""
-        iteration = self.trainer.iter
-        self.loader.select(self.schedule.source_of(iteration))
-        state = np.random.SeedSequence([self.seed, comm.get_rank(), iteration]).generate_state(1)
-        torch.manual_seed(int(state[0]))
+        """Select the source."""
+        self.loader.select(self.schedule.source_of(self.trainer.iter))
 
     def after_step(self) -> None:
         """Log the losses of this iteration under the source's name."""
-        iteration = self.trainer.iter
         if len(self.loader.sources) > 1 and comm.is_main_process():
             storage = self.trainer.storage
             for name, (value, when) in list(storage.latest().items()):
-                if when == iteration and "loss" in name and "/" not in name:
-                    storage.put_scalar(f"{self.loader.selected}/{name}", value)
-        if (iteration + 1) % self.report_period == 0:
-            self._report()
-
-    def after_train(self) -> None:
-        """Say what was left out."""
-        self._report()
-
-    def _report(self) -> None:
-        for line in self.loader.report():
-            logger.info(line)
+                if when == self.trainer.iter and "loss" in name and "/" not in name:
+                    storage.put_scalar(f"{self.trainer.source}/{name}", value)
 
     def state_dict(self) -> dict[str, Any]:
         """The schedule and the position in every source."""
         return {"schedule": self.schedule.state_dict(), "loader": self.loader.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where a checkpoint stopped."""
+        """Continue where a checkpoint stopped."""
         if state["schedule"] != self.schedule.state_dict():
             logger.warning("the schedule of sources differs from the checkpoint's; ours is used")
         self.loader.load_state_dict(state["loader"])
+
+
+class SeedEachIteration(HookBase):
+    """Seeds random numbers in the model (drop path) by seed, process and iteration.
+
+    A resumed run therefore equals an uninterrupted one.
+
+    Args:
+        seed: 0 or more.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+
+    def before_step(self) -> None:
+        """Seed torch's generators."""
+        entropy = [self.seed, comm.get_rank(), self.trainer.iter]
+        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
+
+
+class ReportSkipped(HookBase):
+    """Logs skipped data by kind, periodically and at the end.
+
+    Args:
+        loader: counts what its sources skip.
+        period: iterations between two reports.
+    """
+
+    def __init__(self, loader: HybridLoader, period: int = 1000) -> None:
+        self.loader = loader
+        self.period = period
+
+    def after_step(self) -> None:
+        """Report, if it is time."""
+        if (self.trainer.iter + 1) % self.period == 0:
+            self.report()
+
+    def after_train(self) -> None:
+        """Report at the end."""
+        self.report()
+
+    def report(self) -> None:
+        """Log a line for each kind."""
+        for line in self.loader.report():
+            logger.info(line)
 
 
 def _in_proportion_to_data(loader: HybridLoader) -> dict[str, float]:
@@ -190,10 +214,10 @@ def _in_proportion_to_data(loader: HybridLoader) -> dict[str, float]:
         return dict.fromkeys(loader.sources, 1.0)
     ratios = {}
     for name, source in loader.sources.items():
-        if isinstance(source.records, ImageTextShards):
+        if source.length is None:
             raise UserError(
-                f"the number of records of source {name!r} is not known, for it is read from tar "
-                "shards: give the shares of all sources as train.source_ratios"
+                f"the number of records of source {name!r} is not known, because it is read from "
+                f"{source.records.kind}: give the shares of all sources as train.source_ratios"
             )
-        ratios[name] = len(source.records) / source.total_batch_size
+        ratios[name] = source.length / source.total_batch_size
     return ratios

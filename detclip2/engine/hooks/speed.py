@@ -1,4 +1,4 @@
-"""How fast a training is and what it waits for: images a second of each source, memory."""
+"""Speed of a training: images per second of each source, time waiting for data, memory."""
 
 import logging
 import resource
@@ -15,34 +15,34 @@ WINDOW = 20  # iterations that are averaged
 
 
 class Speed(HookBase):
-    """Stores what an iteration took; belongs right after IterationTimer and AlternateSources.
+    """Stores speed and memory of each iteration; register it after IterationTimer.
 
     - ``SOURCE/images_per_second``, by all processes together, of the source of this iteration;
-    - ``data_share``: the share of the step's time that went by waiting for data;
-    - ``memory_gib``: the peak of the GPU's memory, or of the process where there is none.
+    - ``data_share``: the share of the step's time spent waiting for data, 0 to 1;
+    - ``memory_gib``: peak memory of the GPU, or of the process on a CPU.
     """
 
     def __init__(self, loader: HybridLoader) -> None:
         self.loader = loader
 
     def after_step(self) -> None:
-        """Store the three."""
+        """Store the three scalars."""
         storage, iteration = self.trainer.storage, self.trainer.iter
         latest = storage.latest()
         storage.put_scalar("memory_gib", peak_memory() / 2**30, smoothing_hint=False)
         seconds, when = latest.get("time", (0.0, -1))
-        if when != iteration or seconds <= 0:  # the first iterations have no time: they are slower
+        if when != iteration or seconds <= 0:  # the first, slow iterations have no time
             return
-        name = self.loader.selected
-        images = self.loader.sources[name].total_batch_size
-        storage.put_scalar(f"{name}/images_per_second", images / seconds)
+        source = self.trainer.source
+        images = self.loader.sources[source].total_batch_size
+        storage.put_scalar(f"{source}/images_per_second", images / seconds)
         waited, when = latest.get("data_time", (0.0, -1))
         if when == iteration:
             storage.put_scalar("data_share", min(waited / seconds, 1.0))
 
 
 def peak_memory() -> int:
-    """Bytes."""
+    """Peak memory of the GPU, or of the process on a CPU, in bytes."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -50,13 +50,13 @@ def peak_memory() -> int:
 
 
 class SpeedPrinter(EventWriter):
-    """Logs what :class:`Speed` has stored; Detectron2's own line has ETA, losses and rates."""
+    """Logs the scalars of `Speed`; Detectron2's own line has ETA, losses and rates."""
 
     def __init__(self) -> None:
         self._last = -1
 
     def write(self) -> None:
-        """One line, if there is anything new."""
+        """Log one line, if there are new scalars."""
         storage = get_event_storage()
         _, newest = storage.latest().get("memory_gib", (0.0, -1))
         if newest == self._last:

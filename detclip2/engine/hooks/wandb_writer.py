@@ -1,4 +1,4 @@
-"""Metrics to Weights & Biases, where its package is installed (``pip install detclip2[wandb]``)."""
+"""Writer of metrics to Weights & Biases (``pip install detclip2[wandb]``)."""
 
 from typing import Any
 
@@ -8,10 +8,10 @@ from detclip2.utils.errors import UserError
 
 
 class WandbWriter(EventWriter):
-    """Sends what is new in the event storage, as the other writers write it.
+    """Sends new scalars of the event storage to Weights & Biases.
 
     Args:
-        output_dir: where the package keeps its files.
+        output_dir: folder for the package's files.
         config: of the run, shown beside its curves.
         **init: further arguments of ``wandb.init``, such as ``project``, ``name`` or ``mode``.
 
@@ -31,7 +31,7 @@ class WandbWriter(EventWriter):
         self._last = -1
 
     def write(self) -> None:
-        """Send each iteration's scalars, smoothed as in metrics.json, in the order of time."""
+        """Send each iteration's scalars, smoothed as in metrics.json, by iteration."""
         by_iteration: dict[int, dict[str, float]] = {}
         for name, (value, iteration) in get_event_storage().latest_with_smoothing_hint(20).items():
             if iteration > self._last:
@@ -41,5 +41,5 @@ class WandbWriter(EventWriter):
             self._last = iteration
 
     def close(self) -> None:
-        """Send what is left."""
+        """Finish the run."""
         self._run.finish()

@@ -1,4 +1,4 @@
-"""ATSS: which anchors learn which box (arXiv 1912.02424, algorithm 1)."""
+"""ATSS: assignment of boxes to anchors (arXiv 1912.02424, algorithm 1)."""
 
 import torch
 from detectron2.structures import Boxes, pairwise_iou
@@ -30,7 +30,7 @@ class ATSSAssigner:
             boxes: the N boxes of one image, absolute pixels.
 
         Returns:
-            (K,) int64: index of the box that an anchor learns, -1 for background. All -1 without
+            (K,) int64: index of the box of each anchor, -1 for background. All are -1 without
             boxes. A box may get no anchor when others overlap its candidates more.
         """
         all_anchors = Boxes.cat(anchors)
@@ -63,5 +63,5 @@ class ATSSAssigner:
 
 
 def _std(iou: Tensor) -> Tensor:
-    """Standard deviation over candidates; 0 for a single one, where it is not defined."""
+    """Standard deviation over candidates; 0 for a single one, for which it is undefined."""
     return iou.std(0) if len(iou) > 1 else torch.zeros_like(iou[0])

@@ -1,7 +1,7 @@
 """The RPN-free head of ATSS, with the deformable layer that joins its two towers (sec. 3.3)."""
 
 import math
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,25 +13,12 @@ from detclip2.utils.errors import UserError
 Objectness = Literal["class", "iou"]
 
 
-class Predictions(NamedTuple):
-    """What the head says of every anchor, all levels joined, finest first."""
-
-    regions: Tensor
-    """(B, K, D) region embeddings."""
-    deltas: Tensor
-    """(B, K, 4) box deltas with respect to the anchors."""
-    centerness: Tensor
-    """(B, K) centerness logits."""
-    objectness: Tensor | None = None
-    """(B, K) class-agnostic logits, of a head that has this output. Inference does not read it."""
-
-
 class ATSSHead(nn.Module):
     """Two towers of convolutions shared by all levels.
 
     The box tower predicts boxes and centerness. The class tower yields one embedding a location;
     its first layer is a deformable convolution whose offsets come from the box tower, so that
-    image-text pairs, which have no boxes, teach the box tower too (paper, sec. 3.3, Tab. 3).
+    image-text pairs, which have no boxes, train the box tower too (paper, sec. 3.3, Tab. 3).
 
     Args:
         in_channels: channels of every pyramid level; the towers keep this width.
@@ -40,10 +27,10 @@ class ATSSHead(nn.Module):
         num_convs: convolutions a tower, 4 in ATSS.
         deformable: False removes the deformable layer (ablation of Tab. 3).
         num_groups: groups of GroupNorm.
-        objectness: a class-agnostic logit a location, learnt where boxes are and read by the
-            word-region contrast alone (its ``proposal_score`` of the same name, Tab. 2a), or None.
-            ``class``: is it on an object, from the class tower; ``iou``: how well does its box
-            fit, from the box tower, as in IoU-aware heads (arXiv 1912.05992).
+        objectness: None, or a class-agnostic logit at each location, trained on data with boxes.
+            Only the word-region contrast reads it (``proposal_score`` of the same name, Tab. 2a).
+            ``class`` predicts from the class tower whether the location is on an object; ``iou``
+            predicts from the box tower the IoU of its box (arXiv 1912.05992).
 
     Raises:
         UserError: ``objectness`` is none of these.
@@ -65,8 +52,8 @@ class ATSSHead(nn.Module):
         self.box_tower = _tower(in_channels, num_convs, num_groups)
         self.class_tower = _tower(in_channels, num_convs, num_groups)
         self.deformable = DeformableLayer(in_channels, num_groups) if deformable else None
-        # A linear map where ATSS has a 3x3 convolution to class scores: it makes the similarity
-        # of a location with a phrase one dot product, which a vocabulary can be folded into.
+        # A linear map instead of ATSS's 3x3 convolution to class scores: the similarity of a
+        # location and a phrase is one dot product, into which a vocabulary can be folded.
         self.region = nn.Conv2d(in_channels, embed_dim, kernel_size=1)
         self.box = nn.Conv2d(in_channels, 4, kernel_size=3, padding=1)
         self.centerness = nn.Conv2d(in_channels, 1, kernel_size=3, padding=1)
@@ -79,8 +66,14 @@ class ATSSHead(nn.Module):
         self.objectness_kind = objectness
         self.objectness = None if objectness is None else _objectness(objectness, in_channels)
 
-    def forward(self, features: list[Tensor]) -> Predictions:
-        """Levels of (B, C, H_l, W_l) -> predictions for the K = sum H_l W_l anchors."""
+    def forward(self, features: list[Tensor]) -> dict[str, Tensor]:
+        """Levels of (B, C, H_l, W_l) -> outputs for all K = sum H_l W_l anchors.
+
+        Returns:
+            ``regions`` (B, K, D), ``deltas`` (B, K, 4), ``centerness`` (B, K) logits, and
+            ``objectness`` (B, K) logits if the head has it, with all levels joined, finest first:
+            the tensors of `HeadOutputs`.
+        """
         regions, deltas, centerness, objectness = [], [], [], []
         for scale, x in zip(self.scales, features, strict=True):
             box_features = self.box_tower(x)
@@ -92,25 +85,27 @@ class ATSSHead(nn.Module):
             if self.objectness is not None:
                 of_class = self.objectness_kind == "class"
                 objectness.append(self.objectness(class_features if of_class else box_features))
-        return Predictions(
-            join_levels(regions),
-            join_levels(deltas),
-            join_levels(centerness).squeeze(-1),
-            join_levels(objectness).squeeze(-1) if objectness else None,
-        )
+        outputs = {
+            "regions": join_levels(regions),
+            "deltas": join_levels(deltas),
+            "centerness": join_levels(centerness).squeeze(-1),
+        }
+        if objectness:
+            outputs["objectness"] = join_levels(objectness).squeeze(-1)
+        return outputs
 
 
 class DeformableLayer(nn.Module):
-    """A modulated deformable 3x3 convolution that samples where the box tower points.
+    """A modulated deformable 3x3 convolution with offsets and masks from the box tower.
 
     Args:
         channels: input and output channels.
-        num_groups: groups of the GroupNorm behind it.
+        num_groups: groups of the GroupNorm after it.
     """
 
     def __init__(self, channels: int, num_groups: int = 32) -> None:
         super().__init__()
-        # Holds the weight alone; the layer never runs as an ordinary convolution.
+        # Only holds the weight; it never runs as an ordinary convolution.
         self.conv = nn.Conv2d(channels, channels, kernel_size=3, padding=1, bias=False)
         self.offsets_and_mask = nn.Conv2d(channels, 3 * 9, kernel_size=3, padding=1)
         self.norm = nn.GroupNorm(num_groups, channels)
@@ -120,7 +115,7 @@ class DeformableLayer(nn.Module):
         nn.init.zeros_(self.offsets_and_mask.get_parameter("bias"))
 
     def forward(self, x: Tensor, box_features: Tensor) -> Tensor:
-        """Sample ``x`` (B, C, H, W) at places read from ``box_features`` (B, C, H, W)."""
+        """``x`` (B, C, H, W), offsets from ``box_features`` (B, C, H, W) -> (B, C, H, W)."""
         offsets, mask = self.offsets_and_mask(box_features).split((18, 9), dim=1)
         # Offsets are in pixels: half precision would round them to a quarter of one.
         with torch.autocast(x.device.type, enabled=False):
@@ -152,7 +147,7 @@ def _tower(channels: int, num_convs: int, num_groups: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for _ in range(num_convs):
         conv = Conv3x3(channels, channels, bias=False)
-        # Detectron2's FCOS uses std 0.01; with GroupNorm behind it the scale does not matter.
+        # Detectron2's FCOS uses std 0.01; with GroupNorm after it the scale does not matter.
         nn.init.normal_(conv.weight, std=0.01)
         layers += [conv, nn.GroupNorm(num_groups, channels), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers)

@@ -1,4 +1,4 @@
-"""What takes all processes together, with gradient."""
+"""Differentiable collectives."""
 
 from typing import Any
 
@@ -8,19 +8,19 @@ from torch import Tensor
 from torch import distributed as dist
 from torch.autograd.function import once_differentiable
 
-FAR_BELOW = -1e9  # in place of -inf, so that what is masked gives 0 in the gradient and not NaN
+FAR_BELOW = -1e9  # instead of -inf: masked elements have gradient 0, not NaN
 
 
 def all_gather_with_grad(x: Tensor) -> Tensor:
-    """The tensors of all processes, joined along the first dimension in the order of ranks.
+    """Join the tensors of all processes along the first dimension, in the order of ranks.
 
-    The gradients that all processes have for a row are summed and handed back to its owner. So
-    the gradient of the mean of the processes' losses, which is what DDP applies, is the one that
-    a single process with the joined tensor would find.
+    Backward sums the gradients of all processes for a row and returns the sum to its owner. The
+    gradient of the mean of the processes' losses, which DDP applies, is therefore that of a single
+    process with the joined tensor.
 
-    Every process must call this, and must use the result in its loss (zero times its sum will
-    do) if any of them does: the way back is a collective operation too. A process whose own ``x``
-    needs no gradient takes part in it all the same.
+    Every process must call this. If one uses the result in its loss, all must (zero times its sum
+    is enough): backward is a collective operation too, in which a process takes part even if its
+    own ``x`` needs no gradient.
 
     Args:
         x: (n, ...), where n, and only n, may differ between processes and may be 0.
@@ -67,18 +67,18 @@ def split_cross_entropy(
 ) -> tuple[Tensor, Tensor]:
     """Cross entropy of a softmax whose columns may be split over processes.
 
-    No process sees another's columns: five numbers a row are enough.
+    Processes exchange five numbers a row, not their columns.
 
     Args:
         logits: (N, C), this process's C columns.
-        own: (N, C) bool, the right answer, in some process's column; at most one in a row.
-        candidate: (N, C) bool, what the softmax runs over; includes the right answer.
+        own: (N, C) bool, the target; at most one a row over all processes.
+        candidate: (N, C) bool, the columns that the softmax runs over; includes the target.
         label_smoothing: share of the target that is spread evenly over the candidates.
         over_processes: all processes have the same N rows and each some of their columns;
-            the conditions of :func:`all_gather_with_grad` hold.
+            the conditions of `all_gather_with_grad` hold.
 
     Returns:
-        Losses (N,), and (N,) bool: is the logit of the right answer above all others?
+        (N,) losses, and (N,) bool: whether the logit of the target exceeds all others.
     """
     masked = logits.masked_fill(~candidate, FAR_BELOW)
     parts = torch.stack(

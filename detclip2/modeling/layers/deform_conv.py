@@ -1,30 +1,29 @@
-"""Modulated deformable convolution, as it is fast on the device at hand."""
+"""Modulated deformable convolution with fast paths for CPUs."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import deform_conv2d
 
-# Places whose sampled taps are multiplied at once: 512 x 9 x 256 numbers stay in the cache.
+# Locations whose sampled taps are multiplied at once: 512 x 9 x 256 numbers stay in the cache.
 CHUNK = 512
 
 
 def deformable_conv(
     x: Tensor, offsets: Tensor, mask: Tensor, weight: Tensor, training: bool = False
 ) -> Tensor:
-    """A 3x3 convolution (stride 1, padding 1) that samples at shifted places.
+    """A 3x3 convolution (stride 1, padding 1) that samples at shifted locations.
 
-    On a GPU this is torchvision's operator. On a CPU that operator samples one value at a time and
-    its backward pass took two thirds of a training step; sampling with ``grid_sample`` and one
-    matrix product computes the same in a fraction of the time. In inference, whole rows of channels
-    are gathered instead.
+    On a GPU this is torchvision's operator. On a CPU that operator samples one value at a time, and
+    its backward pass took two thirds of a training step. Training on a CPU uses ``grid_sample`` and
+    one matrix product, which is much faster; inference gathers whole rows of channels.
 
     Args:
         x: (B, C, H, W).
         offsets: (B, 18, H, W) px, (dy, dx) for each of the 9 taps, row by row.
         mask: (B, 9, H, W) factor of each tap.
         weight: (O, C, 3, 3).
-        training: whether the sums must be those that gradients are computed of, to the last bit.
+        training: whether the result must equal that of a pass with gradients, to the last bit.
 
     Returns:
         (B, O, H, W).
@@ -39,7 +38,7 @@ def deformable_conv(
 
 
 def tap_positions(offsets: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows and columns, px, each (B, 9, H, W), where the taps of every place sample."""
+    """(B, 9, H, W) rows and columns, px, at which the taps of every location sample."""
     batch_size, _, height, width = offsets.shape
     offsets = offsets.view(batch_size, 9, 2, height, width)
     rows = torch.arange(height, device=offsets.device, dtype=offsets.dtype)[:, None]
@@ -50,7 +49,7 @@ def tap_positions(offsets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def sample_taps(x: Tensor, offsets: Tensor) -> Tensor:
-    """(B, C, 9, H * W): the bilinear values of ``x`` at the 9 taps of every place, 0 outside."""
+    """(B, C, 9, H * W): bilinear values of ``x`` at the 9 taps of every location, 0 outside."""
     batch_size, channels, height, width = x.shape
     rows, columns = tap_positions(offsets)
     # grid_sample counts from -1 to 1 over the pixels' outer edges.
@@ -62,9 +61,9 @@ def sample_taps(x: Tensor, offsets: Tensor) -> Tensor:
 
 
 def conv_of_rows(x: Tensor, offsets: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
-    """:func:`deformable_conv` where each tap is a weighted sum of 4 rows of C channels.
+    """`deformable_conv` with each tap as a weighted sum of 4 rows of C channels.
 
-    An embedding bag is that sum, and reads memory in order; the mask is part of its weights.
+    An embedding bag computes this sum and reads memory in order; its weights include the mask.
     """
     batch_size, channels, height, width = x.shape
     table = x.flatten(2).transpose(1, 2).contiguous()  # (B, HW, C)
@@ -85,22 +84,22 @@ def conv_of_rows(x: Tensor, offsets: Tensor, mask: Tensor, weight: Tensor) -> Te
 
 
 def tap_corners(offsets: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """The 4 pixels around each tap, as places in [0, HW), and their factors: (B, HW, 9, 4) each."""
+    """Indices in [0, HW) of the 4 pixels around each tap, and their factors: (B, HW, 9, 4) each."""
     height, width = offsets.shape[-2:]
-    along = []  # for rows and columns: the two nearest, and how much each counts, 0 outside
+    along = []  # for rows and columns: the two nearest and their weights, 0 outside
     for position, length in zip(tap_positions(offsets), (height, width), strict=True):
         before = position.floor()
         both = torch.stack([before, before + 1], dim=-1)  # (B, 9, H, W, 2)
         factor = 1 - (both - position[..., None]).abs()
-        inside = (both >= 0) & (both < length)  # never where an offset is not finite
+        inside = (both >= 0) & (both < length)  # False if an offset is not finite
         index = both.nan_to_num(0).clamp(0, length - 1).int()
         along.append((index, torch.where(inside, factor, 0)))
     (rows, of_row), (columns, of_column) = along
-    places = rows[..., :, None] * width + columns[..., None, :]  # (B, 9, H, W, 2, 2)
+    locations = rows[..., :, None] * width + columns[..., None, :]  # (B, 9, H, W, 2, 2)
     factors = of_row[..., :, None] * of_column[..., None, :] * mask[..., None, None]
-    return _place_by_place(places), _place_by_place(factors)
+    return _by_location(locations), _by_location(factors)
 
 
-def _place_by_place(corners: Tensor) -> Tensor:
+def _by_location(corners: Tensor) -> Tensor:
     """(B, 9, H, W, 2, 2) -> (B, HW, 9, 4)."""
     return corners.flatten(4).flatten(2, 3).transpose(1, 2).contiguous()

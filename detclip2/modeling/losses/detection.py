@@ -1,15 +1,16 @@
-"""What boxes teach: assignment, then the three losses (paper, sec. 3.1 and 3.3)."""
+"""Losses on data with boxes: assignment, then the three losses (paper, sec. 3.1 and 3.3)."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 from torch import Tensor, nn
 
 from detclip2.modeling.assigners.atss import ATSSAssigner
-from detclip2.modeling.heads.atss_head import Objectness, Predictions
+from detclip2.modeling.heads.atss_head import Objectness
+from detclip2.modeling.heads.outputs import HeadOutputs
 from detclip2.modeling.losses.functional import (
     alignment_loss,
     box_loss,
@@ -17,46 +18,49 @@ from detclip2.modeling.losses.functional import (
     paired_iou,
     quality_loss,
 )
-from detclip2.modeling.text.text_batch import PhraseBatch
+from detclip2.modeling.supervision import supervision_of
+from detclip2.modeling.text.text_batch import TextBatch
 
 
 class Targets(NamedTuple):
     """The P positive anchors of a batch."""
 
     image: Tensor
-    """(P,) which image."""
+    """(P,) int64 indices into the B images."""
     anchor: Tensor
-    """(P,) which anchor."""
+    """(P,) int64 indices into the K anchors."""
     boxes: Tensor
-    """(P, 4) its box, XYXY px."""
+    """(P, 4) the assigned boxes, XYXY px."""
     pairs: tuple[Tensor, Tensor, Tensor]
-    """(Q,) each: image, anchor and phrase that match; Q >= P, for a box may have many phrases."""
+    """(Q,) each: matching image, anchor and column of S; Q >= P: a box may have many phrases."""
 
 
 class Counts(NamedTuple):
-    """What the losses are divided by: means over processes of sums over the batch."""
+    """Divisors of the losses: means over processes of sums over the batch."""
 
     positives: Tensor
-    """Positive anchors."""
+    """Number of positive anchors."""
     centerness: Tensor
-    """The centerness targets of these."""
+    """Sum of their centerness targets."""
 
 
 class DetectionCriterion(nn.Module):
-    """Alignment, box and centerness losses, and that of a head with a class-agnostic output.
+    """Alignment, box and centerness losses, and the loss of a head's class-agnostic output.
 
     Args:
-        assigner: which anchors learn which box.
+        assigner: assigns boxes to anchors.
         focal_alpha: weight of positives in the alignment loss.
         focal_gamma: its focusing exponent.
         box_weight: 2; the paper's text and its Tab. 9 disagree on which of the two weights is 2,
             but ATSS and DetCLIP both have boxes x 2, centerness x 1.
-        centerness_weight: 1.
-        boxes_of_grounding: learn boxes and centerness from grounding data too. The paper does
-            not, for its boxes are inaccurate (sec. 3.3).
-        objectness_weight: of the loss of the head's class-agnostic output, where it has one. The
-            paper, which only names such scores (Tab. 2a), gives none.
+        centerness_weight: weight of the centerness loss, see ``box_weight``.
+        boxes_of_grounding: whether grounding data has box and centerness losses. In the paper it
+            has none, because its boxes are inaccurate (sec. 3.3).
+        objectness_weight: weight of the loss of the head's class-agnostic output, if it has one.
+            The paper only names these scores (Tab. 2a) and gives no weight.
     """
+
+    supervisions = ("detection", "grounding")
 
     def __init__(
         self,
@@ -79,91 +83,85 @@ class DetectionCriterion(nn.Module):
 
     def forward(
         self,
-        samples: list[dict[str, Any]],
-        batch: PhraseBatch,
         similarity: Tensor,
-        predictions: Predictions,
-        anchors: list[Boxes],
-        box_transform: Box2BoxTransform,
-        objectness: Objectness | None = None,
+        outputs: HeadOutputs,
+        text: TextBatch,
+        samples: Sequence[Mapping[str, Any]],
         counts: Counts | None = None,
     ) -> dict[str, Tensor]:
-        """Losses of a batch from a detection or grounding source.
+        """Losses of a batch of detection or grounding data.
 
         Args:
+            similarity: (B, K, M) logits S of ``outputs`` and ``text``.
+            outputs: of the head, for B images and K anchors.
+            text: the M phrases of the samples, and of other processes if gathered.
             samples: B samples with ``instances``.
-            batch: the phrases of the samples, over all processes.
-            similarity: (B, K, M_B) logits S.
-            predictions: boxes and centerness of the K anchors.
-            anchors: one entry a level.
-            box_transform: decodes deltas.
-            objectness: what ``predictions.objectness`` learns to be, if the head has it.
-            counts: where the samples are a part of a batch, those of the whole, so that the losses
-                of all parts add up to the whole's.
+            counts: divisors, if the samples are a part of a batch: `counts` of the whole batch. The
+                losses of all parts then add up to the losses of the whole.
 
         Returns:
-            "loss_align" and, unless left out for grounding, "loss_box", "loss_centerness" and,
-            where ``predictions`` have objectness, "loss_objectness".
-            Normalised by counts over all processes, so that the mean over processes of their
-            gradients is that of the joint batch.
+            "loss_align" and, unless the data is grounding, "loss_box", "loss_centerness" and,
+            if ``outputs`` have objectness, "loss_objectness".
+            They are normalised by counts over all processes: the mean of the processes' gradients
+            is the gradient of the joint batch.
+
+        Raises:
+            ValueError: the samples have different kinds of supervision.
         """
-        targets = self.assign(samples, batch, anchors)
-        chosen = Boxes.cat(anchors)[targets.anchor]
-        center_target = centerness_target(chosen.get_centers(), targets.boxes)
+        targets = self.assign(outputs, text, samples)
+        center_target = _centerness_target(outputs, targets)
         num_positives, sum_of_centerness = counts or _counts(center_target)
         losses = {
             "loss_align": alignment_loss(
                 similarity,
                 targets.pairs,
-                batch.negatives_valid(similarity.device),
+                text.negatives_valid(similarity.device),
                 self.focal_alpha,
                 self.focal_gamma,
             )
             / num_positives
         }
-        if samples[0]["source"] == "grounding" and not self.boxes_of_grounding:
+        if supervision_of(samples) == "grounding" and not self.boxes_of_grounding:
             return losses
-        predicted = box_transform.apply_deltas(
-            predictions.deltas[targets.image, targets.anchor].float(), chosen.tensor
-        )
+        predicted = outputs.boxes_at(targets.image, targets.anchor)
         losses["loss_box"] = (
             self.box_weight * box_loss(predicted, targets.boxes, center_target) / sum_of_centerness
         )
         losses["loss_centerness"] = (
             self.centerness_weight
-            * quality_loss(predictions.centerness[targets.image, targets.anchor], center_target)
+            * quality_loss(outputs.centerness[targets.image, targets.anchor], center_target)
             / num_positives
         )
-        if predictions.objectness is not None:
+        if outputs.objectness is not None:
             losses["loss_objectness"] = (
                 self.objectness_weight
-                * self.objectness_loss(predictions.objectness, objectness, targets, predicted)
+                * self.objectness_loss(
+                    outputs.objectness, outputs.objectness_kind, targets, predicted
+                )
                 / num_positives
             )
         return losses
 
     def counts(
-        self, samples: list[dict[str, Any]], batch: PhraseBatch, anchors: list[Boxes]
+        self, outputs: HeadOutputs, text: TextBatch, samples: Sequence[Mapping[str, Any]]
     ) -> Counts:
-        """What the losses of these samples are divided by; arguments as of :meth:`forward`."""
-        targets = self.assign(samples, batch, anchors)
-        centers = Boxes.cat(anchors)[targets.anchor].get_centers()
-        return _counts(centerness_target(centers, targets.boxes))
+        """Divisors of the losses of these samples; only the anchors of ``outputs`` are read."""
+        return _counts(_centerness_target(outputs, self.assign(outputs, text, samples)))
 
     def objectness_loss(
         self, logits: Tensor, kind: Objectness | None, targets: Targets, predicted: Tensor
     ) -> Tensor:
         """The loss of a class-agnostic output, summed.
 
-        ``class`` is alignment with the one phrase "object": focal loss, where every anchor without
-        a box is a negative, as in a region proposal network. ``iou`` is cross entropy with the
-        IoU of the predicted box, at positive anchors alone (arXiv 1912.05992).
+        ``class`` is alignment with the single phrase "object": focal loss, in which every anchor
+        without a box is a negative, as in a region proposal network. ``iou`` is cross entropy with
+        the IoU of the predicted box, only at positive anchors (arXiv 1912.05992).
 
         Args:
             logits: (B, K).
-            kind: what they mean.
+            kind: "class" or "iou".
             targets: the P positive anchors.
-            predicted: (P, 4) their predicted boxes, XYXY px; they learn nothing here.
+            predicted: (P, 4) their predicted boxes, XYXY px; they get no gradient here.
         """
         positives = (targets.image, targets.anchor)
         if kind == "iou":
@@ -178,22 +176,23 @@ class DetectionCriterion(nn.Module):
 
     @torch.no_grad()
     def assign(
-        self, samples: list[dict[str, Any]], batch: PhraseBatch, anchors: list[Boxes]
+        self, outputs: HeadOutputs, text: TextBatch, samples: Sequence[Mapping[str, Any]]
     ) -> Targets:
-        """The positive anchors of every sample, their boxes and phrases."""
-        device = anchors[0].device
+        """The positive anchors of every sample, their boxes, and the matching columns."""
+        device = outputs.all_anchors.device
         parts: list[tuple[Tensor, ...]] = []
         for i, sample in enumerate(samples):
             instances: Instances = sample["instances"].to(device)
             boxes = instances.gt_boxes.tensor
-            phrases = batch.targets_of(i, instances.gt_classes)
+            row, column = text.columns_of(i, instances.gt_classes)
             # A box that several phrases name is one box to the assigner, with several targets.
-            distinct, box_of_phrase = boxes.unique(dim=0, return_inverse=True)
-            assigned = self.assigner(anchors, Boxes(distinct))
+            distinct, distinct_of_box = boxes.unique(dim=0, return_inverse=True)
+            assigned = self.assigner(outputs.anchors, Boxes(distinct))
             anchor = (assigned >= 0).nonzero().squeeze(1)
             box = assigned[anchor]
-            position, named = (box[:, None] == box_of_phrase[None, :]).nonzero(as_tuple=True)
-            pairs = torch.stack([anchor[position], phrases[named]], dim=1).unique(dim=0)
+            matches = box[:, None] == distinct_of_box[row][None, :]
+            position, named = matches.nonzero(as_tuple=True)
+            pairs = torch.stack([anchor[position], column[named]], dim=1).unique(dim=0)
             parts.append(
                 (
                     torch.full_like(anchor, i),
@@ -208,8 +207,13 @@ class DetectionCriterion(nn.Module):
         return Targets(image, anchor, boxes, tuple(pairs_of_all))  # type: ignore[arg-type]
 
 
+def _centerness_target(outputs: HeadOutputs, targets: Targets) -> Tensor:
+    centers = outputs.all_anchors[targets.anchor].get_centers()
+    return centerness_target(centers, targets.boxes)
+
+
 def _counts(center_target: Tensor) -> Counts:
-    """Of this process's P positive anchors; at least one in all, for a batch may have no box."""
+    """Divisors from the (P,) targets of this process; one anchor in all if there is none."""
     world_size = comm.get_world_size()
     number = center_target.new_tensor(len(center_target))
     sums = torch.stack([number, center_target.detach().sum()]).float()

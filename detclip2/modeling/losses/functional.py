@@ -1,4 +1,4 @@
-"""The losses of boxes: alignment (focal), box (GIoU) and centerness (paper, sec. 3.3, eq. 6)."""
+"""Losses on boxes as functions: alignment (focal), box (GIoU), centerness (sec. 3.3, eq. 6)."""
 
 import torch
 from torch import Tensor
@@ -15,14 +15,13 @@ def alignment_loss(
 ) -> Tensor:
     """Sigmoid focal loss between all regions and all phrases of the batch, summed.
 
-    Every pair is first counted as a negative; the few positives are then corrected. No dense
-    target of the size of ``logits`` is needed. Pairs that are not positives and whose phrase is
-    unknown for the image (``negatives_valid``) count nothing.
+    Every pair first counts as a negative; the few positives are then corrected. This needs no dense
+    target of the size of ``logits``. Unmatched pairs count only if ``negatives_valid`` allows it.
 
     Args:
         logits: (B, K, M) similarities S.
         positives: three (P,) index tensors (image, region, phrase) of matching pairs, distinct.
-        negatives_valid: (B, M) bool: unmatched regions of the image are not this phrase.
+        negatives_valid: (B, M) bool: whether unmatched regions of an image are not this phrase.
         alpha: weight of positives, 1 - alpha that of negatives (0.25, default of ATSS).
         gamma: focusing exponent (2, default of ATSS).
 
@@ -45,8 +44,8 @@ def box_loss(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
 
     Args:
         predicted: (P, 4) boxes of positive anchors, XYXY px.
-        target: (P, 4) their boxes.
-        weight: (P,) centerness targets: good positions count more (as ATSS).
+        target: (P, 4) their assigned boxes, XYXY px.
+        weight: (P,) centerness targets: central anchors count more (as ATSS).
     """
     return (generalized_box_iou_loss(predicted.float(), target.float()) * weight).sum()
 
@@ -54,13 +53,13 @@ def box_loss(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
 def quality_loss(logits: Tensor, target: Tensor) -> Tensor:
     """Binary cross entropy, summed, of (P,) logits with (P,) targets in [0, 1].
 
-    The targets say how good the place of an anchor is (centerness) or its box (IoU).
+    The target is the quality of an anchor's position (centerness) or of its box (IoU).
     """
     return F.binary_cross_entropy_with_logits(logits.float(), target, reduction="sum")
 
 
 def centerness_target(centers: Tensor, boxes: Tensor) -> Tensor:
-    """How central a location is in its box (FCOS, eq. 3).
+    """Centerness of locations in their boxes (FCOS, eq. 3).
 
     Args:
         centers: (P, 2) anchor centres, px, strictly inside their boxes.
@@ -76,7 +75,7 @@ def centerness_target(centers: Tensor, boxes: Tensor) -> Tensor:
 
 
 def paired_iou(boxes: Tensor, others: Tensor) -> Tensor:
-    """(P,) IoU in [0, 1] of each of (P, 4) boxes with the other box of its row, XYXY px."""
+    """Two (P, 4) sets of boxes, XYXY px -> (P,) IoU in [0, 1] of the two boxes of each row."""
     corner = torch.maximum(boxes[:, :2], others[:, :2])
     opposite = torch.minimum(boxes[:, 2:], others[:, 2:])
     common = (opposite - corner).clamp(min=0).prod(dim=1)

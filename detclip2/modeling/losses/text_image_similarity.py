@@ -1,8 +1,8 @@
-"""How similar a text is to an image: what each word makes of the image's regions (eq. 2-4).
+"""Similarity of texts and images, from the similarity of phrases and regions (eq. 2-4).
 
-All functions go through the images in chunks, so that the similarities of words and regions, of
-which there are R times more than of words and images, never exist at once. They give (T, B) scores
-of T texts with B images. Texts share words, and each distinct word meets each region once.
+Images are processed in chunks, so that the (M, B, R) similarities of phrases and regions are never
+in memory at once. Scores are (T, B), of T texts and B images. Texts share phrases, and each
+distinct phrase is compared with each region once.
 """
 
 import math
@@ -19,26 +19,26 @@ from torch.utils.checkpoint import checkpoint
 
 @dataclass
 class Texts:
-    """T texts as sets of words. A word is any phrase; a text has at least one, and no duplicates.
+    """T texts as sets of phrases, the paper's words; a text has at least one, and no duplicates.
 
-    The words of text t are ``word[text == t]``; E is the number of such pairs.
+    The phrases of text t are ``word[text == t]``; E is the number of these pairs.
     """
 
     word: Tensor
-    """(E,) which of the M phrases the word is."""
+    """(E,) int64 index of the phrase among the M."""
     text: Tensor
-    """(E,) which text it belongs to, ascending."""
+    """(E,) int64 index of its text, ascending."""
     caption: Tensor
-    """(T,) which of the M phrases is the whole caption."""
+    """(T,) int64 index of the whole caption among the M phrases."""
     image: Tensor
-    """(T,) the number of the text's image in the global batch."""
+    """(T,) int64 index of the text's image in the global batch."""
     group: Tensor
-    """(number of images in the global batch,): images whose texts have the same words have the
-    same number here; images without text have -1."""
+    """(number of images in the global batch,) int64: equal for images whose texts have the same
+    phrases; -1 for images without a text."""
 
     @classmethod
     def from_lists(cls, words: list[list[int]], device: torch.device | str = "cpu") -> "Texts":
-        """Texts from the words of each image of the global batch; an image may have none."""
+        """Texts from the phrases of each image of the global batch; an image may have none."""
         sets: dict[frozenset[int], int] = {}
         group = [sets.setdefault(frozenset(w), len(sets)) if w else -1 for w in words]
         distinct = [list(dict.fromkeys(w)) for w in words if w]
@@ -55,11 +55,11 @@ class Texts:
         )
 
     def __len__(self) -> int:
-        """T."""
+        """T, the number of texts."""
         return len(self.image)
 
     def mean_over_words(self, scores: Tensor) -> Tensor:
-        """(M, B) of the phrases -> (T, B) of the texts (the sum and 1/M of eq. 3)."""
+        """(M, B) scores of phrases -> (T, B) means over the phrases of each text (eq. 3)."""
         count = torch.bincount(self.text, minlength=len(self)).to(scores.dtype)
         total = scores.new_zeros(len(self), scores.shape[1])
         return total.index_add(0, self.text, scores[self.word]) / count[:, None]
@@ -73,19 +73,19 @@ def text_to_image_similarity(
     temperature: float | None = None,
     max_elements: int = 2**24,
 ) -> Tensor:
-    """s_T: the mean over a text's words of the similarity with their regions in the image.
+    """s_T: the mean similarity of a text's phrases with their regions in an image.
 
     Args:
         phrases: (M, D) embeddings.
         regions: (B, R, D) embeddings of the images' proposals.
-        valid: (B, R) bool, False for padding. The scores of an image without any are arbitrary.
+        valid: (B, R) bool, False for padding. Images without any proposal have arbitrary scores.
         texts: T texts.
-        temperature: tau_t of eq. 4, where a word has all regions, weighted by softmax; None is its
-            limit 0, where it has the best one (eq. 2 and 3).
-        max_elements: most similarities of words and regions to hold at once.
+        temperature: tau_t of eq. 4, in which a phrase matches all regions, weighted by softmax;
+            None is the limit 0: a phrase matches its best region (eq. 2 and 3).
+        max_elements: maximum similarities of phrases and regions in memory at once.
 
     Returns:
-        (T, B) in float32, or float64 where that is given.
+        (T, B) in float32, or in float64 for embeddings in float64.
     """
     if temperature is None:
         scores = _BestRegion.apply(phrases, regions, valid, max_elements)
@@ -102,17 +102,17 @@ def text_to_image_similarity(
 def best_regions(
     phrases: Tensor, regions: Tensor, valid: Tensor, buffer: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Which of its regions each image has for each phrase: the most similar one (eq. 2).
+    """The most similar region of each image for each phrase (eq. 2).
 
     Args:
         phrases: (M, D) embeddings.
         regions: (B, R, D) embeddings of the images' proposals.
         valid: (B, R) bool, False for padding.
-        buffer: room for M x B x R similarities, where that is there already.
+        buffer: memory to reuse, for at least M x B x R similarities.
 
     Returns:
-        The similarities (M, B), and which of the R regions they are of, (M, B). Those of an image
-        without any valid region are arbitrary.
+        (M, B) similarities, and (M, B) int64 indices of their regions among the R; both are
+        arbitrary for an image without a valid region.
     """
     similarity, region = _similarity(phrases, regions, valid, buffer).max(dim=2)
     return similarity, region
@@ -126,9 +126,9 @@ def image_to_text_similarity(
     temperature: float | None = None,
     max_elements: int = 2**24,
 ) -> Tensor:
-    """s_I: the mean over an image's regions of the similarity with their words in the text.
+    """s_I: the mean similarity of an image's regions with their phrases in a text, as in FILIP.
 
-    The other way round, as in FILIP; arguments and result as in :func:`text_to_image_similarity`.
+    Arguments and result are those of `text_to_image_similarity`.
     """
 
     def seek(phrases: Tensor, regions: Tensor, valid: Tensor) -> Tensor:
@@ -152,17 +152,17 @@ def image_to_text_similarity(
 def max_size_box_similarity(
     phrases: Tensor, regions: Tensor, valid: Tensor, texts: Texts, areas: Tensor
 ) -> Tensor:
-    """The similarity of the whole caption with the largest proposal (Detic's way, Tab. 2b).
+    """The similarity of the whole caption with the largest proposal (as Detic, Tab. 2b).
 
     Args:
         phrases: (M, D) embeddings.
         regions: (B, R, D) embeddings of the images' proposals.
         valid: (B, R) bool, False for padding.
         texts: T texts.
-        areas: (B, R) areas of the proposals' boxes.
+        areas: (B, R) areas of the proposals' boxes, px^2.
 
     Returns:
-        (T, B) in float32, or float64 where that is given.
+        (T, B) in float32, or in float64 for embeddings in float64.
     """
     largest = areas.masked_fill(~valid, -1).argmax(dim=1)
     images = torch.arange(len(regions), device=regions.device)
@@ -170,9 +170,9 @@ def max_size_box_similarity(
 
 
 def image_similarity(phrases: Tensor, regions: Tensor, valid: Tensor, texts: Texts) -> Tensor:
-    """The similarity of the whole caption with the mean of all proposals (CLIP's way).
+    """The similarity of the whole caption with the mean of all proposals (as CLIP).
 
-    Not in the paper: one vector an image and one a text, so that no word learns where it belongs.
+    Not in the paper: one vector an image and one a text, without localisation of phrases.
 
     Args:
         phrases: (M, D) embeddings.
@@ -181,7 +181,7 @@ def image_similarity(phrases: Tensor, regions: Tensor, valid: Tensor, texts: Tex
         texts: T texts.
 
     Returns:
-        (T, B) in float32, or float64 where that is given.
+        (T, B) in float32, or in float64 for embeddings in float64.
     """
     count = valid.sum(dim=1).clamp(min=1)
     mean = regions.masked_fill(~valid[..., None], 0).sum(dim=1) / count[:, None]
@@ -195,19 +195,19 @@ def _widen(x: Tensor) -> Tensor:
 def _similarity(
     phrases: Tensor, regions: Tensor, valid: Tensor, buffer: Tensor | None = None
 ) -> Tensor:
-    """(M, D) and (B, R, D) -> (M, B, R), far below all others where not ``valid``.
+    """(M, D) and (B, R, D) -> (M, B, R), far below all others if not ``valid``.
 
-    It is written into ``buffer``, if there is one, which has room for at least so many elements.
+    It is written into ``buffer``, if that is given.
     """
     rows = regions.flatten(0, 1)
     shape = (len(phrases), len(rows))
     out = None if buffer is None else buffer[: math.prod(shape)].view(shape)
     similarity = torch.mm(phrases, rows.T, out=out).view(-1, *regions.shape[:2])
-    return similarity.masked_fill_(~valid, -3e4)  # that much fits half precision
+    return similarity.masked_fill_(~valid, -3e4)  # fits half precision
 
 
 def _chunk_size(elements: int, max_elements: int) -> int:
-    """How many images of so many elements each make at most ``max_elements``, but at least one."""
+    """How many images of ``elements`` each fit into ``max_elements``; at least one."""
     return max(1, max_elements // max(1, elements))
 
 
@@ -219,7 +219,7 @@ def _in_chunks(
     rows: int,
     max_elements: int,
 ) -> Tensor:
-    """Join ``function`` over chunks of images; recomputed on the way back, to save memory."""
+    """Apply ``function`` to chunks of images; backward recomputes it, to save memory."""
     size = _chunk_size(rows * regions.shape[1], max_elements)
     scores = [  # split, not sliced: its gradient is one concatenation
         checkpoint(function, phrases, chunk, chunk_valid, use_reentrant=False)
@@ -231,8 +231,8 @@ def _in_chunks(
 class _BestRegion(torch.autograd.Function):
     """(M, D), (B, R, D), (B, R) -> (M, B): the best similarity of each phrase in each image.
 
-    Forward is a matrix product in chunks that keeps who was best. Then only one region in R has a
-    gradient, so backward is two sparse products, R times smaller than the dense ones.
+    Forward is a matrix product in chunks that keeps the best regions. Only one region in R has a
+    gradient, so backward is two sparse products, R times smaller than dense ones.
     """
 
     @staticmethod
@@ -243,7 +243,7 @@ class _BestRegion(torch.autograd.Function):
         scores = _widen(phrases.new_empty(shape))
         winner = torch.empty(shape, dtype=torch.int32, device=regions.device)
         size = _chunk_size(len(phrases) * regions.shape[1], max_elements)
-        # One buffer for all chunks: to get new memory takes a third of the product's time on CPUs.
+        # One buffer for all chunks: allocation takes a third of the product's time on CPUs.
         buffer = phrases.new_empty(len(phrases) * regions[:size, :, 0].numel())
         for start in range(0, len(regions), size):
             chunk = slice(start, start + size)
@@ -261,7 +261,7 @@ class _BestRegion(torch.autograd.Function):
         words = phrases.to(grad.dtype)  # these gradients are too small for half precision
         grad_words = torch.zeros_like(words)
         grad_regions = torch.zeros_like(regions, dtype=grad.dtype)
-        # To sort the pairs takes several numbers for each, but there are R times fewer of them.
+        # Sorting takes several numbers for each pair, but there are R times fewer pairs.
         size = _chunk_size(16 * len(words), ctx.max_elements)
         for start in range(0, len(regions), size):
             chunk = slice(start, start + size)
@@ -275,7 +275,7 @@ class _BestRegion(torch.autograd.Function):
 def _best_region_backward(
     phrases: Tensor, regions: Tensor, winner: Tensor, grad: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of (M, D) phrases and (B, R, D) regions from ``grad`` (M, B) of the best ones."""
+    """Gradients of (M, D) phrases and (B, R, D) regions from ``grad`` (M, B) of the best pairs."""
     num_images, num_regions = regions.shape[:2]
     rows = regions.flatten(0, 1)
     region = winner + num_regions * torch.arange(num_images, device=grad.device)  # row, (M, B)

@@ -1,4 +1,4 @@
-"""Word-region contrast: what image-text pairs teach, without a single box (sec. 3.2)."""
+"""Word-region contrast: the loss on image-text pairs, which have no boxes (sec. 3.2)."""
 
 from collections.abc import Callable
 from typing import Literal, get_args
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detclip2.modeling.alignment import Alignment
-from detclip2.modeling.heads.atss_head import Predictions
+from detclip2.modeling.heads.outputs import HeadOutputs
 from detclip2.modeling.layers.collectives import split_cross_entropy
 from detclip2.modeling.losses.text_image_similarity import (
     Texts,
@@ -21,12 +21,13 @@ from detclip2.modeling.losses.text_image_similarity import (
     text_to_image_similarity,
 )
 from detclip2.modeling.proposals import (
+    Proposals,
     ProposalScore,
     proposal_scores,
     select_proposals,
     stack_proposals,
 )
-from detclip2.modeling.text.text_batch import PhraseBatch, gather_phrases
+from detclip2.modeling.text.text_batch import TextBatch
 from detclip2.utils.errors import UserError
 
 Matching = Literal["one_to_one", "one_to_many", "largest_box", "whole_image"]
@@ -35,47 +36,47 @@ Negatives = Literal["global", "local"]
 
 
 class WordRegionContrast(nn.Module):
-    """Pulls an image's regions to the words of its caption, away from those of other captions.
+    """Contrast of image-text pairs: the phrases of captions against the regions of all images.
 
-    1. Regions that look like objects are chosen (:mod:`~detclip2.modeling.proposals`).
-    2. Each word of each caption of the global batch finds its region in each image
-       (:mod:`~detclip2.modeling.losses.text_image_similarity`); the mean over a text's words is
-       its similarity s_T to the image (eq. 2-4).
-    3. Cross entropy over the images of the global batch: which one is the text's own? (eq. 5)
+    1. Proposals are chosen in each image (`detclip2.modeling.proposals`).
+    2. Each phrase of each caption of the global batch chooses a region in each image
+       (`detclip2.modeling.losses.text_image_similarity`); the mean over a text's phrases is its
+       similarity s_T to the image (eq. 2-4).
+    3. Cross entropy over the images of the global batch, with the text's own as target (eq. 5).
 
-    Words are the phrases of a sample: the whole caption (first) and its noun phrases.
+    The phrases of a text, the paper's words, are the positive phrases of a sample: the whole
+    caption (first) and its noun phrases.
 
-    Not regions but words are sent between processes. They are some 14 times fewer numbers
-    (7 words against 100 regions an image), each process only ever meets its own images, and its
-    share of the scores, all texts by local images, grows with the global batch, not its square.
+    Processes exchange phrases, not regions: about 14 times fewer numbers (7 phrases against 100
+    regions an image). Each process only reads its own images, and its share of the scores, all
+    texts by local images, grows with the global batch, not its square.
 
-    What the paper leaves open, and what is chosen here:
+    The paper leaves these points open:
 
-    - *Normalisation.* By default s_T is made of the very S that detection uses (eq. 1 to 3 have
-      one inner product; its bias cancels in the softmax). So the best region of a word is the one
-      that would be detected for it, and the contrast moves the score that inference reads. That
-      tau = 0.5 is best and 0.07 far worse (Tab. 2e) also speaks for logits rather than cosines,
-      for which 0.07 is a customary value. ``cosine=True`` is the other reading.
-    - *Denominator.* Eq. 5 is read as in FILIP: text to image runs over images. Image to text is
-      FILIP's too: each region seeks its word, and the softmax runs over texts.
-    - *Duplicates.* Images whose captions have the same set of words are no negatives of each
-      other: they are left out of each other's denominator and label smoothing.
-    - Images without usable caption are negatives still; those without any proposal are nothing.
+    - *Normalisation.* By default s_T comes from S as detection uses it (eq. 1 to 3 have one
+      inner product; its bias cancels in the softmax). The best region of a phrase is then the one
+      detected for it, and the contrast trains the score that inference reads. The best tau, 0.5,
+      far better than 0.07 (Tab. 2e), also suggests logits rather than cosines, for which 0.07 is
+      usual. ``cosine=True`` is the other reading.
+    - *Denominator.* It is as in FILIP: from text to image, the softmax runs over images; from
+      image to text, each region chooses its phrase, and the softmax runs over texts.
+    - *Duplicates.* Images whose captions have the same set of phrases are not negatives of each
+      other: each is skipped in the other's denominator and label smoothing.
+    - Images without a usable caption are still negatives; those without a proposal are skipped.
 
     The loss is divided by the number of usable captions in the global batch and multiplied by
     the number of processes: the mean over processes, which DDP takes of gradients, is the loss of
-    one process with the whole batch. Without a usable caption it is 0, and has a gradient of 0.
+    one process with the whole batch. Without a usable caption, loss and gradient are 0.
 
     Args:
         num_proposals: R, regions an image (Tab. 2d).
-        nms_threshold: IoU above which a proposal covers another.
-        pre_nms: candidates an image before that.
-        proposal_score: what makes a region a proposal (Tab. 2a), see
-            :func:`~detclip2.modeling.proposals.proposal_scores`. ``class`` and ``iou`` need a
-            head whose ``objectness`` is the same.
-        matching: ``one_to_one``: a word has its best region; ``one_to_many``: all, weighted by
-            softmax; ``largest_box``: the whole caption has the largest proposal (Tab. 2b);
-            ``whole_image``: the whole caption has the mean of all proposals, for comparison.
+        nms_threshold: IoU above which the lower-scored proposal is dropped.
+        pre_nms: regions an image that enter the suppression.
+        proposal_score: how proposals are scored (Tab. 2a), see `proposal_scores`. ``class`` and
+            ``iou`` need a head with the same ``objectness``.
+        matching: ``one_to_one``: a phrase matches its best region; ``one_to_many``: all regions,
+            weighted by softmax; ``largest_box``: the whole caption matches the largest proposal
+            (Tab. 2b); ``whole_image``: it matches the mean of all proposals, for comparison.
         matching_temperature: tau_t, of ``one_to_many``; the paper gives no value.
         direction: ``text_to_image``, ``image_to_text``, or ``both``: their mean (Tab. 2c).
         temperature: tau (Tab. 2e).
@@ -83,10 +84,10 @@ class WordRegionContrast(nn.Module):
         weight: lambda of eq. 6.
         negatives: ``global``: from all processes; ``local``: from the process's own batch.
         cosine: compare unit vectors instead of taking S.
-        max_elements: most similarities of words and regions to hold at once.
+        max_elements: maximum similarities of phrases and regions in memory at once.
 
     Raises:
-        UserError: an argument is not one of those named.
+        UserError: an argument is not one of its choices.
     """
 
     def __init__(
@@ -124,148 +125,108 @@ class WordRegionContrast(nn.Module):
         self.cosine = cosine
         self.max_elements = max_elements
 
-    def forward(
-        self,
-        predictions: Predictions,
-        boxes: Tensor,
-        batch: PhraseBatch,
-        phrases: Tensor,
-        align: Alignment,
-    ) -> dict[str, Tensor]:
+    def forward(self, outputs: HeadOutputs, text: TextBatch, align: Alignment) -> dict[str, Tensor]:
         """The loss of a batch of image-text pairs.
 
         Args:
-            predictions: of the head, for B images and K anchors.
-            boxes: (B, K, 4) decoded and clipped, XYXY.
-            batch: the phrases of the B samples.
-            phrases: (M, D) their embeddings.
-            align: what makes S of regions and phrases.
+            outputs: of the head, for B images and K anchors.
+            text: the M phrases of the B samples of this process.
+            align: computes S.
 
         Returns:
-            ``loss_contrast``, weighted. The share of texts that prefer their own image, and of
-            images their own text, goes to the event storage.
+            ``loss_contrast``, weighted. The accuracies of texts that choose images, and of images
+            that choose texts, go to the event storage.
         """
-        _, regions, valid, areas = self.regions(predictions, boxes, batch, phrases, align)
-        losses = self.contrast(regions, valid, areas, batch, phrases, align)
-        return {"loss_contrast": self.weight * losses}
+        return self.losses(self.regions(outputs, text, align), text, align)
 
-    def regions(
-        self,
-        predictions: Predictions,
-        boxes: Tensor,
-        batch: PhraseBatch,
-        phrases: Tensor,
-        align: Alignment,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The proposals of the images, which the contrast is of; arguments as of :meth:`forward`.
+    def losses(self, proposals: Proposals, text: TextBatch, align: Alignment) -> dict[str, Tensor]:
+        """Steps 2 and 3, for the proposals of the B images; see `forward`."""
+        return {"loss_contrast": self.weight * self.contrast(proposals, text, align)}
 
-        Returns:
-            Their indices (B, R) into the K anchors, embeddings (B, R, D), (B, R) bool: is it a
-            proposal, not padding?, and the areas (B, R) of their boxes.
-        """
-        index, valid = self.propose(predictions, boxes, batch, phrases, align)
-        regions = predictions.regions.take_along_dim(index[..., None], dim=1)
-        width, height = (boxes[..., 2:] - boxes[..., :2]).unbind(dim=-1)
-        return index, regions, valid, (width * height).take_along_dim(index, dim=1)
+    def regions(self, outputs: HeadOutputs, text: TextBatch, align: Alignment) -> Proposals:
+        """Step 1: the proposals of the B images; see `forward`."""
+        index, valid = self.propose(outputs, text, align)
+        regions = outputs.regions.take_along_dim(index[..., None], dim=1)
+        width, height = (outputs.boxes[..., 2:] - outputs.boxes[..., :2]).unbind(dim=-1)
+        return Proposals(regions, index, valid, (width * height).take_along_dim(index, dim=1))
 
     @torch.no_grad()
     def propose(
-        self,
-        predictions: Predictions,
-        boxes: Tensor,
-        batch: PhraseBatch,
-        phrases: Tensor,
-        align: Alignment,
+        self, outputs: HeadOutputs, text: TextBatch, align: Alignment
     ) -> tuple[Tensor, Tensor]:
-        """Choose R regions in each image; arguments as of :meth:`forward`.
+        """Choose R regions in each image; arguments as in `forward`.
 
         Returns:
-            Indices (B, R) into the K anchors, and (B, R) bool: is it a proposal, not padding?
+            (B, R) int64 indices into the K anchors, and (B, R) bool, False for padding.
         """
         proposals = []
-        for b in range(len(batch)):  # one by one: (B, K, M) would be far too large
+        for b in range(len(text)):  # one by one: (B, K, M) would be far too large
             scores = proposal_scores(
                 self.proposal_score,
-                align(predictions.regions[b], phrases),
-                batch.positives(b),
-                predictions.centerness[b],
-                None if predictions.objectness is None else predictions.objectness[b],
+                align(outputs.regions[b], text.embeddings),
+                text.positives(b),
+                outputs.centerness[b],
+                None if outputs.objectness is None else outputs.objectness[b],
             )
             proposals.append(
                 select_proposals(
-                    boxes[b], scores, self.num_proposals, self.nms_threshold, self.pre_nms
+                    outputs.boxes[b], scores, self.num_proposals, self.nms_threshold, self.pre_nms
                 )
             )
         return stack_proposals(proposals, self.num_proposals)
 
     @torch.no_grad()
     def chosen_regions(
-        self,
-        predictions: Predictions,
-        boxes: Tensor,
-        batch: PhraseBatch,
-        phrases: Tensor,
-        align: Alignment,
+        self, outputs: HeadOutputs, text: TextBatch, align: Alignment
     ) -> tuple[Tensor, Tensor]:
-        """The one region that each phrase of the batch has in each image, to look at.
+        """The region that each phrase chooses in each image, for inspection.
 
-        It is chosen among the same proposals and by the same similarity as in training; with
-        ``one_to_many`` it is the region of the largest weight. Arguments as of :meth:`forward`.
+        It is chosen among the same proposals and by the same similarity as in training; for
+        ``one_to_many`` it is the region with the largest weight. Arguments as in `forward`.
 
         Returns:
-            Indices (M, B) into the K anchors, and (B,) bool: has the image any proposal?
+            (M, B) int64 indices into the K anchors, and (B,) bool: whether an image has a proposal.
         """
-        index, valid = self.propose(predictions, boxes, batch, phrases, align)
-        regions = predictions.regions.take_along_dim(index[..., None], dim=1)
-        regions, phrases = self.embed(regions, phrases, align)
+        regions, index, valid, _ = self.regions(outputs, text, align)
+        regions, phrases = self.embed(regions, text.embeddings, align)
         _, chosen = best_regions(phrases, regions, valid)
         return index.gather(1, chosen.T).T, valid.any(dim=1)
 
-    def contrast(
-        self,
-        regions: Tensor,
-        valid: Tensor,
-        areas: Tensor,
-        batch: PhraseBatch,
-        phrases: Tensor,
-        align: Alignment,
-    ) -> Tensor:
-        """Steps 2 and 3, unweighted.
+    def contrast(self, proposals: Proposals, text: TextBatch, align: Alignment) -> Tensor:
+        """Steps 2 and 3, without the weight.
 
         Args:
-            regions: (B, R, D) embeddings of the proposals.
-            valid: (B, R) bool, False for padding.
-            areas: (B, R) areas of the proposals' boxes.
-            batch: the phrases of the B samples.
-            phrases: (M, D) their embeddings.
-            align: what makes S of regions and phrases.
+            proposals: of the B images.
+            text: the M phrases of the B samples of this process.
+            align: computes S.
 
         Returns:
             A scalar.
         """
-        is_candidate = valid.any(dim=1)
+        regions, _, valid, areas = proposals
+        has_proposal = valid.any(dim=1)
         if self.negatives == "global":
-            batch, phrases = gather_phrases(batch, phrases)
+            text = text.gather()
         words = [
-            batch.positives(b).tolist() if usable else []
-            for b, usable in enumerate(is_candidate.tolist())
+            text.positives(b).tolist() if usable else []
+            for b, usable in enumerate(has_proposal.tolist())
         ]
         everyone = comm.all_gather(words)
-        num_usable = sum(bool(text) for share in everyone for text in share)
-        first = 0  # the number of this process's first image
+        num_usable = sum(bool(caption) for share in everyone for caption in share)
+        first = 0  # index of this process's first image
         if self.negatives == "global":
             first = sum(len(share) for share in everyone[: comm.get_rank()])
-            words = [text for share in everyone for text in share]
+            words = [caption for share in everyone for caption in share]
         texts = Texts.from_lists(words, regions.device)
         if len(texts) == 0:
-            return (0 * regions).sum() + (0 * phrases).sum()
-        regions, phrases = self.embed(regions, phrases, align)
+            return (0 * regions).sum() + (0 * text.embeddings).sum()
+        regions, phrases = self.embed(regions, text.embeddings, align)
         images = first + torch.arange(len(regions), device=regions.device)
-        losses = self.losses(regions, valid, areas, phrases, texts, images)
+        losses = self.losses_of_texts(regions, valid, areas, phrases, texts, images)
         return losses.sum() * comm.get_world_size() / num_usable
 
     def embed(self, regions: Tensor, phrases: Tensor, align: Alignment) -> tuple[Tensor, Tensor]:
-        """Regions and phrases such that their product is the similarity."""
+        """(B, R, D) regions and (M, D) phrases -> the same shapes, as they enter the product."""
         if self.cosine:
             regions, phrases = F.normalize(regions, dim=-1), F.normalize(phrases, dim=-1)
         else:
@@ -276,7 +237,7 @@ class WordRegionContrast(nn.Module):
             regions, phrases = regions.to(dtype), phrases.to(dtype)
         return regions, phrases
 
-    def losses(
+    def losses_of_texts(
         self,
         regions: Tensor,
         valid: Tensor,
@@ -285,7 +246,19 @@ class WordRegionContrast(nn.Module):
         texts: Texts,
         images: Tensor,
     ) -> Tensor:
-        """The losses of those of the global batch's T texts that belong to ``images`` (B,)."""
+        """Losses of those texts of the global batch that belong to this process's images.
+
+        Args:
+            regions: (B, R, D) proposals, from `embed`.
+            valid: (B, R) bool, False for padding.
+            areas: (B, R) areas of the proposals' boxes, px^2.
+            phrases: (M, D), from `embed`.
+            texts: the texts of the global batch.
+            images: (B,) int64 indices of the images in the global batch.
+
+        Returns:
+            One loss for each text of the B images.
+        """
         own = texts.image[:, None] == images  # (T, B)
         same_words = texts.group[texts.image][:, None] == texts.group[images]
         candidate = valid.any(dim=1) & (own | ~same_words)

@@ -1,7 +1,7 @@
-"""The distinct phrases of a batch, each to be encoded once (sec. 3.1)."""
+"""The distinct phrases of a batch with their embeddings, each encoded once (sec. 3.1)."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,27 +13,43 @@ from detclip2.modeling.layers.collectives import all_gather_with_grad
 
 
 @dataclass
-class PhraseBatch:
-    """The phrases of B samples, without duplicates, and which of them belong to which sample."""
+class TextBatch:
+    """The M distinct phrases of B samples, and the phrases of each sample.
+
+    Losses on boxes use only `columns_of`, `negatives_valid` and ``embeddings``: a column of S is a
+    phrase here, and may be a token of a caption in another model.
+    """
 
     phrases: list[str]
     """M distinct phrases, in the order in which they first occur."""
+    embeddings: Tensor
+    """(M, D), not normalised."""
     index: list[Tensor]
-    """For each sample an int64 tensor: where its own phrases, in their order, are in `phrases`."""
+    """For each sample its own phrases, in order, as int64 indices into ``phrases``."""
     num_positives: list[int]
-    """For each sample how many of its own phrases, the first ones, are positive."""
+    """For each sample the number of its positive phrases, which come first."""
     own_only: list[bool]
-    """For each sample: do only its own phrases serve it as negatives?"""
+    """For each sample whether only its own phrases are its negatives."""
     not_exhaustive: list[Tensor]
-    """For each sample the numbers, among its own phrases, of those not boxed exhaustively."""
+    """For each sample int64 indices, among its own phrases, of those not boxed exhaustively."""
+
+    def __post_init__(self) -> None:
+        if len(self.embeddings) != len(self.phrases):
+            raise ValueError(f"{len(self.embeddings)} embeddings for {len(self.phrases)} phrases")
 
     @classmethod
-    def from_samples(cls, samples: Sequence[Mapping[str, Any]]) -> "PhraseBatch":
-        """Join the phrases of B samples.
+    def from_samples(
+        cls, samples: Sequence[Mapping[str, Any]], encode: Callable[[list[str]], Tensor]
+    ) -> "TextBatch":
+        """Join the phrases of B samples and encode each distinct one once.
 
         Args:
-            samples: each has ``phrases`` (list of str) and ``num_positives`` (int), and perhaps
+            samples: each has ``phrases`` (list of str) and ``num_positives`` (int), and optionally
                 ``own_phrases_only`` (bool) and ``not_exhaustive`` (indices into its phrases).
+            encode: M phrases -> (M, D).
+
+        Raises:
+            ValueError: ``encode`` does not return one embedding a phrase.
         """
         number: dict[str, int] = {}
         index = [
@@ -44,6 +60,7 @@ class PhraseBatch:
         ]
         return cls(
             phrases=list(number),
+            embeddings=encode(list(number)),
             index=index,
             num_positives=[int(sample["num_positives"]) for sample in samples],
             own_only=[bool(sample.get("own_phrases_only", False)) for sample in samples],
@@ -57,10 +74,10 @@ class PhraseBatch:
         """B, the number of samples."""
         return len(self.index)
 
-    def part(self, part: slice) -> "PhraseBatch":
-        """Some of the samples, with the phrases of all."""
-        return PhraseBatch(
-            phrases=self.phrases,
+    def part(self, part: slice) -> "TextBatch":
+        """A slice of the samples, with the phrases and the embeddings of all."""
+        return dataclasses.replace(
+            self,
             index=self.index[part],
             num_positives=self.num_positives[part],
             own_only=self.own_only[part],
@@ -68,18 +85,28 @@ class PhraseBatch:
         )
 
     def positives(self, b: int) -> Tensor:
-        """Where the positive phrases of sample ``b`` are in ``phrases``."""
+        """The positive phrases of sample ``b``, as int64 indices into ``phrases``."""
         return self.index[b][: self.num_positives[b]]
 
-    def targets_of(self, b: int, gt_classes: Tensor) -> Tensor:
-        """Turn indices (N,) into sample ``b``'s own phrases into indices into ``phrases``."""
-        return self.index[b].to(gt_classes.device)[gt_classes]
+    def columns_of(self, b: int, gt_classes: Tensor) -> tuple[Tensor, Tensor]:
+        """The columns of S that match the N boxes of sample ``b``.
+
+        Args:
+            b: index of the sample.
+            gt_classes: (N,) int64, for each box an index into the sample's own phrases.
+
+        Returns:
+            Two (Q,) int64 tensors: an index into the N boxes, and the column that matches the box.
+            A box has one column here, its phrase, so Q is N; with tokens it may have several.
+        """
+        columns = self.index[b].to(gt_classes.device)[gt_classes]
+        return torch.arange(len(columns), device=columns.device), columns
 
     def negatives_valid(self, device: torch.device | str = "cpu") -> Tensor:
-        """(B, M) bool: may an anchor of image b that is on no box be taught "not phrase m"?
+        """(B, M) bool: whether column m is a negative for the unmatched anchors of image b.
 
-        False for phrases whose instances are not all boxed, and for phrases of other samples where
-        a sample asks for its own only: what another image shows may well be here too, unboxed.
+        False for phrases that are not boxed exhaustively and, if only a sample's own phrases are
+        its negatives, for those of other samples: they may be in the image without a box.
         """
         valid = torch.ones(len(self), len(self.phrases), dtype=torch.bool)
         for b, index in enumerate(self.index):
@@ -89,35 +116,35 @@ class PhraseBatch:
             valid[b, index[self.not_exhaustive[b]]] = False
         return valid.to(device)
 
+    def gather(self) -> "TextBatch":
+        """Join the phrases of all processes: M_B distinct ones, in the same order everywhere.
 
-def gather_phrases(batch: PhraseBatch, embeddings: Tensor) -> tuple[PhraseBatch, Tensor]:
-    """Join the phrases of all processes: M_B distinct ones, in the same order everywhere.
+        The samples stay those of this process; only phrases and embeddings are joined. The
+        embedding of a phrase that several processes have encoded is that of the first, which
+        receives the gradients of all. The conditions of `all_gather_with_grad` hold.
+        """
+        if comm.get_world_size() == 1:
+            return self
+        everyone = [phrase for phrases in comm.all_gather(self.phrases) for phrase in phrases]
+        row: dict[str, int] = {}  # phrase -> its first position in everyone
+        for i, phrase in enumerate(everyone):
+            row.setdefault(phrase, i)
+        number = {phrase: m for m, phrase in enumerate(row)}
+        rows = torch.tensor(list(row.values()), dtype=torch.int64)
+        renumber = torch.tensor([number[phrase] for phrase in self.phrases], dtype=torch.int64)
+        embeddings = all_gather_with_grad(self.embeddings)[rows.to(self.embeddings.device)]
+        return dataclasses.replace(
+            self,
+            phrases=list(number),
+            embeddings=embeddings,
+            index=[renumber[index] for index in self.index],
+        )
 
-    A phrase that several processes have encoded is taken from the first of them, and the gradient
-    of all processes flows back there, as in :func:`all_gather_with_grad`, whose conditions hold.
+    def detach(self) -> "TextBatch":
+        """The same text, detached; its embeddings collect gradients for `backward`."""
+        return dataclasses.replace(self, embeddings=self.embeddings.detach().requires_grad_())
 
-    Args:
-        batch: the phrases of this process's samples; none is allowed.
-        embeddings: (M, D), those of ``batch.phrases``.
-
-    Returns:
-        The same samples with indices into the M_B phrases, and the embeddings (M_B, D).
-
-    Raises:
-        ValueError: there is not one embedding for each phrase.
-    """
-    if len(embeddings) != len(batch.phrases):
-        raise ValueError(f"{len(embeddings)} embeddings for {len(batch.phrases)} phrases")
-    if comm.get_world_size() == 1:
-        return batch, embeddings
-    everyone = [phrase for phrases in comm.all_gather(batch.phrases) for phrase in phrases]
-    row: dict[str, int] = {}  # where each phrase first occurs among everyone's
-    for i, phrase in enumerate(everyone):
-        row.setdefault(phrase, i)
-    number = {phrase: m for m, phrase in enumerate(row)}
-    rows = torch.tensor(list(row.values()), dtype=torch.int64)
-    renumber = torch.tensor([number[phrase] for phrase in batch.phrases], dtype=torch.int64)
-    gathered = dataclasses.replace(
-        batch, phrases=list(number), index=[renumber[index] for index in batch.index]
-    )
-    return gathered, all_gather_with_grad(embeddings)[rows.to(embeddings.device)]
+    def backward(self, detached: "TextBatch") -> None:
+        """Backpropagate the gradients that a detached copy has collected."""
+        if self.embeddings.requires_grad:
+            self.embeddings.backward(detached.embeddings.grad)

@@ -1,6 +1,6 @@
-"""Phrases to vectors: any transformers text model, each phrase on its own (paper, sec. 3.1)."""
+"""The text tower: any transformers text model, which encodes phrases (paper, sec. 3.1)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +11,27 @@ from torch import Tensor, nn
 from detclip2.resources import RESOURCES
 from detclip2.utils.errors import UserError
 
+BATCH_SIZE = 256
+"""Maximum phrases in one call of the text tower in inference."""
+
 
 class TextTower(nn.Module):
     """A text model of transformers with its tokenizer, and a projection to D.
 
-    Phrases never see each other, so labels come back as they were written, and an embedding can
-    be kept for ever.
+    Each phrase is encoded on its own, so its embedding does not depend on the others and can be
+    kept in a file.
 
     Args:
         model: a transformers text model whose output has ``last_hidden_state``.
         tokenizer: its tokenizer.
         embed_dim: D.
-        max_length: L, tokens a phrase including start and end; 16 in the paper (Tab. 9).
+        max_length: maximum tokens a phrase, start and end included; 16 in the paper (Tab. 9).
         pooling: "end_of_text", the last token's state (CLIP, FILIP), or "mean" over the phrase's
             own tokens, without those that mark its start and end.
-        identity: names the encoder, for embeddings that are kept in files.
+        identity: name of the encoder, stored with embeddings in files.
+
+    Raises:
+        UserError: ``pooling`` is neither of these.
     """
 
     def __init__(
@@ -51,10 +57,30 @@ class TextTower(nn.Module):
         nn.init.normal_(self.projection.weight, std=width**-0.5)
 
     def forward(self, phrases: Sequence[str]) -> Tensor:
-        """M phrases -> (M, D) embeddings, not normalised. No phrase gives a (0, D) tensor."""
+        """M phrases -> (M, D) embeddings, not normalised; M may be 0."""
         if not phrases:
             return self.projection.weight.new_zeros(0, self.projection.out_features)
-        tokens = self.tokenizer(
+        tokens = self.tokenize(phrases)
+        return self.pool(self.encode(tokens), tokens)
+
+    @torch.no_grad()
+    def encode_phrases(self, phrases: Sequence[str]) -> Tensor:
+        """(M, D) embeddings in evaluation mode, without gradient, in batches of `BATCH_SIZE`."""
+        was_training = self.training
+        self.eval()
+        try:
+            return torch.cat([self(batch) for batch in batches_of(phrases)])
+        finally:
+            self.train(was_training)
+
+    def tokenize(self, phrases: Sequence[str]) -> Mapping[str, Tensor]:
+        """M phrases, at least one -> their tokens, on the tower's device.
+
+        Returns:
+            ``input_ids``, ``attention_mask`` and ``special_tokens_mask``, each (M, T) int64,
+            padded on the right to the longest phrase and cut at ``max_length`` tokens.
+        """
+        return self.tokenizer(
             list(phrases),
             padding=True,
             truncation=True,
@@ -62,31 +88,42 @@ class TextTower(nn.Module):
             return_tensors="pt",
             return_special_tokens_mask=True,
         ).to(self.projection.weight.device)
-        mask = tokens["attention_mask"]
-        states = self.model(
-            input_ids=tokens["input_ids"], attention_mask=mask
-        ).last_hidden_state  # (M, L, width)
+
+    def encode(self, tokens: Mapping[str, Tensor]) -> Tensor:
+        """Tokens from `tokenize` -> (M, T, width) states of the text model."""
+        return self.model(
+            input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
+        ).last_hidden_state
+
+    def pool(self, states: Tensor, tokens: Mapping[str, Tensor]) -> Tensor:
+        """(M, T, width) states of tokens -> (M, D) embeddings of phrases, not normalised."""
         if self.pooling == "mean":
             own = 1 - tokens["special_tokens_mask"]
             pooled = (states * own[..., None]).sum(1) / own.sum(1, keepdim=True).clamp(min=1)
         else:
-            last = mask.sum(1) - 1
+            last = tokens["attention_mask"].sum(1) - 1
             pooled = states[torch.arange(len(states), device=states.device), last]
         return self.projection(pooled)
+
+
+def batches_of(phrases: Sequence[str]) -> list[list[str]]:
+    """Split phrases into batches of at most `BATCH_SIZE`, to limit memory; [[]] for none."""
+    starts = range(0, max(len(phrases), 1), BATCH_SIZE)
+    return [list(phrases[i : i + BATCH_SIZE]) for i in starts]
 
 
 def load_text_model(path: str, pretrained: bool = True) -> nn.Module:
     """A transformers text model from a folder, or from the local cache by its hub id.
 
-    Never touches the network. Of a model with two towers (CLIP, SigLIP) the text tower is taken, of
-    one with encoder and decoder (T5) the encoder.
+    It never accesses the network. A model with two towers (CLIP, SigLIP) gives its text tower, one
+    with encoder and decoder (T5) its encoder.
 
     Args:
         path: a folder with config.json (and model.safetensors), or a hub id already in the cache.
         pretrained: False builds it with random weights from config.json alone.
 
     Raises:
-        UserError: says which file is missing and where to put it.
+        UserError: a file is missing; the message names it and where to put it.
     """
     import transformers
 
@@ -112,15 +149,18 @@ def load_text_model(path: str, pretrained: bool = True) -> nn.Module:
 
 
 def fresh_text_model(path: str) -> nn.Module:
-    """A CLIP text model that is to be trained from nothing: config.json gives its sizes.
+    """A CLIP text model with random weights and the sizes of config.json, to train from scratch.
 
     With the usual random weights, the embeddings of any two phrases have a cosine of about 0.8,
-    and a detector spends most of a short training in telling them apart. Here every block starts
-    as the identity and positions start at zero, so that phrases without a common word start
-    nearly orthogonal: a bag of words, which training turns into more.
+    and a detector spends most of a short training on distinguishing them. Here every block starts
+    as the identity and positions start at zero: a bag of words, in which phrases without a common
+    word are nearly orthogonal.
 
     Args:
-        path: a folder with config.json, see :func:`load_text_model`.
+        path: a folder with config.json, see `load_text_model`.
+
+    Raises:
+        UserError: as `load_text_model`.
     """
     model = load_text_model(path, pretrained=False)
     for name, parameter in model.named_parameters():
@@ -132,10 +172,10 @@ def fresh_text_model(path: str) -> nn.Module:
 
 
 def load_tokenizer(path: str) -> Any:
-    """The tokenizer in a folder, or in the local cache by its hub id. Never touches the network.
+    """A tokenizer from a folder, or from the local cache by its hub id; never from the network.
 
     Raises:
-        UserError: says which file is missing and where to put it.
+        UserError: a file is missing; the message names it and where to put it.
     """
     import transformers
 
@@ -149,7 +189,7 @@ def load_tokenizer(path: str) -> Any:
 
 
 def resolve_folder(path: str) -> str:
-    """``resource://NAME`` is a folder shipped inside this package; anything else stays as it is."""
+    """Resolve ``resource://NAME`` to a folder inside this package; other paths stay unchanged."""
     prefix = "resource://"
     if path.startswith(prefix):
         return str(RESOURCES / path[len(prefix) :])

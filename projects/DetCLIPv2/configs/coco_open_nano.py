@@ -1,14 +1,16 @@
-"""The nano model on real photographs: too few to learn from, enough to see that they go through.
+"""The nano model on real images: too few to learn from, enough to test the pipeline.
 
-`coco_open` has the openly licensed photographs of COCO, 26 to train with and 25 to evaluate on;
+`coco_open` has openly licensed images of COCO, 26 to train with and 25 to evaluate on;
 for all of COCO, set `coco.folder`.
 """
 
-from ....configs.data.coco import coco, dataloader, inference
-from ....configs.models.detclipv2 import nano as model
-from ....configs.optim import AdamW as optimizer
-from ....configs.schedules import cosine as lr_multiplier
-from ....configs.train import train
+from detclip2 import get_config
+
+coco, dataloader, inference = get_config("data/coco.py", ("coco", "dataloader", "inference"))
+model = get_config("models/detclipv2.py").nano
+optimizer = get_config("optim.py").AdamW
+lr_multiplier = get_config("schedules.py").cosine
+train = get_config("train.py").train
 
 coco.folder = "${oc.env:DETCLIP2_TEST_DATA}/coco_open"
 resize = dataloader.train.detection.mapper.augmentations[0]

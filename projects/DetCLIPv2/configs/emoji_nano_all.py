@@ -1,6 +1,7 @@
 """The nano model on EmojiScenes, from all three kinds of data."""
 
-from ....configs.data.emoji import grounding
+from detclip2 import get_config
+
 from .emoji_nano_pairs import (
     dataloader,
     inference,
@@ -10,6 +11,8 @@ from .emoji_nano_pairs import (
     train,
     world,
 )
+
+grounding = get_config("data/emoji.py").grounding
 
 dataloader.train.grounding = grounding
 train.update(

@@ -1,12 +1,14 @@
 """The nano model on EmojiScenes, from boxes alone."""
 
-from ....configs.data.emoji import dataloader, inference, world
-from ....configs.models.detclipv2 import nano as model
-from ....configs.optim import AdamW as optimizer
-from ....configs.schedules import cosine as lr_multiplier
-from ....configs.train import train
+from detclip2 import get_config
 
-# Pairs come smaller than scenes with boxes, as in the paper (sec. 4.1: 320 against 1333).
+dataloader, inference, world = get_config("data/emoji.py", ("dataloader", "inference", "world"))
+model = get_config("models/detclipv2.py").nano
+optimizer = get_config("optim.py").AdamW
+lr_multiplier = get_config("schedules.py").cosine
+train = get_config("train.py").train
+
+# Image-text pairs are smaller than scenes with boxes, as in the paper (sec. 4.1: 320, 1333).
 world.update(size=160, pairs_size=128)
 optimizer.lr = 1e-3
 lr_multiplier.warmup_iterations = 200

@@ -5,10 +5,12 @@ The scenes have another seed than those of training, and base categories alone.
 
 from detectron2.config import LazyCall as L
 
+from detclip2 import get_config
 from detclip2.data.emojiscenes import EmojiGrounding
 
-from ....configs.data.flickr30k_entities import dataloader, postprocess
-from .emoji_nano_grounding import inference, lr_multiplier, model, optimizer, train, world
+from .emoji_nano_grounding import inference, model, train, world
+
+dataloader, postprocess = get_config("data/flickr30k_entities.py", ("dataloader", "postprocess"))
 
 dataloader.test.dataset.update(
     name="emoji_phrases",

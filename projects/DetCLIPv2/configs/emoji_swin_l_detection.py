@@ -1,10 +1,9 @@
 """Swin-L on EmojiScenes, from boxes alone; its text tower comes from a CLIP folder."""
 
-from ....configs.data.emoji import dataloader, inference, world
-from ....configs.models.detclipv2 import swin_l as model
-from ....configs.optim import AdamW as optimizer
-from ....configs.schedules import cosine as lr_multiplier
-from ....configs.train import train
+from detclip2 import get_config
+
+from .emoji_swin_t_detection import dataloader, inference, lr_multiplier, optimizer, train, world
+
+model = get_config("models/detclipv2.py").swin_l
 
 optimizer.lr = 4e-4  # Tab. 9
-train.max_iter = 20000

@@ -1,10 +1,12 @@
 """Swin-T on EmojiScenes, from boxes alone; its text tower comes from a CLIP folder."""
 
-from ....configs.data.emoji import dataloader, inference, world
-from ....configs.models.detclipv2 import swin_t as model
-from ....configs.optim import AdamW as optimizer
-from ....configs.schedules import cosine as lr_multiplier
-from ....configs.train import train
+from detclip2 import get_config
+
+dataloader, inference, world = get_config("data/emoji.py", ("dataloader", "inference", "world"))
+model = get_config("models/detclipv2.py").swin_t
+optimizer = get_config("optim.py").AdamW
+lr_multiplier = get_config("schedules.py").cosine
+train = get_config("train.py").train
 
 optimizer.lr = 2.8e-4  # Tab. 9
 train.max_iter = 20000

@@ -1,9 +1,12 @@
 """Evaluates Swin-T on Flickr30k Entities: phrase grounding, for --eval-only."""
 
-from ....configs.data.flickr30k_entities import dataloader, flickr30k, inference, postprocess
-from ....configs.models.detclipv2 import swin_t as model
-from ....configs.optim import AdamW as optimizer
-from ....configs.schedules import cosine as lr_multiplier
-from ....configs.train import train
+from detclip2 import get_config
+
+dataloader, flickr30k, inference, postprocess = get_config(
+    "data/flickr30k_entities.py", ("dataloader", "flickr30k", "inference", "postprocess")
+)
+model = get_config("models/detclipv2.py").swin_t
+train = get_config("train.py").train
+
 
 model.postprocess = postprocess

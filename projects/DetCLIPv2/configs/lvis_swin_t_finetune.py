@@ -5,19 +5,21 @@ From the weights of a pre-training: ``train.init_checkpoint=FILE``.
 
 from detectron2.config import LazyCall as L
 
+from detclip2 import get_config
 from detclip2.data.hybrid_loader import HybridLoader
 from detclip2.engine.solver import schedule_of_epochs
 
-from ....configs.data.pretraining import detection, pretraining
 from .lvis_swin_t_zero_shot import (
     dataloader,
     inference,
-    lr_multiplier,
     lvis,
     model,
-    optimizer,
     train,
 )
+
+detection, pretraining = get_config("data/pretraining.py", ("detection", "pretraining"))
+optimizer = get_config("optim.py").AdamW
+lr_multiplier = get_config("schedules.py").cosine
 
 detection.records.update(
     name="lvis_v1_train_boxes",

@@ -10,10 +10,8 @@ from detclip2.evaluation.average_recall import AverageRecallEvaluator
 from .lvis_swin_t_zero_shot import (
     dataloader,
     inference,
-    lr_multiplier,
     lvis,
     model,
-    optimizer,
     train,
 )
 
@@ -22,5 +20,5 @@ dataloader.evaluator = L(AverageRecallEvaluator)(
     max_detections=[100, 300, 1000],
     output_dir="${train.output_dir}/inference",
 )
-# Boxes that differ in nothing but the name would take the places of others.
+# Otherwise, boxes that differ only in their name displace others.
 model.postprocess.class_agnostic_nms = True

@@ -4,11 +4,12 @@ Evaluation only: ``train_net.py --config-file THIS --eval-only train.init_checkp
 whole validation set ``lvis.split=lvis_v1_val``.
 """
 
-from ....configs.data.lvis import dataloader, inference, lvis
-from ....configs.models.detclipv2 import swin_t as model
-from ....configs.optim import AdamW as optimizer
-from ....configs.schedules import cosine as lr_multiplier
-from ....configs.train import train
+from detclip2 import get_config
+
+dataloader, inference, lvis = get_config("data/lvis.py", ("dataloader", "inference", "lvis"))
+model = get_config("models/detclipv2.py").swin_t
+train = get_config("train.py").train
+
 
 # Fixed AP limits classes, not images, so an image may give more than standard AP's 300. GLIP, whose
 # protocol the paper follows, asks for 40 names at a time and keeps 300 detections of each such

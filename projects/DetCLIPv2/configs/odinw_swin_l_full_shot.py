@@ -3,35 +3,8 @@
 From the weights of a pre-training, set by set: ``odinw.name=Aquarium train.init_checkpoint=FILE``.
 """
 
-from copy import deepcopy
+from detclip2 import get_config
 
-from detectron2.config import LazyCall as L
+from .odinw_swin_t_full_shot import dataloader, inference, lr_multiplier, odinw, optimizer, train
 
-from detclip2.data.datasets.odinw import odinw_prompts, odinw_set
-from detclip2.engine.solver import warmup_constant
-
-from ....configs.data.coco import dataloader, inference
-from ....configs.models.detclipv2 import swin_l as model
-from ....configs.optim import AdamW as optimizer
-from ....configs.train import train
-
-odinw = dict(name="Aquarium", folder="${oc.env:DETECTRON2_DATASETS}/odinw")
-_valid = L(odinw_set)(
-    name="${odinw.name}",
-    root="${odinw.folder}",
-    split="valid",
-    folder="${train.output_dir}/data",
-)
-dataloader.test.dataset = _valid
-dataloader.train.detection.records = deepcopy(_valid)
-dataloader.train.detection.records.split = "train"
-dataloader.train.detection.mapper.names = L(odinw_prompts)(name="${odinw.name}")
-dataloader.train.detection.total_batch_size = 32
-dataloader.evaluator.dataset_name = "${odinw.name}_valid"
-
-optimizer.lr = 4e-5
-optimizer.params.lr_factor_func.factor = 0.01  # 4e-7 for the text tower
-lr_multiplier = L(warmup_constant)(max_iter="${train.max_iter}", warmup_iterations=500)
-# The rate drops after 5 epochs without a better AP, and training ends after 8 at the lowest.
-train.update(epochs=250, auto_step=dict(drop_after=5, stop_after=8, factor=0.1, min_lr=1e-8))
-train.amp.enabled = True
+model = get_config("models/detclipv2.py").swin_l

@@ -7,13 +7,14 @@ from copy import deepcopy
 
 from detectron2.config import LazyCall as L
 
+from detclip2 import get_config
 from detclip2.data.datasets.odinw import odinw_prompts, odinw_set
 from detclip2.engine.solver import warmup_constant
 
-from ....configs.data.coco import dataloader, inference
-from ....configs.models.detclipv2 import swin_t as model
-from ....configs.optim import AdamW as optimizer
-from ....configs.train import train
+dataloader, inference = get_config("data/coco.py", ("dataloader", "inference"))
+model = get_config("models/detclipv2.py").swin_t
+optimizer = get_config("optim.py").AdamW
+train = get_config("train.py").train
 
 odinw = dict(name="Aquarium", folder="${oc.env:DETECTRON2_DATASETS}/odinw")
 _valid = L(odinw_set)(
@@ -33,6 +34,9 @@ model.backbone.bottom_up.gradient_checkpointing = True
 optimizer.lr = 4e-5
 optimizer.params.lr_factor_func.factor = 0.01  # 4e-7 for the text tower
 lr_multiplier = L(warmup_constant)(max_iter="${train.max_iter}", warmup_iterations=500)
-# The rate drops after 5 epochs without a better AP, and training ends after 8 at the lowest.
-train.update(epochs=250, auto_step=dict(drop_after=5, stop_after=8, factor=0.1, min_lr=1e-8))
+# The rate is reduced after 5 epochs without a better AP; training ends after 8 at the lowest.
+train.update(
+    epochs=250,
+    reduce_lr_on_plateau=dict(patience=5, early_stopping_patience=8, factor=0.1, min_lr=1e-8),
+)
 train.amp.enabled = True

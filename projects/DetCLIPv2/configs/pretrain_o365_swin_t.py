@@ -5,17 +5,22 @@ Backbones start from ImageNet weights: ``model.backbone.bottom_up.weights=FILE``
 
 from detectron2.config import LazyCall as L
 
+from detclip2 import get_config
 from detclip2.data.hybrid_loader import HybridLoader
 from detclip2.engine.solver import schedule_of_epochs
 
-from ....configs.data.lvis import dataloader, inference, lvis
-from ....configs.data.pretraining import detection, images, pretraining
-from ....configs.models.detclipv2 import swin_t as model
-from ....configs.optim import AdamW as optimizer
-from ....configs.schedules import cosine as lr_multiplier
-from ....configs.train import train
+dataloader, inference, lvis = get_config("data/lvis.py", ("dataloader", "inference", "lvis"))
+concepts, detection, images, pretraining = get_config(
+    "data/pretraining.py", ("concepts", "detection", "images", "pretraining")
+)
+model = get_config("models/detclipv2.py").swin_t
+optimizer = get_config("optim.py").AdamW
+lr_multiplier = get_config("schedules.py").cosine
+train = get_config("train.py").train
+
 
 dataloader.train = L(HybridLoader)(seed="${train.seed}", detection=detection)
+dataloader.vocabulary.definitions = concepts
 images = dict(detection=images.detection)
 model.backbone.bottom_up.gradient_checkpointing = True
 optimizer.lr = 2.8e-4

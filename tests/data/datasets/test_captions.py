@@ -15,7 +15,7 @@ from detclip2.data.skips import SkipCounter
 from detclip2.utils.errors import UserError
 
 
-def picture(value):
+def encoded_image(value):
     buffer = io.BytesIO()
     Image.fromarray(np.full((8, 8, 3), value, np.uint8)).save(buffer, "png")
     return buffer.getvalue()
@@ -28,8 +28,8 @@ def mapper():
 def test_tsv_with_images_by_number_or_by_hash(tmp_path):
     url = "http://example.org/a.jpg"
     md5 = hashlib.md5(url.encode()).hexdigest()
-    (tmp_path / f"{md5}.jpg").write_bytes(picture(3))
-    (tmp_path / "000000001.jpg").write_bytes(picture(4))
+    (tmp_path / f"{md5}.jpg").write_bytes(encoded_image(3))
+    (tmp_path / "000000001.jpg").write_bytes(encoded_image(4))
     tsv = tmp_path / "list.tsv"
     tsv.write_bytes(f"a dog\t{url}\n".encode() + b"caf\xe9 cat\thttp://b\nlonely\n")
     by_hash = CaptionTsv(str(tsv), str(tmp_path), "{md5}.jpg")
@@ -52,7 +52,7 @@ def test_tsv_with_images_by_number_or_by_hash(tmp_path):
 
 
 def test_jsonl(tmp_path):
-    (tmp_path / "a.png").write_bytes(picture(3))
+    (tmp_path / "a.png").write_bytes(encoded_image(3))
     lines = [
         {"image": "a.png", "caption": "a dog", "phrases": ["the dog"]},
         {"image": "a.png", "caption": ["a cat", "a cow"], "image_id": "x"},

@@ -72,7 +72,7 @@ def test_ids_become_contiguous_in_their_order(tmp_path):
     ]
 
 
-def test_faults_in_the_file_are_left_out_and_counted(tmp_path):
+def test_faults_in_the_file_are_skipped_and_counted(tmp_path):
     faulty = content()
     faulty["images"] += [
         {"id": 5, "file_name": "again.jpg"},
@@ -125,7 +125,7 @@ def test_a_file_of_another_kind_is_named(tmp_path, text, message):
         load_detection_json(str(tmp_path / "nowhere.json"), "x", SkipCounter())
 
 
-def test_registered_data_is_read_when_it_is_asked_for(tmp_path, register):
+def test_registered_data_is_read_on_request(tmp_path, register):
     name = register("late_train", str(tmp_path / "instances.json"), "images")
     with pytest.raises(UserError, match=r"instances\.json"):
         detection_records(name)
@@ -162,6 +162,31 @@ def test_lvis_ids_of_a_catalog_without_a_mapping_start_at_one(register):
     MetadataCatalog.get(name).thing_classes = ["a", "b", "c"]
     assert detection_records(name)[0]["neg_category_ids"] == [0, 2]
     assert records == before
+
+
+def test_masks_of_a_real_set(test_data, register):
+    """The masks of COCO have the areas of the annotations."""
+    folder = test_data / "coco_open"
+    path = folder / "annotations/instances_val2017.json"
+    name = register("open_masks", str(path), str(folder / "val2017"), masks=True)
+    records = detection_records(name, masks=True)
+    assert all("segmentation" in a for r in records for a in r["annotations"])
+    assert not any("segmentation" in a for r in detection_records(name) for a in r["annotations"])
+    mapper = DetectionMapper(category_names(name), keep=["gt_masks"])
+    content = json.loads(path.read_text())
+    checked = 0
+    for index, record in enumerate(records):
+        own = [a for a in content["annotations"] if a["image_id"] == record["image_id"]]
+        own = [a for a in own if not a["iscrowd"]]
+        sample = draw_sample(records, index, mapper, np.random.default_rng(index))
+        check_sample(sample, 150)
+        measured = sample["instances"].gt_masks.tensor.flatten(1).sum(dim=1).tolist()
+        for annotation, pixels in zip(own, measured, strict=True):
+            if annotation["area"] > 1000:  # of small ones, the edge is much
+                assert pixels == pytest.approx(annotation["area"], rel=0.05)
+                checked += 1
+    assert checked > 50
+    assert mapper.counter.total() == 0
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -220,7 +245,7 @@ def test_lvis_without_images(test_data, register):
     assert boxes == len(content["annotations"]) == 977
 
 
-def test_boxes_of_no_size_in_a_real_set(test_data, register):
+def test_boxes_without_area_in_a_real_set(test_data, register):
     counts = {"train": (205, 2805, 1), "val": (87, 1138, 1)}
     for split, (images, boxes, invalid) in counts.items():
         path = test_data / f"bccd/{split}.json"

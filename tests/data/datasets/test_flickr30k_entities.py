@@ -1,4 +1,4 @@
-"""The reader against made-up files in the data set's own format, read again by a slow scanner."""
+"""The reader against a slow scanner, on synthetic files in the data set's format."""
 
 import re
 from xml.etree import ElementTree
@@ -69,7 +69,7 @@ def scan(line):
 
 
 def boxes_of(number):
-    """The boxes of a thing, from the text of the file alone."""
+    """The boxes of an object, from the text of the file alone."""
     found = []
     for block in ANNOTATION.split("<object>")[1:]:
         if f"<name>{number}</name>" in block and "bndbox>" in block.replace("nobndbox", ""):
@@ -78,7 +78,7 @@ def boxes_of(number):
     return tuple(found)
 
 
-def test_phrases_with_boxes_each_time_they_occur(folder):
+def test_each_occurrence_of_a_phrase_has_its_boxes(folder):
     records = read(folder)
     lines = [line for line in SENTENCES.splitlines() if line]
     expected = {}
@@ -133,7 +133,7 @@ def test_a_missing_file_is_named(folder, name):
         ("Sentences/11.txt", b"[/EN#1/people A \xff child]"),
     ],
 )
-def test_a_file_that_is_not_in_the_format_is_named(folder, name, content):
+def test_a_file_in_a_wrong_format_is_named(folder, name, content):
     path = folder / name
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(UserError, match=re.escape(str(path))):

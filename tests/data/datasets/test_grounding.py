@@ -44,13 +44,13 @@ def test_phrases_of_spans(spans, phrases):
 @pytest.mark.parametrize(
     "bad", [[-1, 3], [5, 5], [9, 4], [0, len(CAPTION) + 1], [99, 120], [3], [1, 2, 3], []]
 )
-def test_spans_outside_of_the_caption(bad):
+def test_spans_outside_the_caption(bad):
     counter = SkipCounter()
     assert phrases_of_spans(CAPTION, [bad, span("apple")], counter, "here") == ["apple"]
     assert counter.counts() == {"span-outside": 1}
 
 
-def test_a_span_of_whitespace_is_no_phrase():
+def test_a_span_of_whitespace_is_skipped():
     assert phrases_of_spans(CAPTION, [[1, 2]], SkipCounter(), "here") == []
 
 
@@ -92,6 +92,20 @@ def test_mdetr_json_to_samples(tmp_path):
     assert sample["instances"].gt_boxes.tensor[0].tolist() == [1, 2, 11, 12]
     with pytest.raises(SkipSample):
         mapper({**records[1], "image": blank})
+
+
+def test_spans_are_kept_on_request(tmp_path):
+    marks = [span("red"), span("apple"), [0, 500]]
+    path = mdetr(tmp_path, [image()], [annotation(*marks)])
+    (plain,) = mdetr_records(path, "folder")
+    assert "tokens_positive" not in plain["annotations"][0]
+    (kept,) = mdetr_records(path, "folder", spans=True)
+    blank = np.zeros((20, 30, 3), np.uint8)
+    mapper = GroundingMapper(keep=["phrase_spans"])
+    sample = mapper({**kept, "image": blank}, np.random.default_rng(0))
+    check_sample(sample, 100)
+    assert sample["phrase_spans"] == [[[span("red")[0], span("apple")[1]]]]
+    assert mapper.counter.total() == 0  # the reader has counted the span outside
 
 
 def test_faults_in_mdetr_json(tmp_path):
@@ -173,7 +187,7 @@ def test_odvg_detection_with_its_label_map(tmp_path):
     "line",
     ["{oops", "3", '"text"', "[]", {"height": 3}, SIZE, {**SIZE, "grounding": {"caption": "a"}}],
 )
-def test_lines_that_are_not_odvg_are_skipped_and_counted(tmp_path, line):
+def test_invalid_odvg_lines_are_skipped_and_counted(tmp_path, line):
     source = odvg(tmp_path, line, {**SIZE, "grounding": {"caption": "a", "regions": []}})
     assert len(source) == 2
     with pytest.raises(SkipSample, match="record 0"):

@@ -71,7 +71,7 @@ def test_records_of_a_split(root, name):
     assert lvis_set(name) == [record]  # a config can be built twice
 
 
-def test_what_is_registered_is_left_alone(root):
+def test_existing_registrations_are_kept(root):
     DatasetCatalog.register("lvis_v1_val", lambda: ["mine"])
     register_lvis(str(root))
     register_lvis(str(root))
@@ -79,6 +79,7 @@ def test_what_is_registered_is_left_alone(root):
     assert "lvis_v1_minival" in DatasetCatalog.list()
 
 
+@pytest.mark.processes
 def test_import_registers(tmp_path):
     code = (
         "import detclip2.data.datasets.lvis as lvis; from detectron2.data import MetadataCatalog\n"

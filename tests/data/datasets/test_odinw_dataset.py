@@ -8,7 +8,7 @@ from detclip2.utils.errors import UserError
 
 
 @pytest.mark.parametrize("benchmark", [13, 35])
-def test_there_are_as_many_as_the_name_says(benchmark):
+def test_the_number_of_sets_matches_the_name(benchmark):
     sets = odinw_sets(benchmark)
     assert len(sets) == benchmark
     assert len({one.folder for one in sets}) == benchmark
@@ -18,14 +18,14 @@ def test_there_are_as_many_as_the_name_says(benchmark):
         assert benchmark in one.benchmarks
 
 
-def test_odinw_35_has_all_of_odinw_13():
+def test_odinw_35_contains_odinw_13():
     of_35 = {one.name for one in odinw_sets(35)}
     assert {one.name for one in odinw_sets(13)} < of_35
 
 
 @pytest.mark.parametrize("benchmark", [13, 35])
 @pytest.mark.parametrize("written", [False, True])
-def test_every_class_has_a_prompt_of_its_own(benchmark, written):
+def test_prompts_are_distinct(benchmark, written):
     for one in odinw_sets(benchmark):
         prompts = one.prompts(benchmark, written)
         assert len(prompts) == len(one.classes) == len(set(prompts)), one.name
@@ -35,7 +35,7 @@ def test_every_class_has_a_prompt_of_its_own(benchmark, written):
             assert len(one.classes_of_13) == len(one.classes)
 
 
-def test_prompts_are_names_or_what_glip_wrote():
+def test_prompts_are_names_or_glips_prompts():
     (aquarium,) = odinw_sets(13, ["Aquarium"])
     assert aquarium.prompts() == list(aquarium.classes)
     assert aquarium.prompts(written=True)[3] == "puffin with orange beaks"
@@ -45,8 +45,8 @@ def test_prompts_are_names_or_what_glip_wrote():
     assert "follow hand" in drone.prompts()
 
 
-def test_names_agree_with_the_collected_facts(test_data):
-    """Class names collected apart from these files; folders make the keys."""
+def test_class_names_equal_an_independent_list(test_data):
+    """Class names from an independent list; the keys are folders."""
     facts = json.loads((test_data / "names" / "odinw_classes.json").read_text())
 
     def key(text):
@@ -61,7 +61,7 @@ def test_names_agree_with_the_collected_facts(test_data):
             assert list(one.classes_of_13 or one.classes) == fact["odinw_13_names"]
 
 
-def test_a_name_that_is_not_there_is_told_with_the_nearest():
+def test_an_unknown_name_is_reported_with_the_nearest():
     with pytest.raises(UserError, match="did you mean 'Aquarium'"):
         odinw_sets(13, ["aquarium"])
     with pytest.raises(UserError, match="ODinW-13 has no data set 'BCCD'"):
@@ -72,7 +72,7 @@ def test_a_name_that_is_not_there_is_told_with_the_nearest():
 
 @pytest.fixture
 def blood(tmp_path):
-    """The data set BCCD, and a function that writes annotations of it."""
+    """The data set BCCD, and a function that writes its annotations."""
     (one,) = odinw_sets(35, ["BCCD"])
     path = one.annotations(tmp_path, "valid")
     path.parent.mkdir(parents=True)
@@ -90,13 +90,13 @@ def blood(tmp_path):
     return write
 
 
-def test_names_in_the_file_say_which_class_is_which(blood):
+def test_classes_are_matched_by_the_names_in_the_file(blood):
     content = blood([(4, "WBC"), (2, "RBC"), (9, "Platelets")], 9)
     assert [c["id"] for c in content["categories"]] == [9, 2, 4]
     assert [c["name"] for c in content["categories"]] == ["Platelets", "RBC", "WBC"]
 
 
-def test_other_names_leave_it_to_the_ids(blood, caplog):
+def test_unknown_names_are_matched_by_id(blood, caplog):
     content = blood([(0, "cells"), (1, "p"), (2, "r"), (3, "w")], 3)
     assert [(c["id"], c["name"]) for c in content["categories"]] == [
         (1, "Platelets"),
@@ -107,7 +107,7 @@ def test_other_names_leave_it_to_the_ids(blood, caplog):
 
 
 @pytest.mark.parametrize("category_id", [0, 4])
-def test_a_box_of_no_class_is_refused(blood, category_id):
+def test_a_box_without_a_class_is_refused(blood, category_id):
     with pytest.raises(UserError, match=rf"annotation 0 has the category_id {category_id}"):
         blood([(0, "cells"), (1, "p"), (2, "r"), (3, "w")], category_id)
 

@@ -1,7 +1,6 @@
-"""Boxes that a model has drawn on image-text pairs: their file, their records, the tool."""
+"""Pseudo-labels of image-text pairs: their file, their records, the tool."""
 
 import numpy as np
-import pseudo_label
 import pytest
 import torch
 from detectron2.structures import Boxes, Instances
@@ -12,6 +11,7 @@ from detclip2.data.emojiscenes import EmojiPairs
 from detclip2.data.hybrid_loader import Source
 from detclip2.data.mappers import CaptionMapper, GroundingMapper
 from detclip2.utils.errors import UserError
+from scripts import pseudo_label
 
 COUNT = 5
 
@@ -22,7 +22,7 @@ def pairs():
 
 
 class Detector:
-    """Finds the first phrase of every picture at (1, 2, 31, 42), with scores 0.9 and 0.2."""
+    """Finds the first phrase of every image at (1, 2, 31, 42), with scores 0.9 and 0.2."""
 
     def encode_phrases(self, phrases):
         return torch.stack([torch.tensor([float(len(p)), 1.0]) for p in phrases])
@@ -40,7 +40,7 @@ class Detector:
         return found
 
 
-def test_what_is_labelled_is_read_and_trained_on(pairs, tmp_path):
+def test_pseudo_labels_are_read_and_trained_on(pairs, tmp_path):
     mapper = CaptionMapper(include_caption=False)
     lines = pseudo_label.label_pairs(Detector(), Source(pairs, mapper, 4), COUNT, 0.3)
     path = tmp_path / "labels.jsonl"
@@ -69,7 +69,7 @@ def test_labels_of_another_source_are_refused(pairs, tmp_path):
         PseudoLabelled(pairs, str(path))
 
 
-def test_the_tool_tells_mistakes(tmp_path, capsys):
+def test_the_tool_reports_mistakes(tmp_path, capsys):
     config = tmp_path / "config.py"
     config.write_text("dataloader = dict(train=dict())\n")
     command = ["--pairs", f"{config}/pairs", "--count", "1", "--output", str(tmp_path / "x")]

@@ -1,4 +1,4 @@
-"""Other art styles in place of the font's glyphs, from folders that are made here."""
+"""Other art styles in place of the font's glyphs, from synthetic folders."""
 
 import json
 import logging
@@ -30,7 +30,7 @@ def write_pictures(folder, emoji, suffix=".png", upper=False):
     return folder
 
 
-def test_a_picture_takes_the_middle_of_the_place_it_is_given(tmp_path):
+def test_artwork_is_centered_in_its_place(tmp_path):
     artwork = Artwork(write_pictures(tmp_path, EMOJI, upper=True))
     assert EMOJI[0] in artwork
     assert "\U0001f9ff\u200d" not in artwork
@@ -45,7 +45,7 @@ def test_a_picture_takes_the_middle_of_the_place_it_is_given(tmp_path):
         artwork.picture("\U0001f9ff", 10, 10)
 
 
-def test_scenes_have_the_same_names_in_another_style(tmp_path):
+def test_scenes_of_another_style_have_the_same_names(tmp_path):
     folder = write_pictures(tmp_path / "art", EMOJI)
     plain = EmojiScenes(WORLD, "val", count=20, size=96)
     styled = EmojiScenes(WORLD, "val", count=20, size=96, artwork=str(folder))
@@ -62,7 +62,7 @@ def test_scenes_have_the_same_names_in_another_style(tmp_path):
     assert [c["name"] for c in categories[0]] == [c["name"] for c in categories[1]]
 
 
-def test_names_without_a_picture_are_left_out_and_named(tmp_path, caplog):
+def test_names_without_artwork_are_skipped_and_reported(tmp_path, caplog):
     folder = write_pictures(tmp_path, EMOJI[1:])
     with caplog.at_level(logging.WARNING):
         scenes = EmojiScenes(WORLD, "val", count=30, size=96, artwork=str(folder))
@@ -73,7 +73,7 @@ def test_names_without_a_picture_are_left_out_and_named(tmp_path, caplog):
     assert len(scenes.vocabulary) == WORLD
 
 
-def test_another_picture_is_another_rendering(tmp_path):
+def test_changed_artwork_changes_the_rendering(tmp_path):
     prints = set()
     for color in ("red", "blue"):
         folder = write_pictures(tmp_path / color, EMOJI)
@@ -83,7 +83,7 @@ def test_another_picture_is_another_rendering(tmp_path):
 
 
 def fake_resvg(monkeypatch):
-    """resvg is an extra: here, whoever renders a vector picture gets a square of its colour."""
+    """resvg is an extra; its replacement here renders a square of the file's colour."""
 
     def svg_to_bytes(svg_string, width, **others):
         import io
@@ -99,7 +99,7 @@ def fake_resvg(monkeypatch):
     monkeypatch.setitem(sys.modules, "resvg_py", module)
 
 
-def test_sets_of_iconify_and_vector_files_are_read(tmp_path, monkeypatch):
+def test_iconify_sets_and_vector_files_are_read(tmp_path, monkeypatch):
     fake_resvg(monkeypatch)
     first, second, third = EMOJI[:3]
     icons = {
@@ -121,7 +121,7 @@ def test_sets_of_iconify_and_vector_files_are_read(tmp_path, monkeypatch):
     assert Artwork(tmp_path / "files").picture(first, 4, 4)[2, 2].tolist() == [0, 0, 128, 255]
 
 
-def test_what_is_no_artwork_is_told_in_one_sentence(tmp_path, monkeypatch):
+def test_invalid_artwork_is_reported_in_one_sentence(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="npm install"):
         Artwork(tmp_path / "nothing")
     with pytest.raises(UserError, match="has no pictures named by code point"):

@@ -67,7 +67,7 @@ def test_article(phrase, article):
     assert article_of(phrase) == article
 
 
-def test_spans_are_of_the_phrases_without_what_stands_before():
+def test_spans_exclude_the_words_before_a_phrase():
     text = Text().add("see ").add_list([Mention("a ", "dog"), Mention("two ", "red cats")])
     assert text.text == "see a dog and two red cats"
     assert [text.text[start:end] for start, end, _ in text.spans] == ["dog", "red cats"]
@@ -76,7 +76,7 @@ def test_spans_are_of_the_phrases_without_what_stands_before():
 # ---------------------------------------------------------------- image-text pairs
 
 
-def test_phrases_are_in_the_caption_and_there_is_no_box():
+def test_phrases_are_in_the_caption_and_have_no_boxes():
     for record in EmojiPairs(40, count=150).records_without_images():
         assert record["phrases"]
         assert "annotations" not in record
@@ -85,7 +85,7 @@ def test_phrases_are_in_the_caption_and_there_is_no_box():
             assert phrase in record["caption"].lower()
 
 
-def test_clean_captions_name_objects_of_the_picture():
+def test_clean_captions_name_objects_of_the_image():
     pairs = EmojiPairs(40, count=150, chatter=0.0, misleading=0.0)
     left_out = by_synonym = 0
     for index in range(len(pairs)):
@@ -100,10 +100,10 @@ def test_clean_captions_name_objects_of_the_picture():
     assert by_synonym > 10
 
 
-def test_counts_are_said():
+def test_captions_state_counts():
     pairs = EmojiPairs(40, count=200, objects=(2, 3), repeat=1.0, mention=1.0, chatter=0.0,
                        misleading=0.0, synonym=0.0)  # fmt: skip
-    said = 0
+    counted = 0
     for index in range(len(pairs)):
         layout = pairs.sampler.layout(index)
         first = layout.objects[0].category
@@ -112,8 +112,8 @@ def test_counts_are_said():
             record = pairs.describe(index, layout)
             assert word in record["caption"].lower()
             assert any(phrase.endswith(plural_of(first.name)) for phrase in record["phrases"])
-            said += 1
-    assert said > 100
+            counted += 1
+    assert counted > 100
 
 
 def test_novel_categories_occur_and_unseen_ones_do_not():
@@ -122,7 +122,7 @@ def test_novel_categories_occur_and_unseen_ones_do_not():
     assert shown == {"base", "novel"}
 
 
-def test_chatter_adds_phrases_that_are_no_objects():
+def test_chatter_adds_phrases_without_objects():
     clean, noisy = (
         [
             phrase
@@ -138,7 +138,7 @@ def test_chatter_adds_phrases_that_are_no_objects():
     assert "free shipping" in noisy
 
 
-def test_misleading_captions_name_what_is_not_there():
+def test_misleading_captions_name_absent_categories():
     pairs = EmojiPairs(40, count=60, misleading=1.0)
     for index in range(len(pairs)):
         layout = pairs.sampler.layout(index)
@@ -147,7 +147,7 @@ def test_misleading_captions_name_what_is_not_there():
         assert phrases & ({c.name for c in WORLD.seen} - present)
 
 
-def test_pairs_are_reproducible_and_travel():
+def test_image_text_pairs_are_reproducible_and_can_be_pickled():
     pairs = EmojiPairs(40, count=5, size=64, seed=3)
     again = pickle.loads(pickle.dumps(pairs))
     for ours, theirs in zip(pairs, again, strict=True):
@@ -160,7 +160,7 @@ def test_pairs_are_reproducible_and_travel():
 # ---------------------------------------------------------------- grounding
 
 
-def test_spans_point_at_what_the_boxes_show():
+def test_spans_match_their_boxes():
     source = EmojiGrounding(40, count=200)
     for index in range(len(source)):
         layout = source.sampler.layout(index)
@@ -175,8 +175,8 @@ def test_spans_point_at_what_the_boxes_show():
                 assert any(phrase.endswith(name) for name in all_names(category))
 
 
-def test_a_phrase_means_all_objects_it_fits():
-    """Sizes apart, which tell two of a kind from each other."""
+def test_a_phrase_has_the_boxes_of_all_matching_objects():
+    """Sizes that differ enough to distinguish two objects of a category."""
     source = EmojiGrounding(40, count=300)
     for index in range(len(source)):
         layout = source.sampler.layout(index)
@@ -214,7 +214,7 @@ def test_relations_are_true():
     assert checked > 50
 
 
-def test_small_and_large_are_true_of_two_of_a_kind():
+def test_small_and_large_compare_two_objects_of_a_category():
     source = EmojiGrounding(40, count=300, objects=(2, 2), repeat=1.0)
     checked = 0
     for record in source.records_without_images():
@@ -273,7 +273,7 @@ def test_shards_are_read_back(tmp_path):
         assert texts[0][0] == ours["caption"]
 
 
-def test_shards_are_the_same_bytes_again(tmp_path):
+def test_shards_are_reproducible_byte_for_byte(tmp_path):
     source = EmojiPairs(40, count=3, size=64)
     first, again = (write_caption_shards(source, tmp_path / name)[0] for name in ("a", "b"))
     assert first.read_bytes() == again.read_bytes()

@@ -1,4 +1,4 @@
-"""EmojiScenes: the split, the sprites, what is in a scene and where."""
+"""EmojiScenes: the split, the sprites, and the objects of scenes with their boxes."""
 
 import hashlib
 import itertools
@@ -33,7 +33,7 @@ needs_font = pytest.mark.skipif(FONT is None, reason=REASON)
 # ---------------------------------------------------------------- categories
 
 
-def test_categories_are_a_thousand_with_names_that_mean_one_thing():
+def test_over_a_thousand_categories_have_unambiguous_names():
     categories = all_categories()
     assert len(categories) > 1000
     assert [category.id for category in categories] == list(range(1, len(categories) + 1))
@@ -43,7 +43,7 @@ def test_categories_are_a_thousand_with_names_that_mean_one_thing():
     assert len({category.emoji for category in categories}) == len(categories)
 
 
-def test_split_follows_the_letters_of_lvis():
+def test_frequencies_use_the_letters_of_lvis():
     parts = Counter((item.split, item.frequency) for item in all_categories())
     assert set(parts) == {("base", "f"), ("base", "c"), ("novel", "r"), ("unseen", "r")}
     number = len(all_categories())
@@ -51,8 +51,8 @@ def test_split_follows_the_letters_of_lvis():
     assert parts["unseen", "r"] / number == pytest.approx(1 / 11, abs=0.01)
 
 
-def test_the_split_is_the_committed_one():
-    # It is what results are compared on: a change of it is a new benchmark.
+def test_the_split_equals_the_committed_split():
+    # Results are compared on this split: changing it makes a new benchmark.
     text = json.dumps([(c.id, c.name, c.emoji, c.split, c.frequency) for c in all_categories()])
     assert hashlib.sha256(text.encode()).hexdigest()[:16] == "59d984ff5a3833a7"
 
@@ -93,19 +93,20 @@ def test_a_missing_font_says_what_to_install(monkeypatch):
         EmojiScenes(40)
 
 
-def test_a_named_font_that_is_not_there_is_named(tmp_path, monkeypatch):
+def test_a_missing_font_file_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("DETCLIP2_EMOJI_FONT", str(tmp_path / "no.ttf"))
     with pytest.raises(UserError, match=r"no\.ttf"):
         find_emoji_font()
 
 
-def test_a_file_that_is_no_font_is_refused(tmp_path):
+def test_a_file_that_is_not_a_font_is_refused(tmp_path):
     (tmp_path / "NotoColorEmoji.ttf").write_bytes(b"not a font")
     with pytest.raises(UserError, match="not a colour emoji font"):
         make_sprite("\U0001f34e", tmp_path / "NotoColorEmoji.ttf")
 
 
 @needs_font
+@pytest.mark.slow
 def test_the_font_draws_every_category():
     pictures = {}
     for category in all_categories()[::9]:
@@ -117,7 +118,7 @@ def test_the_font_draws_every_category():
 
 @needs_font
 @pytest.mark.parametrize(("scale", "angle", "mirror"), [(1.0, 0.0, False), (0.6, 20.0, True)])
-def test_warped_sprite_is_what_pillow_makes_of_it(scale, angle, mirror):
+def test_warped_sprite_equals_pillow(scale, angle, mirror):
     sprite = make_sprite("\U0001f680", FONT)
     center = (40.3, 52.7)
     patch, left, top = warp_sprite(sprite, scale, angle, mirror, center)
@@ -142,7 +143,7 @@ def test_warped_sprite_is_what_pillow_makes_of_it(scale, angle, mirror):
 
 
 @needs_font
-def test_a_record_is_what_detectron2_reads():
+def test_a_record_is_in_detectron2s_format():
     scenes = EmojiScenes(40, count=6, size=128)
     record = scenes[3]
     assert record["image"].shape == (128, 128, 3)
@@ -161,7 +162,7 @@ def test_a_record_is_what_detectron2_reads():
 
 
 @needs_font
-def test_training_boxes_are_of_base_categories_alone():
+def test_training_boxes_have_base_categories_only():
     scenes = EmojiScenes(40, split="train", count=150)
     classes = Counter(
         item["category_id"] for r in scenes.records_without_images() for item in r["annotations"]
@@ -171,7 +172,7 @@ def test_training_boxes_are_of_base_categories_alone():
 
 
 @needs_font
-def test_validation_shows_all_equally_often():
+def test_validation_shows_categories_equally_often():
     scenes = EmojiScenes(40, split="val", count=200, repeat=0.0, objects=(1, 3))
     classes = Counter(
         item["category_id"] for r in scenes.records_without_images() for item in r["annotations"]
@@ -209,7 +210,8 @@ def test_unseen_categories_have_their_own_vocabulary():
 
 
 @needs_font
-def test_same_seed_same_scenes_in_any_order_count_and_process():
+@pytest.mark.processes
+def test_scenes_depend_on_the_seed_and_index_alone():
     scenes = EmojiScenes(40, count=40, size=96, seed=5)
     digest = hashlib.sha256(b"".join(scenes[i]["image"].tobytes() for i in range(4))).hexdigest()
     longer = EmojiScenes(40, count=4000, size=96, seed=5)
@@ -237,7 +239,7 @@ def test_splits_with_one_seed_share_no_scene():
 
 
 @needs_font
-def test_scenes_travel_to_loader_workers():
+def test_scenes_can_be_pickled_for_loader_workers():
     scenes = EmojiScenes(40, count=6, size=64)
     again = pickle.loads(pickle.dumps(scenes))
     assert np.array_equal(again[4]["image"], scenes[4]["image"])
@@ -247,7 +249,7 @@ def test_scenes_travel_to_loader_workers():
 
 
 @needs_font
-def test_boxes_are_tight_around_what_is_seen():
+def test_boxes_are_tight_around_visible_pixels():
     """Against a slow loop over the alpha of every object, pixel by pixel, front to back."""
     scenes = EmojiScenes(40, split="val", count=25, size=160, objects=(3, 9))
     partly_hidden = 0
@@ -276,7 +278,7 @@ def test_boxes_are_tight_around_what_is_seen():
 
 
 @needs_font
-def test_what_is_painted_is_where_the_box_is():
+def test_objects_are_drawn_at_their_boxes():
     scenes = EmojiScenes(40, count=12, size=160, objects=(1, 1))
     for index, record in enumerate(scenes):
         layout = scenes.sampler.layout(index)
@@ -290,7 +292,7 @@ def test_what_is_painted_is_where_the_box_is():
 
 
 @needs_font
-def test_a_scene_in_which_nothing_found_a_place_is_arranged_again(monkeypatch):
+def test_an_empty_scene_is_arranged_again(monkeypatch):
     scenes = EmojiScenes(40, count=1, size=64)
     layouts = iter([layout_module.Layout([], np.zeros((64, 64))), scenes.sampler.layout(0)])
     monkeypatch.setattr(scenes_module, "arrange", lambda *_: next(layouts))
@@ -308,6 +310,6 @@ def test_a_scene_in_which_nothing_found_a_place_is_arranged_again(monkeypatch):
         ({"contents": ("rare",)}, "contents"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(wrong, message):
+def test_invalid_settings_are_refused(wrong, message):
     with pytest.raises(UserError, match=message):
         EmojiScenes(40, **wrong)

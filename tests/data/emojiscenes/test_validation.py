@@ -39,7 +39,7 @@ def json_file(scenes, tmp_path_factory):
     return render_validation(scenes, tmp_path_factory.mktemp("emoji"))
 
 
-def test_lvis_api_reads_what_the_scenes_hold(scenes, json_file):
+def test_lvis_api_reads_the_annotations_of_the_scenes(scenes, json_file):
     api = LVIS(str(json_file))
     assert [api.cats[i + 1]["name"] for i in range(40)] == scenes.class_names
     assert {api.cats[i]["frequency"] for i in range(1, 33)} == {"f", "c"}
@@ -78,7 +78,7 @@ def test_outlines_cover_the_mask(scenes, json_file):
             assert not outside.any()
 
 
-def test_counts_are_of_the_annotations(json_file):
+def test_counts_equal_the_annotations(json_file):
     content = json.loads(json_file.read_text())
     for category in content["categories"]:
         mine = [a for a in content["annotations"] if a["category_id"] == category["id"]]
@@ -86,13 +86,13 @@ def test_counts_are_of_the_annotations(json_file):
         assert category["image_count"] == len({a["image_id"] for a in mine})
 
 
-def test_pictures_are_the_scenes(scenes, json_file):
+def test_rendered_images_equal_the_scenes(scenes, json_file):
     for index in (0, 7):
         saved = np.asarray(Image.open(json_file.parent / f"images/{index:06d}.jpg"), int)
         assert np.abs(saved - scenes[index]["image"]).mean() < 6
 
 
-def test_a_complete_rendering_is_kept_and_another_seed_is_another(scenes, json_file, tmp_path):
+def test_a_complete_rendering_is_kept_and_depends_on_the_seed(scenes, json_file, tmp_path):
     before = json_file.stat().st_mtime_ns
     assert render_validation(scenes, json_file.parents[1]) == json_file
     assert json_file.stat().st_mtime_ns == before
@@ -101,7 +101,7 @@ def test_a_complete_rendering_is_kept_and_another_seed_is_another(scenes, json_f
     assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".part")] == []
 
 
-def test_a_killed_rendering_is_made_again(scenes, json_file, tmp_path):
+def test_an_interrupted_rendering_is_repeated(scenes, json_file, tmp_path):
     (tmp_path / f"{json_file.parent.name}.1.part" / "images").mkdir(parents=True)
     assert render_validation(scenes, tmp_path).read_text() == json_file.read_text()
 
@@ -112,10 +112,8 @@ def test_a_folder_that_cannot_be_written_is_named(scenes, tmp_path):
         render_validation(scenes, tmp_path / "file")
 
 
-def test_evaluator_of_detectron2_gives_full_marks_to_the_truth(
-    scenes, json_file, tmp_path, monkeypatch
-):
-    # lvis 0.5.3 says np.float, which NumPy 1.24 took away.
+def test_detectron2s_evaluator_scores_the_truth_100(scenes, json_file, tmp_path, monkeypatch):
+    # lvis 0.5.3 uses np.float, which NumPy 1.24 removed.
     monkeypatch.setattr(np, "float", float, raising=False)
     register_emoji_validation("emoji_val_test", scenes, json_file.parents[1])
     # Twice, as when a config is loaded again.
@@ -133,7 +131,7 @@ def test_evaluator_of_detectron2_gives_full_marks_to_the_truth(
             BoxMode.convert(torch.tensor(boxes).float(), BoxMode.XYWH_ABS, BoxMode.XYXY_ABS)
         )
         classes = torch.tensor([item["category_id"] for item in record["annotations"]])
-        # The base categories are found, the novel ones are all taken for the first.
+        # Base categories are found; all novel ones are classified as the first category.
         found.pred_classes = torch.where(classes < 32, classes, 0)
         found.scores = torch.where(classes < 32, 1.0, 0.1)
         evaluator.process([record], [{"instances": found}])
@@ -143,7 +141,7 @@ def test_evaluator_of_detectron2_gives_full_marks_to_the_truth(
     assert result["APr"] == 0
 
 
-def test_registered_training_scenes_stay_lazy():
+def test_registered_training_scenes_are_lazy():
     scenes = EmojiScenes(40, count=10**7)
     register_emoji_scenes("emoji_train_test", scenes)
     assert DatasetCatalog.get("emoji_train_test") is scenes
@@ -162,12 +160,12 @@ def test_command_draws_contact_sheets(tmp_path, capsys):
     assert str(tmp_path / "sheet.png") in capsys.readouterr().out
 
 
-def test_command_refuses_what_makes_no_sense(tmp_path, capsys):
+def test_command_refuses_invalid_settings(tmp_path, capsys):
     assert main(["scenes", "--count", "0", "--output", str(tmp_path)]) == 2
     assert "--count 0" in capsys.readouterr().err
 
 
-def test_categories_may_be_asked_for_by_other_names(tmp_path):
+def test_categories_can_be_renamed_for_evaluation(tmp_path):
     settings = {"world": 20, "count": 4, "size": 96}
     called = {"elephant": "pachyderm", "horse": "pony"}
     own = validation_set("own_names_val", tmp_path, **settings)

@@ -19,7 +19,7 @@ def read(tmp_path, content, keys=()):
     return read_coco_json(path, keys)
 
 
-def test_what_is_right_comes_back(tmp_path):
+def test_a_valid_file_is_returned(tmp_path):
     assert read(tmp_path, CONTENT) == CONTENT
     assert read(tmp_path, {**CONTENT, "annotations": []})["annotations"] == []
 
@@ -54,7 +54,7 @@ def test_a_missing_part_is_named(tmp_path, part):
         read(tmp_path, {**CONTENT, part: [3]})
 
 
-def test_further_keys_may_be_asked_for(tmp_path):
+def test_further_keys_can_be_required(tmp_path):
     with pytest.raises(UserError, match="id 7 of 'annotations' has no key 'area'"):
         read(tmp_path, CONTENT, ("area",))
 
@@ -72,12 +72,12 @@ def test_a_box_has_four_numbers(tmp_path, box):
         read(tmp_path, content)
 
 
-def test_an_id_that_comes_twice_is_refused(tmp_path):
+def test_a_repeated_id_is_refused(tmp_path):
     with pytest.raises(UserError, match="two entries of 'images' have the id 1"):
         read(tmp_path, {**CONTENT, "images": CONTENT["images"] * 2})
 
 
-def test_what_is_not_json_is_refused(tmp_path):
+def test_a_file_that_is_not_json_is_refused(tmp_path):
     path = tmp_path / "half.json"
     path.write_text('{"images": [')
     with pytest.raises(UserError, match=r"half\.json"):

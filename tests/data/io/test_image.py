@@ -22,7 +22,7 @@ def encoded(image, fmt, **kwargs):
     return buffer.getvalue()
 
 
-def test_every_way_in_gives_the_same_picture(pixels, tmp_path):
+def test_every_input_type_gives_the_same_image(pixels, tmp_path):
     path = tmp_path / "x.png"
     Image.fromarray(pixels).save(path)
     sources = [
@@ -45,7 +45,7 @@ def test_every_way_in_gives_the_same_picture(pixels, tmp_path):
         np.testing.assert_array_equal(image, pixels)
 
 
-def test_the_result_is_not_the_callers_memory(pixels):
+def test_the_result_does_not_share_memory_with_the_input(pixels):
     image = read_image(pixels)
     image[:] = 0
     assert pixels.any()
@@ -80,7 +80,7 @@ def test_palette():
         assert read_image(encoded(image, fmt)).tolist() == [[[10, 20, 30], [40, 50, 60]]]
 
 
-def test_transparency_is_laid_on_white():
+def test_transparency_is_composed_on_white():
     rgba = np.array([[[10, 20, 30, 255], [10, 20, 30, 0], [0, 0, 0, 128]]], np.uint8)
     expected = [[[10, 20, 30], [255, 255, 255], [127, 127, 127]]]
     assert read_image(rgba).tolist() == expected
@@ -105,7 +105,7 @@ def test_cmyk_jpeg_keeps_its_colours():
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation(pixels, orientation):
-    # The stored pixels for each value of the EXIF standard: what brings them upright again.
+    # For each value of the EXIF tag, the operation that stores an upright image that way.
     upright = {
         1: lambda x: x,
         2: lambda x: x[:, ::-1],
@@ -123,7 +123,7 @@ def test_exif_orientation(pixels, orientation):
     np.testing.assert_array_equal(read_image(Image.open(io.BytesIO(data))), upright)
 
 
-def test_damaged_exif_does_not_cost_the_picture(pixels):
+def test_damaged_exif_is_ignored(pixels):
     data = encoded(Image.fromarray(pixels), "PNG", exif=b"Exif\x00\x00" + b"MM\x00*\xff\xff")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -151,7 +151,7 @@ def test_first_frame_of_an_animation(fmt):
         ("TIFF", {"compression": "tiff_lzw"}),
     ],
 )
-def test_a_cut_file_is_refused_or_complete(fmt, options):
+def test_a_truncated_file_is_refused_or_complete(fmt, options):
     noise = np.random.default_rng(1).integers(0, 256, (40, 30, 3), dtype=np.uint8)
     data = encoded(Image.fromarray(noise), fmt, **options)
     whole = read_image(data)
@@ -165,7 +165,7 @@ def test_a_cut_file_is_refused_or_complete(fmt, options):
 
 
 @pytest.mark.parametrize("fmt", ["JPEG", "PNG", "GIF", "WEBP", "TIFF"])
-def test_flipped_bytes_never_raise_anything_else(fmt):
+def test_flipped_bytes_raise_only_the_documented_error(fmt):
     rng = np.random.default_rng(2)
     noise = rng.integers(0, 256, (20, 20, 3), dtype=np.uint8)
     data = np.frombuffer(encoded(Image.fromarray(noise), fmt), np.uint8)
@@ -177,10 +177,10 @@ def test_flipped_bytes_never_raise_anything_else(fmt):
             try:
                 assert read_image(damaged.tobytes()).shape[2] == 3
             except UserError:
-                continue  # anything else fails the test
+                continue  # any other exception fails the test
 
 
-def test_files_that_are_no_images_are_named(tmp_path):
+def test_files_that_are_not_images_are_named(tmp_path):
     cases = {
         "missing.jpg": "does not exist",
         "folder": "folder",
@@ -228,7 +228,7 @@ def test_one_pixel():
     assert read_image(encoded(Image.new("RGB", (1, 1), "red"), "PNG")).tolist() == [[[255, 0, 0]]]
 
 
-def test_pillows_own_limit_neither_warns_nor_refuses_and_stays(pixels, monkeypatch):
+def test_pillows_own_limit_is_not_applied_and_not_changed(pixels, monkeypatch):
     data = encoded(Image.fromarray(pixels), "PNG")
     for limit in (300, 10):  # 408 pixels: above the first Pillow warns, above twice it refuses
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
@@ -238,7 +238,7 @@ def test_pillows_own_limit_neither_warns_nor_refuses_and_stays(pixels, monkeypat
         assert limit == Image.MAX_IMAGE_PIXELS
 
 
-def test_more_than_the_limit_is_refused_before_decoding(monkeypatch):
+def test_too_many_pixels_are_refused_before_decoding(monkeypatch):
     monkeypatch.setattr(image, "MAX_PIXELS", 99)
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
     with pytest.raises(UserError, match="10 x 10 pixels; the limit"):

@@ -23,7 +23,7 @@ from detclip2.data.sample import SkipSample, check_sample
 from detclip2.utils.errors import UserError
 
 
-def picture(value=0, size=8):
+def encoded_image(value=0, size=8):
     buffer = io.BytesIO()
     Image.fromarray(np.full((size, size, 3), value % 256, np.uint8)).save(buffer, "png")
     return buffer.getvalue()
@@ -40,9 +40,9 @@ def tar_bytes(files):
 
 
 def pairs(start, number):
-    """Files of a shard; the same keys in every shard, as tools write them."""
+    """Files of a shard; every shard has the same keys, as tools write them."""
     for i in range(number):
-        yield f"{i:03d}.png", picture(start + i)
+        yield f"{i:03d}.png", encoded_image(start + i)
         yield f"{i:03d}.txt", f"a dog number {start + i}".encode()
 
 
@@ -57,7 +57,7 @@ def captions(records):
     return [record["caption"].decode() for record in records]
 
 
-def test_one_pass_has_every_pair_once(shards):
+def test_one_pass_has_every_image_text_pair_once(shards):
     source = ImageTextShards(shards, resampled=False, shuffle_buffer=5)
     records = list(source)
     assert sorted(captions(records)) == sorted(f"a dog number {i}" for i in range(40))
@@ -67,7 +67,7 @@ def test_one_pass_has_every_pair_once(shards):
     assert source.counter.total() == 0
 
 
-def test_order_follows_from_the_seed(shards):
+def test_the_seed_determines_the_order(shards):
     orders = {
         seed: captions(ImageTextShards(shards, seed=seed, resampled=False)) for seed in (1, 2)
     }
@@ -125,7 +125,7 @@ def test_urls_of_every_kind(tmp_path, shards):
         ImageTextShards([])
 
 
-def test_a_shard_cut_at_any_place_gives_what_came_before(tmp_path):
+def test_a_truncated_shard_yields_the_samples_before_the_cut(tmp_path):
     data = tar_bytes(pairs(0, 4))
     whole = tar_bytes(pairs(50, 2))
     ends = {}  # pair -> the end of its last file's content, as tarfile lays it out
@@ -150,7 +150,7 @@ def test_a_shard_cut_at_any_place_gives_what_came_before(tmp_path):
         assert len(got) == complete + 2, cut
         counts = source.counter.counts()
         assert counts.pop("shard-unreadable", 0) >= 1, cut
-        # An image whose text was lost is counted too.
+        # An image without its text is counted too.
         assert counts.keys() <= {"record-malformed"}, cut
 
 
@@ -170,7 +170,7 @@ def test_a_damaged_shard_is_counted_and_the_next_one_read(tmp_path, shards, dama
     assert source.counter.counts()["shard-unreadable"] >= 1
 
 
-def test_without_any_readable_shard_the_run_ends_with_a_sentence(tmp_path):
+def test_no_readable_shard_ends_the_run_with_a_sentence(tmp_path):
     source = ImageTextShards(str(tmp_path / "{0..3}.tar"))
     with pytest.raises(UserError, match="no image-text shard can be read"):
         next(iter(source))
@@ -180,7 +180,7 @@ def test_without_any_readable_shard_the_run_ends_with_a_sentence(tmp_path):
     assert list(ImageTextShards(str(tmp_path / "{1..3}.tar"), resampled=False)) == []
 
 
-def test_layouts_of_a_pair(tmp_path):
+def test_layouts_of_an_image_text_pair(tmp_path):
     files = [
         ("a.jpg", b"1"),
         ("a.json", json.dumps({"caption": "from json", "phrases": ["json"]}).encode()),
@@ -217,7 +217,7 @@ def mapper(**options):
 
 @pytest.fixture
 def imperfect(tmp_path):
-    """Four shards in which every fifth pair cannot be used."""
+    """Four shards in which every fifth image-text pair is unusable."""
     for i in range(4):
         files = []
         for name, data in pairs(10 * i, 10):
@@ -240,7 +240,7 @@ def digest(sample):
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2, 3])
-def test_going_on_at_a_position_is_exact(imperfect, workers, monkeypatch):
+def test_resuming_at_a_position_is_exact(imperfect, workers, monkeypatch):
     monkeypatch.setattr(shards_module, "LOOKAHEAD", 7)
 
     def batches(position, number):
@@ -267,7 +267,7 @@ def test_skipped_records_are_counted_once_and_replaced(imperfect):
     assert same >= 60 - unusable
 
 
-def test_nothing_but_unusable_records_ends_with_a_sentence(tmp_path):
+def test_only_unusable_records_end_the_run_with_a_sentence(tmp_path):
     path = tmp_path / "x.tar"
     path.write_bytes(tar_bytes([("a.png", b"x"), ("a.txt", b"a dog")]))
     with pytest.raises(UserError, match=r"no sample.*image-unreadable"):
@@ -276,7 +276,7 @@ def test_nothing_but_unusable_records_ends_with_a_sentence(tmp_path):
         ShardSamples(ImageTextShards(str(path), resampled=False), mapper(), 1)
 
 
-def test_a_pair_that_cannot_be_used_says_where(tmp_path):
+def test_an_unusable_image_text_pair_is_reported_with_its_place(tmp_path):
     path = tmp_path / "x.tar"
     path.write_bytes(tar_bytes([("a.png", b"x"), ("a.txt", b"a dog")]))
     (record,) = ImageTextShards(str(path), resampled=False)

@@ -11,7 +11,7 @@ import pytest
 from detclip2.data.io.image import read_image
 from detclip2.data.io.video import Frame, Video, is_video, write_video
 from detclip2.utils.errors import UserError
-from tests.helpers.videos import COUNT, RATE, SIZE, cut, pictures, write
+from tests.helpers.videos import COUNT, RATE, SIZE, cut, draw_frames, write
 
 
 @pytest.fixture
@@ -26,13 +26,13 @@ def by_opencv(path):
     capture.release()
 
 
-def test_frames_are_those_that_opencv_reads(mp4):
+def test_frames_equal_opencv(mp4):
     video = Video(mp4)
     frames = list(video.frames())
     assert (video.rate, video.count) == (RATE, COUNT)
     theirs = list(by_opencv(mp4))
     assert len(frames) == len(theirs) == COUNT
-    for i, (frame, image, drawn) in enumerate(zip(frames, theirs, pictures(), strict=True)):
+    for i, (frame, image, drawn) in enumerate(zip(frames, theirs, draw_frames(), strict=True)):
         assert frame.time == pytest.approx(i / RATE)
         assert frame.image.shape == (*SIZE, 3)
         assert frame.image.dtype == np.uint8
@@ -40,7 +40,7 @@ def test_frames_are_those_that_opencv_reads(mp4):
         assert np.abs(frame.image.astype(int) - drawn).mean() < 4  # H.264 loses a little
 
 
-def test_a_video_can_be_read_again_and_left_early(mp4):
+def test_a_video_can_be_read_again_and_stopped_early(mp4):
     video = Video(mp4)
     first = next(iter(video))
     assert len(list(video)) == COUNT
@@ -54,7 +54,7 @@ def test_one_frame_is_in_memory_at_a_time(mp4):
         alive.append(weakref.ref(image))
         most = max(most, sum(reference() is not None for reference in alive))
     assert len(alive) == COUNT
-    assert most <= 2  # the loop's variable holds the last while the next is made
+    assert most <= 2  # the loop variable holds one frame while the next is made
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_other_formats(tmp_path, name, codec):
     assert [frame.time for frame in frames] == pytest.approx(np.arange(COUNT) / RATE, abs=2e-3)
 
 
-def test_frames_of_a_telephone_held_upright(mp4):
+def test_frames_of_a_rotated_video(mp4):
     upright = Video(mp4)
     content = mp4.read_bytes()
     matrix = content.index(b"tkhd") + 4 + 40
@@ -102,7 +102,7 @@ def test_frames_of_a_telephone_held_upright(mp4):
         # Not MPEG-TS: it has no index, and FFmpeg does not always report the broken last frame.
     ],
 )
-def test_a_video_that_ends_in_the_middle_of_a_frame(tmp_path, name, codec, options, share):
+def test_a_video_truncated_within_a_frame(tmp_path, name, codec, options, share):
     path = write(tmp_path / name, codec=codec, noise=True, options=options)
     assert len(list(Video(path))) == COUNT
     cut(path, share)
@@ -111,7 +111,7 @@ def test_a_video_that_ends_in_the_middle_of_a_frame(tmp_path, name, codec, optio
     assert str(path) in str(error.value)
 
 
-def test_a_live_stream_has_no_length_in_its_head(tmp_path):
+def test_a_live_stream_has_no_length_in_its_header(tmp_path):
     class Pipe(io.RawIOBase):
         def __init__(self):
             self.content = b""
@@ -130,7 +130,7 @@ def test_a_live_stream_has_no_length_in_its_head(tmp_path):
     with av.open(pipe, "w", format="matroska") as container:
         stream = container.add_stream("mpeg4", rate=RATE)
         stream.height, stream.width = SIZE
-        for image in pictures():
+        for image in draw_frames():
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode())
     path = tmp_path / "live.mkv"
@@ -138,8 +138,8 @@ def test_a_live_stream_has_no_length_in_its_head(tmp_path):
     assert len(list(Video(path))) == COUNT
 
 
-def test_damage_in_the_middle_is_passed_over(tmp_path):
-    path = write(tmp_path / "clip.ts", pictures(20), codec="mpeg2video", noise=True)
+def test_damage_in_the_middle_is_skipped(tmp_path):
+    path = write(tmp_path / "clip.ts", draw_frames(20), codec="mpeg2video", noise=True)
     packets = bytearray(path.read_bytes())
     middle = len(packets) // 188 // 4 * 188
     del packets[middle : middle + 188]  # one of the packets of a transport stream is lost
@@ -148,7 +148,7 @@ def test_damage_in_the_middle_is_passed_over(tmp_path):
 
 
 @pytest.mark.parametrize("content", [None, b"", b"these are notes\n" * 100, "folder"])
-def test_what_is_no_video(tmp_path, content):
+def test_files_that_are_not_videos(tmp_path, content):
     path = tmp_path / "clip.mp4"
     if content == "folder":
         path.mkdir()
@@ -158,7 +158,7 @@ def test_what_is_no_video(tmp_path, content):
         Video(path)
 
 
-def test_sound_alone(tmp_path):
+def test_a_file_with_sound_only(tmp_path):
     path = tmp_path / "song.mp4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=44100)
@@ -166,7 +166,7 @@ def test_sound_alone(tmp_path):
         silence.sample_rate = 44100
         container.mux(stream.encode(silence))
         container.mux(stream.encode())
-    with pytest.raises(UserError, match="no pictures"):
+    with pytest.raises(UserError, match="no frames"):
         Video(path)
 
 
@@ -180,7 +180,7 @@ def test_is_video():
 
 
 @pytest.mark.parametrize("size", [(64, 96), (33, 47), (1, 1), (2, 300)])
-def test_what_is_written_is_read_again(tmp_path, size):
+def test_a_written_video_is_read_back(tmp_path, size):
     path = tmp_path / "out.mp4"
     times = [0.0, 0.04, 0.1, 0.1, 1.0]  # frames need not be evenly spaced
     images = [np.full((*size, 3), 40 * i, np.uint8) for i in range(len(times))]

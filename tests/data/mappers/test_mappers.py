@@ -15,73 +15,24 @@ from detclip2.data.mappers import (
     draw_sample,
 )
 from detclip2.data.mappers.base import numpy_seed
-from detclip2.data.records import box_of, box_problem
+from detclip2.data.mappers.records import box_of, box_problem
 from detclip2.data.sample import REQUIRED_KEYS, SkipSample, check_sample
 from detclip2.data.text.concepts import Concept, ConceptDictionary
+from detclip2.inference.vocabulary import Vocabulary
 from detclip2.utils.errors import UserError
-
-HEIGHT, WIDTH = 60, 80
-NAMES = ["person", "dog", "cat", "hot dog", "sheep", "kite"]
-NAN = float("nan")
-
-
-def rng(seed=0):
-    return np.random.default_rng(seed)
-
-
-def pixels(height=HEIGHT, width=WIDTH):
-    return rng().integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-def box(category_id=0, bbox=(10, 20, 30, 15), **fields):
-    mode = fields.pop("bbox_mode", BoxMode.XYWH_ABS)
-    return {"bbox": list(bbox), "bbox_mode": mode, "category_id": category_id, **fields}
-
-
-def record(annotations=(), **fields):
-    return {
-        "image": pixels(),
-        "height": HEIGHT,
-        "width": WIDTH,
-        "image_id": 7,
-        "file_name": "somewhere/a.jpg",
-        "annotations": list(annotations),
-        **fields,
-    }
-
-
-def same(a, b):
-    """Deep equality of samples or records."""
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, list):
-        return len(a) == len(b) and all(map(same, a, b))
-    if isinstance(a, np.ndarray | torch.Tensor):
-        return a.dtype == b.dtype and a.shape == b.shape and bool((a == b).all())
-    if hasattr(a, "gt_boxes"):
-        fields = ("gt_boxes", "gt_classes")
-        left, right = (torch.cat([i.gt_boxes.tensor, i.gt_classes[:, None]], 1) for i in (a, b))
-        return same(left, right) and all(i.has(f) for i in (a, b) for f in fields)
-    return a == b or (a != a and b != b)
-
-
-def mappers():
-    augmentations = [T.ResizeShortestEdge((30, 90), 120, "range"), T.RandomFlip()]
-    return {
-        "detection": DetectionMapper(NAMES, augmentations),
-        "grounding": GroundingMapper(augmentations, negatives=NAMES),
-        "caption": CaptionMapper(augmentations, noun_phrases=str.split),
-    }
-
-
-RECORDS = {
-    "detection": record([box(1), box(2, (0, 0, 5, 5)), box(1, (NAN, 0, 1, 1)), box(3, iscrowd=1)]),
-    "grounding": record(
-        [box(phrases=["A dog", "the left one"]), box(bbox=(1, 1, 9, 9), phrases=["a dog"])],
-        caption="A dog next to the left one",
-    ),
-    "caption": record(caption="a dog and a cat"),
-}
+from tests.helpers.mapper_records import (
+    HEIGHT,
+    NAMES,
+    NAN,
+    RECORDS,
+    WIDTH,
+    box,
+    mappers,
+    pixels,
+    record,
+    rng,
+    same,
+)
 
 
 @pytest.mark.parametrize("kind", RECORDS)
@@ -95,7 +46,7 @@ def test_one_key_set_and_the_record_is_unchanged(kind):
 
 
 @pytest.mark.parametrize("kind", RECORDS)
-def test_a_sample_follows_from_record_and_generator_alone(kind):
+def test_a_sample_depends_on_record_and_generator_alone(kind):
     mapper = mappers()[kind]
     np.random.seed(1)
     first = [mapper(RECORDS[kind], rng(seed)) for seed in range(6)]
@@ -118,7 +69,7 @@ def test_numpy_seed_restores_the_state_after_an_error():
 
 
 def slow_box(bbox, scale_x, scale_y, flip, width, height):
-    """Corner by corner, with none of the library's transforms."""
+    """Corner by corner, without the library's transforms."""
     x, y, w, h = bbox
     corners = [(px * scale_x, py * scale_y) for px in (x, x + w) for py in (y, y + h)]
     if flip:
@@ -211,20 +162,20 @@ INVALID = {
 
 
 @pytest.mark.parametrize("bbox", INVALID.values(), ids=INVALID)
-def test_invalid_boxes_are_left_out_and_counted(bbox):
+def test_invalid_boxes_are_skipped_and_counted(bbox):
     mapper = DetectionMapper(NAMES)
     sample = mapper(record([box(1, bbox), box(2)]), rng())
     check_sample(sample, 150)
     assert len(sample["instances"]) == 1
     assert mapper.counter.counts() == {"box-invalid": 1}
-    # There is a dog, nobody knows where: anchors are not taught that they are no dog.
+    # A dog is present at an unknown place: "dog" is not a negative of any anchor.
     positives = sample["phrases"][: sample["num_positives"]]
     assert positives == ["cat", "dog"]
     assert [positives[i] for i in sample["not_exhaustive"]] == ["dog"]
 
 
 @pytest.mark.parametrize("bbox", [None, [], [[1, 2, 3, 4]]])
-def test_a_bbox_that_is_no_box(bbox):
+def test_malformed_boxes(bbox):
     with pytest.raises(ValueError, match="4 numbers"):
         box_of({"bbox": bbox, "bbox_mode": BoxMode.XYWH_ABS})
     with pytest.raises(ValueError, match="4 numbers"):
@@ -237,12 +188,12 @@ def test_boxes_of_every_mode():
         assert list(box_of(box(0, (1.5, 2, 30, 40.25), bbox_mode=mode))) == list(expected)
 
 
-def test_boxes_that_stick_out_or_touch_the_border_are_good():
+def test_boxes_across_or_at_the_border_are_valid():
     for bbox in [(-5, -5, 5.5, 5.5), (0, 0, WIDTH, HEIGHT), (WIDTH - 0.5, 0, 9, 9)]:
         assert box_problem(box_of(box(0, bbox)), (HEIGHT, WIDTH)) == ""
 
 
-def test_crowd_regions_teach_nothing():
+def test_crowd_regions_are_neither_boxes_nor_negatives():
     mapper = DetectionMapper(NAMES)
     sample = mapper(record([box(0), box(0, iscrowd=1), box(4, iscrowd=1)]), rng())
     assert len(sample["instances"]) == 1
@@ -251,7 +202,7 @@ def test_crowd_regions_teach_nothing():
     assert mapper.counter.total() == 0
 
 
-def test_a_box_that_a_crop_moves_out_of_sight_is_neither_positive_nor_a_fault():
+def test_a_box_cropped_away_is_neither_positive_nor_a_fault():
     mapper = DetectionMapper(NAMES, [T.CropTransform(0, 0, 20, 20)])
     sample = mapper(record([box(1, (5, 5, 30, 30)), box(2, (40, 40, 10, 10))]), rng())
     check_sample(sample, 150)
@@ -260,7 +211,7 @@ def test_a_box_that_a_crop_moves_out_of_sight_is_neither_positive_nor_a_fault():
     assert mapper.counter.total() == 0
 
 
-def test_equal_names_are_one_phrase_and_nameless_categories_none():
+def test_equal_names_share_a_phrase_and_unnamed_categories_have_none():
     mapper = DetectionMapper(["Cup", "", "cup ", "mug", "\x00"])
     sample = mapper(record([box(2), box(0, (1, 1, 5, 5)), box(1), box(4), box(9)]), rng())
     check_sample(sample, 150)
@@ -302,14 +253,31 @@ def test_prompts_with_definitions_and_negatives_from_a_dictionary():
             Concept("mug"),
         ]
     )
-    mapper = DetectionMapper(NAMES, negatives=dictionary, prompts=dictionary)
+    mapper = DetectionMapper(NAMES, negatives=dictionary, definitions=dictionary)
     sample = mapper(record([box(1)]), rng())
     check_sample(sample, 150)
     assert sample["phrases"][0] == "dog, a domestic animal that barks"
     # Neither the dog, nor the puppy that is also called "dogs".
     assert sorted(sample["phrases"][1:]) == ["mug", "tree, a tall plant"]
-    own = DetectionMapper(NAMES, prompts=dictionary)(record([box(0)]), rng())
+    own = DetectionMapper(NAMES, definitions=dictionary)(record([box(0)]), rng())
     assert "dog, a domestic animal that barks" in own["phrases"]
+
+
+def test_training_and_evaluation_prompts_are_equal():
+    templates = ("{}", "a photo of a {}", "many {}s")
+    definitions = {"dog": "it barks", "cat": "it\n purrs"}
+    vocabulary = Vocabulary.from_names(NAMES, templates, definitions)
+    asked = {text for (texts,) in vocabulary.prompts for text in texts}
+    mapper = DetectionMapper(NAMES, templates=templates, definitions=definitions)
+    seen = set()
+    for seed in range(20):
+        phrases = mapper(record([box(1)]), np.random.default_rng(seed))["phrases"]
+        template = [f"{text.format('dog')}, it barks" for text in templates].index(phrases[0])
+        seen.add(template)
+        of_template = {texts[template] for (texts,) in vocabulary.prompts}
+        assert set(phrases) == of_template  # a sample has one template
+    assert seen == {0, 1, 2}
+    assert "many cats, it purrs" in asked
 
 
 def test_grounding_with_several_boxes_a_phrase_and_phrases_a_box():
@@ -321,7 +289,7 @@ def test_grounding_with_several_boxes_a_phrase_and_phrases_a_box():
     assert boxes == [[10, 20, 40, 35], [10, 20, 40, 35], [1, 1, 10, 10]]
 
 
-def test_grounding_negatives_are_disjoint_from_all_that_the_caption_mentions():
+def test_grounding_negatives_are_disjoint_from_the_concepts_of_the_caption():
     vocabulary = ["dogs", "left", "tree", "trees", "left one", "sea", "a dog", "police dog"]
     sample = GroundingMapper(negatives=vocabulary)(RECORDS["grounding"], rng())
     assert sorted(sample["phrases"][2:]) == ["sea", "tree", "trees"]
@@ -350,7 +318,7 @@ def test_a_grounded_phrase_with_an_invalid_box():
     assert sample["not_exhaustive"].tolist() == [0]
 
 
-def test_captions_bring_their_phrases_or_have_them_extracted():
+def test_phrases_of_captions_are_given_or_extracted():
     def noun_phrases(caption):
         assert caption == "A dog and a cat"
         return ["a dog", "A Cat", "a dog"]
@@ -411,7 +379,7 @@ def test_a_caption_of_ten_thousand_words_and_one_in_utf8_bytes():
 
 
 @pytest.mark.parametrize("caption", ["of the and to", "it is", "...", "\U0001f600"])
-def test_captions_without_a_noun_phrase_of_our_own_chunker(caption):
+def test_captions_without_a_noun_phrase_in_our_chunker(caption):
     mapper = CaptionMapper()
     sample = draw_sample([record(caption=caption)], 0, mapper, rng())
     assert (sample is None) == (mapper.counter.counts() == {"caption-without-phrase": 1})
@@ -421,7 +389,7 @@ def test_captions_without_a_noun_phrase_of_our_own_chunker(caption):
 
 def test_images_that_cannot_be_used(tmp_path):
     broken = tmp_path / "broken.jpg"
-    broken.write_bytes(b"\xff\xd8\xff not a picture")
+    broken.write_bytes(b"\xff\xd8\xff not an image")
     mapper = DetectionMapper(NAMES)
     cases = {
         "image-unreadable": [
@@ -454,6 +422,6 @@ def test_the_three_ways_to_give_an_image(tmp_path):
     assert [s["file_name"] for s in samples] == ["", "", str(path)]
 
 
-def test_a_limit_of_no_phrases_is_the_users_mistake():
+def test_a_limit_of_zero_phrases_is_refused():
     with pytest.raises(UserError, match="max_phrases"):
         DetectionMapper(NAMES, max_phrases=0)

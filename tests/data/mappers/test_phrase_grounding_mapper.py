@@ -25,7 +25,7 @@ def record(*annotations, **more):
     }
 
 
-def test_a_grounding_record_has_one_mention_for_each_phrase():
+def test_a_grounding_record_gives_one_mention_a_phrase():
     assert mentions_of(
         record(
             ([10, 20, 5, 6], ["red apple", "fruit"]),
@@ -40,7 +40,7 @@ def test_a_grounding_record_has_one_mention_for_each_phrase():
     assert mentions_of({"image_id": 1}) == []
 
 
-def test_mentions_of_the_reader_come_first():
+def test_mentions_of_a_record_have_priority():
     mentions = [Mention("man", ((1, 2, 3, 4),)), Mention("man", ((5, 6, 7, 8),), ("people",))]
     both = record(([10, 20, 5, 6], ["cat"]), mentions=mentions)
     assert mentions_of(both) == mentions
@@ -48,12 +48,12 @@ def test_mentions_of_the_reader_come_first():
 
 
 @pytest.mark.parametrize("box", [None, [1, 2, 3], [0, 0, float("nan"), 5], [0, 0, 5, float("inf")]])
-def test_a_box_that_is_none_is_refused(box):
+def test_an_invalid_box_is_refused(box):
     with pytest.raises(UserError, match="image 7: box"):
         mentions_of(record((box, ["cat"])))
 
 
-def test_a_sample_is_what_the_model_is_asked(tmp_path):
+def test_a_sample_has_the_phrases_as_its_vocabulary(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "7.png")
     annotated = (([1, 1, 5, 5], ["Cat"]), ([2, 2, 5, 5], ["cat", "dog"]))
@@ -68,7 +68,7 @@ def test_a_sample_is_what_the_model_is_asked(tmp_path):
         assert smaller["sentence_id"] == 0
 
 
-def test_an_image_that_is_not_that_of_the_annotations(tmp_path):
+def test_an_image_whose_size_differs_from_the_annotations(tmp_path):
     path = tmp_path / "7.png"
     with pytest.raises(UserError, match=r"7\.png"):
         MentionMapper([])(record(file_name=str(path)))

@@ -3,7 +3,6 @@ import json
 
 import numpy as np
 import pytest
-import torch
 
 from detclip2.data.text.concepts import (
     Concept,
@@ -13,6 +12,8 @@ from detclip2.data.text.concepts import (
     variants,
     words_of,
 )
+from detclip2.data.text.names import read_builtin
+from detclip2.data.text.prompts import definition_of, prompts_of
 from detclip2.utils.errors import UserError
 
 
@@ -50,7 +51,7 @@ def test_singular_forms(plural, singular):
 
 
 @pytest.mark.parametrize("word", ["glass", "dress", "grass", "s", "is", "", "sheep", "boss"])
-def test_words_that_are_no_plural(word):
+def test_words_that_are_not_plurals(word):
     assert singular_forms(word) == (word,)
 
 
@@ -58,7 +59,7 @@ def test_only_the_last_word_of_a_name_is_a_plural():
     assert variants(("sports", "balls")) == [("sports", "balls"), ("sports", "ball")]
 
 
-def dictionary(**options):
+def dictionary():
     return ConceptDictionary(
         [
             Concept("airplane", "it flies", ("aeroplane", "plane"), "lvis", 3),
@@ -69,8 +70,7 @@ def dictionary(**options):
             Concept("kit"),
             Concept("hot dog", "a sausage in a bun"),
             Concept("plane", "a tool", source="tools"),
-        ],
-        **options,
+        ]
     )
 
 
@@ -96,33 +96,35 @@ def test_lookup(name, entry):
     assert (found and found.name) == entry
 
 
-def test_prompt_keeps_the_name_as_it_was_written():
+def test_a_prompt_keeps_the_name_as_it_was_written():
     concepts = dictionary()
-    assert concepts.prompt("Aeroplanes") == "Aeroplanes, it flies"
-    assert concepts("kit") == "kit"
-    assert concepts("unheard of") == "unheard of"
+    prompt = lambda name: prompts_of(name, definition=definition_of(name, concepts))  # noqa: E731
+    assert prompt("Aeroplanes") == ["Aeroplanes, it flies"]
+    assert prompt("kit") == ["kit"]
+    assert prompt("unheard of") == ["unheard of"]
 
 
-def test_lookup_by_embedding():
-    vectors = {"airplane": [1.0, 0.0], "jet": [3.0, 0.3], "music": [0.6, 0.8]}
-    asked = []
+def test_prompts_are_template_and_definition():
+    assert prompts_of(" red\tapple", ("{}", "a {}."), "it is\n red") == [
+        "red apple, it is red",
+        "a red apple., it is red",
+    ]
+    assert definition_of("dog", {"dog": "it barks"}) == "it barks"
+    assert definition_of("cat", {"dog": "it barks"}) == definition_of("cat", None) == ""
 
-    def embed(phrases):
-        asked.append(len(phrases))
-        return torch.tensor([vectors.get(phrase, [-1.0, 0.0]) for phrase in phrases])
 
-    concepts = dictionary(embed=embed, min_similarity=0.9)
-    assert concepts.lookup("aeroplanes").name == "airplane"
-    assert asked == []
-    assert concepts.lookup("jet").name == "airplane"
-    assert concepts.lookup("music") is None
-    assert asked == [8, 1, 1]  # the dictionary is embedded once
-    assert concepts.prompt("jet") == "jet, it flies"
-    assert ConceptDictionary([], embed=embed).lookup("jet") is None
+def test_the_built_in_dictionary_has_every_definition_of_lvis():
+    entries, definitions = read_builtin("lvis")
+    concepts = ConceptDictionary.builtin("lvis")
+    assert [c.name for c in concepts] == [label for label, *_ in entries]
+    assert len(definitions) == 1203
+    for label, *_ in entries:
+        assert concepts.definition(label) == definitions[label]
+    assert not any(c.definition for c in ConceptDictionary.builtin("coco"))
 
 
 def mentioned(text, concept):
-    """Slow and plain: does a text mention a concept, or end in what the concept is a kind of?"""
+    """Slow reference: does a text contain a concept, or end in its hypernym?"""
     words = list(words_of(text))
     for name in {n for full in concept.names for n in (full, bare_name(full))}:
         forms = [list(f) for f in variants(words_of(name))]
@@ -138,7 +140,7 @@ def mentioned(text, concept):
     return False
 
 
-def test_negatives_are_disjoint_from_all_that_is_mentioned():
+def test_negatives_are_disjoint_from_the_concepts_of_the_texts():
     draw = np.random.default_rng(0)
     words = ["red", "dog", "dogs", "hot", "fire", "engine", "engines", "box", "boxes", "man"]
     names = {" ".join(draw.choice(words, draw.integers(1, 4))) for _ in range(120)}
@@ -183,9 +185,8 @@ def test_save_and_load(tmp_path):
     concepts = dictionary().concepts
     concepts += [Concept("caf\u00e9 \u2028 \u4e2d", 'with "quotes"\n', count=2)]
     ConceptDictionary(concepts).save(path)
-    loaded = ConceptDictionary.load(path, min_similarity=0.5)
+    loaded = ConceptDictionary.load(path)
     assert loaded.concepts == concepts
-    assert loaded.min_similarity == 0.5
     assert "caf\u00e9" in path.read_text(encoding="utf-8")
     assert json.loads(path.read_text(encoding="utf-8").split("\n")[3]) == {"name": "sneakers"}
 
@@ -203,7 +204,7 @@ def test_save_and_load(tmp_path):
         ("\xff", "concepts.jsonl"),
     ],
 )
-def test_files_that_are_no_dictionary(tmp_path, text, message):
+def test_files_that_are_not_dictionaries(tmp_path, text, message):
     path = tmp_path / "concepts.jsonl"
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(UserError, match=message):
@@ -212,7 +213,7 @@ def test_files_that_are_no_dictionary(tmp_path, text, message):
         ConceptDictionary.load(tmp_path / "nowhere")
 
 
-def test_from_names_leaves_out_repetitions():
+def test_from_names_skips_repetitions():
     concepts = ConceptDictionary.from_names(["dog", "Dog", " ", "", "\x00", "cat "], "list")
     assert [(c.name, c.source) for c in concepts] == [("Dog", "list"), ("cat", "list")]
     assert len(concepts) == 2

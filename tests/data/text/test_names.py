@@ -25,7 +25,7 @@ def test_builtin_lists_are_sound(caplog):
     assert not caplog.text
 
 
-def test_builtin_lists_begin_and_end_as_their_data_sets():
+def test_builtin_lists_have_the_first_and_last_names_of_their_data_sets():
     ends = {name: [read_builtin(name)[0][i][0] for i in (0, -1)] for name in BUILTIN_NAMES}
     assert ends == {
         "coco": ["person", "toothbrush"],
@@ -40,13 +40,13 @@ def test_lists_that_are_not_built_in():
             read_builtin(name)
 
 
-def test_coco_is_that_of_the_annotations(test_data):
+def test_coco_names_equal_the_annotations(test_data):
     file = test_data / "coco_open" / "annotations" / "instances_val2017.json"
     register_detection("names_of_coco", str(file), "")
     assert category_names("names_of_coco") == [entry[0] for entry in read_builtin("coco")[0]]
 
 
-def test_lvis_is_that_of_the_annotations(test_data):
+def test_lvis_names_equal_the_annotations(test_data):
     categories = json.loads((test_data / "lvis" / "lvis_v1_categories.json").read_text())
     categories.sort(key=lambda category: category["id"])
     entries, definitions = read_builtin("lvis")
@@ -56,7 +56,7 @@ def test_lvis_is_that_of_the_annotations(test_data):
         assert definitions[entry[0]] == category["def"]
 
 
-def test_objects365_is_that_of_its_source(test_data):
+def test_objects365_names_equal_the_source(test_data):
     file = test_data / "names" / "objects365_names.csv"
     with file.open(encoding="utf-8", newline="") as lines:
         rows = sorted(csv.reader(lines), key=lambda row: int(row[0]))
@@ -64,7 +64,7 @@ def test_objects365_is_that_of_its_source(test_data):
     assert [[row[2]] for row in rows] == read_builtin("objects365")[0]
 
 
-def test_a_built_in_vocabulary_has_the_names_alone_unless_more_is_asked_for():
+def test_a_built_in_vocabulary_has_only_names_by_default():
     plain = Vocabulary.builtin("lvis", ["a {}"])
     assert len(plain) == 1203
     assert plain.prompts[2] == (("a airplane",),)

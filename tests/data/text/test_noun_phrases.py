@@ -8,13 +8,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from detclip2.data.sample import clean_phrase
 from detclip2.data.text import noun_phrases
+from detclip2.data.text.clean import clean_phrase
 from detclip2.data.text.noun_phrases import MAX_PHRASES, extract, extract_noun_phrases
-from detclip2.data.text.noun_phrases.scoring import score_phrases
 from detclip2.data.text.noun_phrases.tokens import MAX_CHARACTERS
 from detclip2.data.text.noun_phrases.words import s_form, singular_of, word_lists, words_of
 from detclip2.utils.errors import UserError
+from scripts.score_noun_phrases import score_phrases
 
 GOLD = [
     json.loads(line)
@@ -85,22 +85,22 @@ def test_examples(caption, phrases):
         "it is there with them",
     ],
 )
-def test_nothing_to_find(caption):
+def test_text_without_noun_phrases(caption):
     assert rules(caption) == []
 
 
-def test_text_that_is_no_caption():
+def test_text_other_than_captions():
     page = " ".join(f"a thing{i} of a stuff{i} in" for i in range(10_000))
     found = rules(page)
     assert len(found) == MAX_PHRASES
     assert found == rules(page[:MAX_CHARACTERS])
     assert rules(page, max_phrases=5) == found[:5]
-    assert rules("dog " * 10_000) == []  # a run of words of this length is no noun phrase
+    assert rules("dog " * 10_000) == []  # too many words for a noun phrase
     assert rules("x" * 100_000) == rules("-" * 100_000) == rules("a-" * 100_000) == []
     assert rules("red, " * 50_000) == []
 
 
-def test_wrong_encoding_does_no_harm():
+def test_wrong_encoding_is_harmless():
     rng = random.Random(0)
     for _ in range(200):
         raw = bytes(rng.randrange(256) for _ in range(60)) + " a café dog ".encode()
@@ -111,7 +111,7 @@ def test_wrong_encoding_does_no_harm():
 
 
 def test_invariants_hold_for_any_words():
-    """Phrases are distinct, bounded, from the caption, and open with a content word."""
+    """Phrases are distinct, limited in length, from the caption, and start with a content word."""
     rng = random.Random(1)
     vocabulary = [
         word for lines in word_lists().values() for line in lines for word in line.split()
@@ -143,7 +143,7 @@ def test_gold_file_is_sound():
                 assert all(word in words for word in phrase.split()), (phrase, item["caption"])
 
 
-def test_gold_captions_are_cocos():
+def test_gold_captions_are_from_coco():
     folder = os.environ.get("DETCLIP2_TEST_DATA")
     if not folder:
         pytest.skip("DETCLIP2_TEST_DATA is not set")
@@ -154,7 +154,7 @@ def test_gold_captions_are_cocos():
         assert {item["id"]: item["caption"] for item in ours} == real
 
 
-# A little under what docs/noun_phrases.md reports, so that a list can be mended, but not undone.
+# Slightly below docs/noun_phrases.md, so that word lists can be fixed but not broken.
 @pytest.mark.parametrize(
     ("split", "precision", "recall"), [("dev", 0.98, 0.98), ("test", 0.97, 0.97)]
 )
@@ -205,7 +205,7 @@ def test_plurals_and_back(noun):
 
 
 class FakeSpacy:
-    """spaCy's noun chunks of "<words>|<words> ..." for captions cut by hand."""
+    """Stands for spaCy: noun chunks of captions that are split by hand."""
 
     def __init__(self, chunks):
         self.chunks = chunks
@@ -238,7 +238,7 @@ def test_spacy_chunks_go_through_the_same_rules(monkeypatch):
     assert rules(caption) == ["young children", "red cars"]
 
 
-def test_spacy_asked_for_and_absent(monkeypatch):
+def test_spacy_requested_but_not_installed(monkeypatch):
     monkeypatch.setattr(extract, "spacy_is_available", lambda: False)
     extract._spacy_pipeline.cache_clear()
     with pytest.raises(UserError, match="en_core_web_sm"):

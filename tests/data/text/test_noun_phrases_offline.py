@@ -88,17 +88,19 @@ def test_jsonl_keeps_its_keys(tmp_path):
     assert summary(output)["caption-encoding"] == 1
 
 
-def test_a_rerun_does_what_is_left(tmp_path):
+def test_a_rerun_does_the_remaining_work(tmp_path):
     source, output = tmp_path / "c.txt", tmp_path / "out"
     source.write_text("\n".join(CAPTIONS))
     assert run(source, "--output", output, "--lines", 5) == 0
     whole, total = read(output), summary(output)
-    # As after a kill: one part missing, one without its counts, one half written aside.
+    # As after a kill: one part missing, one without its counts, one half-written temporary file.
     (output / "phrases-000001.jsonl").unlink()
     (output / "counts" / "000003.json").unlink()
     (output / ".phrases-000001.jsonl.123").write_text('{"half')
     kept = output / "phrases-000002.jsonl"
-    kept.write_text(kept.read_text().replace("red", "RED"))  # to see that it is not done again
+    kept.write_text(
+        kept.read_text().replace("red", "RED")
+    )  # to check that it is not processed again
     assert run(source, "--output", output, "--lines", 5) == 0
     assert "RED" in kept.read_text()
     kept.write_text(kept.read_text().replace("RED", "red"))
@@ -156,7 +158,7 @@ def test_shards(tmp_path, capsys):
     assert next(iter(shards))["phrases"] == ["red apple"]
 
 
-def test_a_shard_cut_between_two_files_is_noticed(tmp_path):
+def test_a_shard_truncated_between_two_files_is_detected(tmp_path):
     shard, output = tmp_path / "0.tar", tmp_path / "out"
     write_shard(shard, [("0.txt", b"a dog"), ("1.txt", b"a cat")])
     shard.write_bytes(shard.read_bytes()[:1024])
@@ -176,7 +178,7 @@ def test_a_shard_cut_between_two_files_is_noticed(tmp_path):
         (["c.txt", "--copy-shards"], "--copy-shards"),
     ],
 )
-def test_mistakes_are_named(tmp_path, capsys, args, message):
+def test_mistakes_are_reported(tmp_path, capsys, args, message):
     (tmp_path / "c.txt").write_text("a dog")
     args = [str(tmp_path / args[0]), *args[1:]]
     assert run(*args, "--output", tmp_path / "out") == 2

@@ -12,7 +12,7 @@ from detclip2.engine.hooks.source_schedule import AlternateSources
 from tests.helpers.toy import toy_loader, toy_trainer
 
 
-def test_draws_what_a_run_has_written(tmp_path):
+def test_draws_the_metrics_of_a_run(tmp_path):
     loader = toy_loader()
     trainer = toy_trainer(loader)
     writer = hooks.PeriodicWriter([JSONWriter(str(tmp_path / "metrics.json"))], period=1)
@@ -24,7 +24,7 @@ def test_draws_what_a_run_has_written(tmp_path):
     assert Image.open(tmp_path / "curves.png").size == (800, 250)
 
 
-def test_what_was_done_again_counts_and_half_a_line_does_not(tmp_path):
+def test_repeated_iterations_replace_earlier_ones_and_half_a_line_is_ignored(tmp_path):
     lines = [{"iteration": i, "lr": float(i)} for i in (0, 1, 2)]
     again = [{"iteration": i, "lr": 10.0 * i, "bbox/AP": 7.0} for i in (1, 2)]
     text = "\n".join(map(json.dumps, [*lines, *again])) + '\n{"iteration": 3, "l'
@@ -36,7 +36,7 @@ def test_what_was_done_again_counts_and_half_a_line_does_not(tmp_path):
 
 
 @pytest.mark.parametrize("content", [None, "", "not json"])
-def test_no_curves_are_no_error(tmp_path, content, caplog):
+def test_a_run_without_metrics_is_not_an_error(tmp_path, content, caplog):
     caplog.set_level(logging.WARNING)
     if content is not None:
         (tmp_path / "metrics.json").write_text(content)

@@ -29,7 +29,7 @@ def make(folder, decay):
     return trainer, average, checkpointer, keep
 
 
-def test_the_average_is_what_its_definition_says(tmp_path):
+def test_the_average_equals_its_definition(tmp_path):
     trainer, average, _, keep = make(tmp_path, 0.6)
     nn.init.constant_(trainer.model.weight, 5.0)  # as if loaded after the average was made
     trainer.train(0, 10)
@@ -49,7 +49,7 @@ def test_resumes_exactly(tmp_path):
     trainer.train(0, 4)
     checkpointer.save("model_0000003", iteration=3)
     state = torch.get_rng_state()
-    for start in (4, 5, 6):  # the trainer goes on by itself
+    for start in (4, 5, 6):  # the trainer continues
         trainer.train(start, start + 1)
     resumed, again, checkpointer, _ = make(tmp_path, 0.9)
     checkpointer.resume_or_load("", resume=True)
@@ -62,7 +62,7 @@ def test_resumes_exactly(tmp_path):
     assert torch.equal(again.model.weight, average.model.weight)
 
 
-def test_weights_alone_are_the_averaged_ones(tmp_path):
+def test_a_weights_file_has_the_averaged_weights(tmp_path):
     trainer, average, checkpointer, _ = make(tmp_path, 0.9)
     trainer.train(0, 4)
     checkpointer.save("model_final")
@@ -74,7 +74,7 @@ def test_weights_alone_are_the_averaged_ones(tmp_path):
     assert not torch.equal(fresh.weight, trainer.model.weight)
 
 
-def test_an_average_that_begins_in_the_middle_of_a_run_begins_there(tmp_path):
+def test_an_average_can_start_in_the_middle_of_a_run(tmp_path):
     trainer = toy_trainer(toy_loader())
     trainer.train(0, 3)
     Checkpointer(trainer.model, str(tmp_path), trainer=trainer).save("model_0000002")

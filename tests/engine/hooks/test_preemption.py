@@ -25,7 +25,7 @@ def test_a_signal_ends_the_iteration_and_leaves_a_checkpoint(tmp_path, number, m
     assert torch.equal(resumed.model.weight, whole.model.weight)
 
 
-def test_an_evaluation_is_not_waited_for(tmp_path):
+def test_a_signal_does_not_wait_for_an_evaluation(tmp_path):
     def evaluate():
         os.kill(os.getpid(), signal.SIGTERM)
         raise AssertionError("it went on")
@@ -36,21 +36,21 @@ def test_an_evaluation_is_not_waited_for(tmp_path):
     assert state["iteration"] == state["trainer"]["iteration"] == 1
 
 
-def test_after_the_last_iteration_there_is_a_checkpoint_already(tmp_path):
+def test_a_signal_after_the_last_iteration_writes_no_second_checkpoint(tmp_path):
     with pytest.raises(SystemExit) as ended:
         train(tmp_path, Send(signal.SIGTERM, 7, "after_backward"))
     assert ended.value.code == 128 + signal.SIGTERM
     assert not list(tmp_path.iterdir())  # PeriodicCheckpointer has written it, in a real run
 
 
-def test_before_the_first_iteration_is_done_there_is_nothing_to_keep(tmp_path):
+def test_a_signal_in_the_first_iteration_leaves_its_checkpoint(tmp_path):
     with pytest.raises(SystemExit):
         train(tmp_path, Send(signal.SIGTERM, 0, "before_step"))
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000000.pth"
 
 
 def twice(rank, world_size, folder):
-    """In a process of its own, which the second signal ends."""
+    """In a separate process, which the second signal ends."""
     child = os.fork()
     if child == 0:
 
@@ -84,6 +84,7 @@ def one_is_asked(rank, world_size, folder):
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.processes
 def test_all_processes_stop_after_the_same_iteration(tmp_path, world_size):
     ended = run_processes(one_is_asked, world_size, str(tmp_path))
     assert [process["code"] for process in ended] == [128 + signal.SIGTERM] * world_size
@@ -91,7 +92,7 @@ def test_all_processes_stop_after_the_same_iteration(tmp_path, world_size):
 
 
 def one_signal_reaches_all(rank, world_size, folder):
-    """The first process gets it when all have agreed to stop already."""
+    """The first process gets its signal after all processes have agreed to stop."""
     save = Checkpointer.save
 
     def save_late(self, *args, **kwargs):
@@ -99,18 +100,19 @@ def one_signal_reaches_all(rank, world_size, folder):
             os.kill(os.getpid(), signal.SIGTERM)
         save(self, *args, **kwargs)
 
-    Checkpointer.save = save_late  # in a process of its own
+    Checkpointer.save = save_late  # in a separate process
     return one_is_asked(rank, world_size, folder)
 
 
-def test_a_signal_that_reaches_one_process_later_is_no_second_one(tmp_path):
+@pytest.mark.processes
+def test_a_late_signal_to_one_process_does_not_count_as_a_second(tmp_path):
     ended = run_processes(one_signal_reaches_all, 2, str(tmp_path))
     assert [process["code"] for process in ended] == [128 + signal.SIGTERM] * 2
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000003.pth"
 
 
 def asked_while_agreeing(rank, world_size, folder):
-    """Process 1 gets its signal when all processes have just said that they have none."""
+    """Process 1 gets its signal right after all processes have reported none."""
     reduce = torch.distributed.all_reduce
 
     def reduce_late(tensor, op=torch.distributed.ReduceOp.SUM):
@@ -123,14 +125,15 @@ def asked_while_agreeing(rank, world_size, folder):
     return exit_code(folder)
 
 
+@pytest.mark.processes
 def test_a_signal_while_processes_agree_is_not_lost(tmp_path):
     ended = run_processes(asked_while_agreeing, 2, str(tmp_path))
     assert [process["code"] for process in ended] == [128 + signal.SIGTERM] * 2
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000001.pth"
 
 
-def test_data_workers_end_by_sigterm_and_leave_sigint_to_their_parent(tmp_path):
-    """They are forked with the handler of their parent."""
+def test_data_workers_end_by_sigterm_and_ignore_sigint(tmp_path):
+    """Workers are forked with the handler of their parent."""
     stop = PreemptionHook(Checkpointer(torch.nn.Linear(1, 1), str(tmp_path)))
     with stop.listening():
         child = os.fork()
@@ -143,7 +146,7 @@ def test_data_workers_end_by_sigterm_and_leave_sigint_to_their_parent(tmp_path):
     assert stop.requested is None
 
 
-def test_a_parent_hands_sigterm_on_and_leaves_sigint_to_the_keyboard(monkeypatch):
+def test_a_parent_forwards_sigterm_but_not_sigint(monkeypatch):
     sent = []
     kill = os.kill
 

@@ -30,8 +30,7 @@ def test_shows_loss_speed_and_time(capsys, start):
 
 
 def test_speed_counts_the_images_of_the_batch(monkeypatch):
-    loader = toy_loader()
-    bar = ProgressBar(loader)
+    bar = ProgressBar(toy_loader())
 
     class Average:
         def avg(self, window):
@@ -48,13 +47,13 @@ def test_speed_counts_the_images_of_the_batch(monkeypatch):
     bar.trainer = Trainer
     bar.before_train()
     for name, speed in (("first", "4.0"), ("second", "2.0")):
-        loader.select(name)
+        Trainer.source = name
         bar.after_step()
         assert bar.progress.tasks[0].fields["speed"] == speed
     bar.after_train()
 
 
-def test_the_bar_is_taken_down_where_training_fails():
+def test_the_bar_is_closed_when_training_fails():
     loader = toy_loader()
     trainer = toy_trainer(loader)
     bar = ProgressBar(loader)

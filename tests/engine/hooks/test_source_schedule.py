@@ -13,7 +13,12 @@ from detectron2.utils.events import JSONWriter
 
 from detclip2.data.hybrid_loader import HybridLoader, Source
 from detclip2.data.io.shards import ImageTextShards
-from detclip2.engine.hooks.source_schedule import AlternateSources, Schedule
+from detclip2.engine.hooks.source_schedule import (
+    AlternateSources,
+    ReportSkipped,
+    SeedEachIteration,
+    SourceSchedule,
+)
 from detclip2.utils.errors import UserError
 from tests.helpers.processes import run_processes
 from tests.helpers.toy import toy_loader, toy_trainer
@@ -24,30 +29,30 @@ def first_of(schedule, number, start=0):
 
 
 def test_every_block_has_the_exact_mix():
-    schedule = Schedule({"boxes": 1, "pairs": 2, "grounding": 1}, block=8)
+    schedule = SourceSchedule({"boxes": 1, "pairs": 2, "grounding": 1}, block=8)
     for block in range(20):
         counts = Counter(first_of(schedule, 8, start=8 * block))
         assert counts == {"boxes": 2, "pairs": 4, "grounding": 2}
 
 
-def test_the_mix_is_exact_over_time_where_a_block_cannot_have_it():
-    counts = Counter(first_of(Schedule({"boxes": 1, "pairs": 2}, block=10), 30 * 10))
+def test_the_mix_is_exact_over_several_blocks_if_one_block_is_too_short():
+    counts = Counter(first_of(SourceSchedule({"boxes": 1, "pairs": 2}, block=10), 30 * 10))
     assert counts == {"boxes": 100, "pairs": 200}
-    rare = first_of(Schedule({"rare": 1, "often": 999}, block=100), 10_000)
+    rare = first_of(SourceSchedule({"rare": 1, "often": 999}, block=100), 10_000)
     assert Counter(rare)["rare"] == 10
 
 
 def turns_in_due_order(shares, number):
-    """Slowly: all turns of all sources, by when they are due."""
+    """Slow reference: all turns of all sources, ordered by when they are due."""
     due = [((j + 0.5) / share, i) for i, share in enumerate(shares) for j in range(number + 1)]
     return np.bincount([i for _, i in sorted(due)[:number]], minlength=len(shares))
 
 
-def test_awkward_shares_are_dealt_out_like_turns_in_order():
+def test_uneven_shares_equal_a_loop_over_due_turns():
     rng = np.random.default_rng(0)
     for _ in range(15):
         ratios = rng.dirichlet(np.full(rng.integers(1, 6), 0.3)) + 1e-4
-        schedule = Schedule(dict(zip("abcde", ratios.tolist(), strict=False)), block=7)
+        schedule = SourceSchedule(dict(zip("abcde", ratios.tolist(), strict=False)), block=7)
         so_far = Counter()
         for block in range(8):
             so_far.update(first_of(schedule, 7, start=7 * block))
@@ -55,28 +60,28 @@ def test_awkward_shares_are_dealt_out_like_turns_in_order():
             assert [so_far[name] for name in schedule.ratios] == expected.tolist()
 
 
-def test_the_order_is_shuffled_by_the_seed_and_nothing_else():
+def test_the_order_depends_on_the_seed_alone():
     ratios = {"boxes": 1, "pairs": 1}
-    order = first_of(Schedule(ratios, seed=4), 300)
-    assert first_of(Schedule(ratios, seed=4), 300) == order
-    assert first_of(Schedule(ratios, seed=5), 300) != order
+    order = first_of(SourceSchedule(ratios, seed=4), 300)
+    assert first_of(SourceSchedule(ratios, seed=4), 300) == order
+    assert first_of(SourceSchedule(ratios, seed=5), 300) != order
     assert order[:100] != order[100:200]
-    jumping = Schedule(ratios, seed=4)
+    jumping = SourceSchedule(ratios, seed=4)
     assert [jumping.source_of(i) for i in reversed(range(300))] == order[::-1]
 
 
 def test_a_source_with_ratio_zero_has_no_turn():
-    assert set(first_of(Schedule({"boxes": 1, "pairs": 0}), 200)) == {"boxes"}
+    assert set(first_of(SourceSchedule({"boxes": 1, "pairs": 0}), 200)) == {"boxes"}
 
 
-def test_a_source_waits_for_its_start_and_has_its_share_from_then_on():
+def test_a_source_has_its_share_from_its_start_on():
     ratios, starts = {"boxes": 1, "grounding": 1, "pairs": 2}, {"pairs": 25, "grounding": 5}
-    order = first_of(Schedule(ratios, block=8, starts=starts), 25 + 80)
+    order = first_of(SourceSchedule(ratios, block=8, starts=starts), 25 + 80)
     assert set(order[:5]) == {"boxes"}
     assert Counter(order[5:21]) == {"boxes": 8, "grounding": 8}
     assert "pairs" not in order[:25]
     assert Counter(order[25:]) == {"boxes": 20, "grounding": 20, "pairs": 40}
-    jumping = Schedule(ratios, block=8, starts=starts)
+    jumping = SourceSchedule(ratios, block=8, starts=starts)
     assert [jumping.source_of(i) for i in reversed(range(105))] == order[::-1]
 
 
@@ -89,9 +94,9 @@ def test_a_source_waits_for_its_start_and_has_its_share_from_then_on():
         ({"boxes": 10, "pairs": 3}, "one source that starts at iteration 0"),
     ],
 )
-def test_starts_that_are_none_are_refused(starts, message):
+def test_invalid_starts_are_refused(starts, message):
     with pytest.raises(UserError, match=message):
-        Schedule({"boxes": 1, "pairs": 1}, starts=starts)
+        SourceSchedule({"boxes": 1, "pairs": 1}, starts=starts)
 
 
 @pytest.mark.parametrize(
@@ -105,9 +110,9 @@ def test_starts_that_are_none_are_refused(starts, message):
         {"b": "x"},
     ],
 )
-def test_ratios_that_are_none_are_refused(ratios):
+def test_invalid_ratios_are_refused(ratios):
     with pytest.raises(UserError, match=r"train\.source_ratios must be positive numbers"):
-        Schedule(ratios)
+        SourceSchedule(ratios)
 
 
 def test_ratios_must_name_the_sources():
@@ -121,7 +126,7 @@ def test_without_ratios_every_record_is_seen_equally_often():
     assert ratios["first"] / ratios["second"] == pytest.approx(0.6 / 0.4)
 
 
-def test_shards_do_not_tell_how_many_they_are():
+def test_shards_of_unknown_length_need_ratios():
     shards = Source(ImageTextShards("pairs.tar"), toy_loader().sources["first"].mapper, 2)
     loader = HybridLoader(boxes=toy_loader().sources["first"], pairs=shards)
     with pytest.raises(UserError, match=r"'pairs' is not known.* train\.source_ratios"):
@@ -131,8 +136,8 @@ def test_shards_do_not_tell_how_many_they_are():
 
 def train(loader, ratios, iterations, extra=(), seed=0):
     trainer = toy_trainer(loader)
-    hook = AlternateSources(loader, ratios, seed, report_period=4)
-    trainer.register_hooks([hook, *extra])
+    hook = AlternateSources(loader, ratios, seed)
+    trainer.register_hooks([hook, SeedEachIteration(seed), ReportSkipped(loader, 4), *extra])
     trainer.train(0, iterations)
     return trainer, hook
 
@@ -162,10 +167,10 @@ def test_a_single_source_adds_nothing_to_the_log(tmp_path):
     assert not [key for line in read_metrics(tmp_path) for key in line if "/" in key]
 
 
-def test_what_was_left_out_is_reported_regularly_and_at_the_end(caplog):
+def test_skipped_records_are_reported_regularly_and_at_the_end(caplog):
     caplog.set_level(logging.INFO)
     train(toy_loader(), None, 10)
-    reports = [r.message for r in caplog.records if "left out" in r.message]
+    reports = [r.message for r in caplog.records if "skipped" in r.message]
     assert len(reports) == 2 * (10 // 4 + 1)
     assert sum("source first" in report for report in reports) == 3
 
@@ -180,12 +185,13 @@ class KeepState(HookBase):
             self.state = copy.deepcopy(self.trainer.state_dict())
 
 
-def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path):
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
     keep = KeepState(7)
     whole, _ = train(toy_loader(), {"first": 2, "second": 1}, 15, [keep])
     torch.save(keep.state, tmp_path / "state.pth")
     resumed = toy_trainer(loader := toy_loader())
-    resumed.register_hooks([AlternateSources(loader, {"first": 2, "second": 1})])
+    schedule = AlternateSources(loader, {"first": 2, "second": 1})
+    resumed.register_hooks([schedule, SeedEachIteration()])
     resumed.model.load_state_dict(keep.model)
     resumed.load_state_dict(torch.load(tmp_path / "state.pth", weights_only=True))
     resumed.train(7, 15)
@@ -193,7 +199,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path):
     assert torch.equal(resumed.model.weight, whole.model.weight)
 
 
-def test_another_schedule_than_the_checkpoint_s_is_told(caplog):
+def test_a_schedule_that_differs_from_the_checkpoint_is_reported(caplog):
     _, hook = train(toy_loader(), {"first": 2, "second": 1}, 2)
     other = AlternateSources(toy_loader(), {"first": 1, "second": 1})
     other.load_state_dict(hook.state_dict())
@@ -207,14 +213,15 @@ def train_in_a_process(rank, world_size):
 
     class Watch(HookBase):
         def after_step(self):
-            order.append((loader.selected, torch.rand(()).item()))
+            order.append((self.trainer.source, torch.rand(()).item()))
 
     trainer, _ = train(loader, {"first": 1, "second": 1}, 10, [Watch()])
     return {"order": order, "seen": trainer.model.seen}
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
-def test_all_processes_agree_on_the_source_and_share_its_batches(world_size):
+@pytest.mark.processes
+def test_all_processes_use_the_same_source_and_share_its_batches(world_size):
     alone = train_in_a_process(0, 1)
     together = run_processes(train_in_a_process, world_size)
     sources, randoms = zip(*(zip(*t["order"], strict=True) for t in together), strict=True)

@@ -10,30 +10,29 @@ from detclip2.engine.hooks.speed import Speed, SpeedPrinter
 from tests.helpers.toy import toy_loader, toy_trainer
 
 
-def after_step(loader, time=None, data_time=None):
-    """What is stored after an iteration that took so long."""
-    hook = Speed(loader)
+def after_step(source, time=None, data_time=None):
+    """The scalars stored after an iteration on `source` of this duration."""
+    hook = Speed(toy_loader())
     with EventStorage(5) as storage:
         if time is not None:
             storage.put_scalars(time=time, data_time=data_time)
-        hook.trainer = SimpleNamespace(storage=storage, iter=5)
+        hook.trainer = SimpleNamespace(storage=storage, iter=5, source=source)
         hook.after_step()
         return {name: value for name, (value, _) in storage.latest().items()}
 
 
-def test_counts_the_images_of_the_source_and_the_time_it_waited():
-    loader = toy_loader()
-    first = after_step(loader, time=0.5, data_time=0.1)
+def test_stores_images_a_second_and_waiting_time_of_the_source():
+    first = after_step("first", time=0.5, data_time=0.1)
     assert first["first/images_per_second"] == pytest.approx(2 / 0.5)
     assert first["data_share"] == pytest.approx(0.2)
     assert first["memory_gib"] > 0
-    loader.select("second")
-    assert after_step(loader, time=0.5, data_time=0.6)["second/images_per_second"] == 2.0
-    assert after_step(loader, time=0.5, data_time=0.6)["data_share"] == 1.0
-    assert after_step(loader).keys() == {"memory_gib"}
+    second = after_step("second", time=0.5, data_time=0.6)
+    assert second["second/images_per_second"] == 2.0
+    assert second["data_share"] == 1.0
+    assert after_step("first").keys() == {"memory_gib"}
 
 
-def test_a_line_tells_them_by_source(caplog):
+def test_a_line_reports_them_by_source(caplog):
     caplog.set_level(logging.INFO, "detclip2")
     loader = toy_loader()
     trainer = toy_trainer(loader)

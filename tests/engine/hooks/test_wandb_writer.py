@@ -19,7 +19,7 @@ class Run:
         self.finished = True
 
 
-def test_sends_each_scalar_once_in_the_order_of_time(monkeypatch):
+def test_sends_each_scalar_once_in_order(monkeypatch):
     run, asked = Run(), {}
     fake = SimpleNamespace(init=lambda **settings: asked.update(settings) or run)
     monkeypatch.setitem(sys.modules, "wandb", fake)
@@ -43,7 +43,7 @@ def test_sends_each_scalar_once_in_the_order_of_time(monkeypatch):
     assert run.finished
 
 
-def test_a_missing_package_is_told(monkeypatch):
+def test_a_missing_package_is_reported(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match="'wandb' is not installed"):
         WandbWriter("folder", {})

@@ -98,20 +98,20 @@ def test_one_anchor_a_level(num_levels):
     assert set(expected.values()) == {0}
 
 
-def test_of_two_boxes_the_one_that_overlaps_more_has_the_anchor():
+def test_an_anchor_belongs_to_the_box_with_the_larger_iou():
     level = [[0.0, 0.0, 16.0, 16.0]]
     assert assign([level], [[2.0, 2.0, 14.0, 14.0], [1.0, 1.0, 15.0, 15.0]]) == {0: 1}
     assert assign([level], [[1.0, 1.0, 15.0, 15.0], [2.0, 2.0, 14.0, 14.0]]) == {0: 0}
 
 
-def test_duplicates_share_the_anchors_of_one():
+def test_duplicate_boxes_share_the_anchors_of_one():
     box, other = random_boxes(0, 2, low=0, high=60)
     alone = assign(LEVELS, [box, other])
     twice = assign(LEVELS, [box, other, box])
     assert {k: n if n == 1 else 0 for k, n in twice.items()} == alone
 
 
-def test_no_boxes_and_boxes_that_no_anchor_is_inside_of():
+def test_no_boxes_and_boxes_without_an_anchor_inside():
     assert assign(LEVELS, []) == {}
     assert assign(LEVELS, [[8.5, 8.5, 11.5, 11.5]]) == {}  # between the centres at 4 and 12
     assert assign(LEVELS, [[12.0, 12.0, 15.0, 15.0]]) == {}  # a centre on the edge is outside

@@ -18,8 +18,8 @@ def head(**options):
 
 
 def predict(model):
-    """The outputs that the head has, by name."""
-    return {name: t for name, t in model(levels())._asdict().items() if t is not None}
+    """The outputs of the head, by name."""
+    return model(levels())
 
 
 def levels(batch_size=2):
@@ -34,7 +34,7 @@ def test_shapes(options):
 
 
 @pytest.mark.parametrize("kind", ["class", "iou"])
-def test_objectness_is_one_more_output_that_changes_no_other(kind):
+def test_objectness_does_not_change_other_outputs(kind):
     plain, model = head(), head(objectness=kind)
     added = model.state_dict().keys() - plain.state_dict().keys()
     assert added == {"objectness.weight", "objectness.bias"}
@@ -44,15 +44,15 @@ def test_objectness_is_one_more_output_that_changes_no_other(kind):
     assert objectness.shape == (2, K)
     for name, expected in others.items():
         assert torch.equal(found[name], expected), name
-    # as likely at the start as the focal loss wants it, or undecided
+    # at the start, the prior of the focal loss, or 0.5
     start = {"class": 0.01, "iou": 0.5}[kind]
     torch.testing.assert_close(objectness.sigmoid().median().item(), start, atol=start / 5, rtol=0)
 
 
 @pytest.mark.parametrize(("kind", "tower"), [("class", "class_tower"), ("iou", "box_tower")])
-def test_the_tower_that_objectness_teaches(kind, tower):
+def test_objectness_trains_the_tower_of_its_kind(kind, tower):
     model = head(objectness=kind, deformable=False)
-    model(levels()).objectness.square().sum().backward()
+    model(levels())["objectness"].square().sum().backward()
     taught = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None}
     assert taught == {tower, "objectness"}
 
@@ -62,8 +62,8 @@ def test_an_unknown_objectness_is_named():
         head(objectness="best")
 
 
-def test_predictions_stand_in_the_order_of_the_anchors():
-    """Each location says where it is; its anchor is there."""
+def test_predictions_are_in_the_order_of_the_anchors():
+    """Each location outputs its own position, where its anchor is."""
     strides = (8, 16, 32)
     anchors = DefaultAnchorGenerator(
         sizes=[[8 * s] for s in strides], aspect_ratios=[[1.0]], strides=strides, offset=0.5
@@ -85,15 +85,15 @@ def test_levels_and_images_are_independent_of_each_other():
     whole = model(x)
     for b in range(2):
         single = model([level[b : b + 1] for level in x])
-        for ours, theirs in zip(whole, single, strict=True):
+        for ours, theirs in zip(whole.values(), single.values(), strict=True):
             torch.testing.assert_close(ours[b], theirs[0])
     x[1] = x[1] + 1
-    for before, after in zip(whole, model(x), strict=True):
+    for before, after in zip(whole.values(), model(x).values(), strict=True):
         changed = (before != after).flatten(2).any(-1) if before.dim() == 3 else before != after
         assert changed.nonzero()[:, 1].unique().tolist() == list(range(24, 30))
 
 
-def test_deltas_have_a_scale_a_level():
+def test_each_level_has_a_scale_of_deltas():
     model, x = head(), levels()
     before = model(x)
     with torch.no_grad():
@@ -101,9 +101,9 @@ def test_deltas_have_a_scale_a_level():
     after = model(x)
     factor = torch.ones(K, 1)
     factor[24:30] = 3
-    torch.testing.assert_close(after.deltas, before.deltas * factor)
-    torch.testing.assert_close(after.regions, before.regions)
-    torch.testing.assert_close(after.centerness, before.centerness)
+    torch.testing.assert_close(after["deltas"], before["deltas"] * factor)
+    torch.testing.assert_close(after["regions"], before["regions"])
+    torch.testing.assert_close(after["centerness"], before["centerness"])
 
 
 def test_deformable_layer_starts_as_a_convolution():
@@ -115,11 +115,11 @@ def test_deformable_layer_starts_as_a_convolution():
 
 
 @pytest.mark.parametrize("deformable", [True, False])
-def test_regions_teach_the_box_tower_through_the_deformable_layer(deformable):
+def test_regions_train_the_box_tower_through_the_deformable_layer(deformable):
     model = head(deformable=deformable)
-    if deformable:  # at the start, with weights of zero, nothing comes through
+    if deformable:  # with the initial zero weights, there is no gradient
         torch.nn.init.normal_(model.deformable.offsets_and_mask.weight, std=0.1)
-    model(levels()).regions.square().sum().backward()
+    model(levels())["regions"].square().sum().backward()
     gradients = [p.grad is not None and p.grad.any() for p in model.box_tower.parameters()]
     assert all(gradients) if deformable else not any(gradients)
 
@@ -128,6 +128,6 @@ def test_autocast_keeps_offsets_in_single_precision():
     model, x = head(objectness="iou"), levels()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         half = model(x)
-    assert half.regions.dtype == torch.bfloat16
-    for ours, theirs in zip(half, model(x), strict=True):
+    assert half["regions"].dtype == torch.bfloat16
+    for ours, theirs in zip(half.values(), model(x).values(), strict=True):
         torch.testing.assert_close(ours.float(), theirs, atol=0.05, rtol=0.1)

@@ -22,6 +22,7 @@ def gather(rank, world_size):
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.processes
 def test_rows_of_all_ranks_and_the_sum_of_all_ranks_gradients(world_size):
     results = run_processes(gather, world_size)
     whole = results[0]["all"].clone().requires_grad_()
@@ -43,6 +44,7 @@ def gather_where_one_needs_no_gradient(rank, world_size):
     }
 
 
+@pytest.mark.processes
 def test_a_process_without_gradient_does_not_hang_the_others():
     first, second = run_processes(gather_where_one_needs_no_gradient, 2)
     assert first["grad"].eq(0).all()

@@ -13,7 +13,7 @@ needs_nnpack = pytest.mark.skipif(
 
 @pytest.fixture
 def calls(monkeypatch):
-    """Counts what goes to NNPACK."""
+    """Counts calls of NNPACK."""
     count = []
     original = torch._nnpack_spatial_convolution
 
@@ -51,7 +51,7 @@ def test_values(calls, batch_size, bias, size):
 
 
 @needs_nnpack
-def test_what_the_layout_in_memory_is_does_not_matter():
+def test_the_memory_layout_does_not_matter():
     layer, x = conv(), image(2)
     with torch.no_grad():
         assert torch.equal(layer(x.to(memory_format=torch.channels_last)), layer(x))
@@ -59,18 +59,18 @@ def test_what_the_layout_in_memory_is_does_not_matter():
         assert torch.equal(layer(moved), layer(moved.contiguous()))
 
 
-def test_training_has_the_plain_sums(calls):
+def test_training_uses_the_plain_convolution(calls):
     layer, x = conv(), image()
     plain = F.conv2d(x, layer.weight, layer.bias, padding=1)
     assert torch.equal(layer(x), plain)
     layer(x).sum().backward()
-    with torch.no_grad():  # a first pass, whose values a second one with gradients has to meet
+    with torch.no_grad():  # a pass without gradients must equal the later one with gradients
         assert torch.equal(layer.train()(x), plain)
     assert not calls
 
 
 @pytest.mark.parametrize("case", ["off", "small", "narrow", "double", "autocast"])
-def test_where_it_is_not_used(calls, case):
+def test_unsupported_inputs_use_the_plain_convolution(calls, case):
     layer, x = conv(), image()
     if case == "small":
         x = image(size=(1, MIN_PLACES - 1))

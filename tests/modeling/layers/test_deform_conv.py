@@ -25,7 +25,7 @@ def inputs(size, reach, seed=0):
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 6), (5, 1), (4, 7)])
 @pytest.mark.parametrize("reach", [0.3, 2.0, 1e4])
-def test_values_and_gradients_are_torchvisions(size, reach):
+def test_values_and_gradients_equal_torchvision(size, reach):
     x, offsets, mask, weight = tensors = inputs(size, reach)
     ours = deformable_conv(x, offsets, mask, weight)
     theirs = deform_conv2d(x, offsets, weight, padding=1, mask=mask)
@@ -39,7 +39,7 @@ def test_values_and_gradients_are_torchvisions(size, reach):
         torch.testing.assert_close(our_grad, their_grad)
 
 
-def test_whole_offsets_read_pixels():
+def test_integer_offsets_read_pixels():
     x, _, mask, weight = inputs((4, 5), 1)
     offsets = torch.zeros(2, 18, 4, 5, dtype=torch.float64)
     plain = F.conv2d(x, weight, padding=1)
@@ -49,7 +49,7 @@ def test_whole_offsets_read_pixels():
     torch.testing.assert_close(moved[..., :-1], plain[..., 1:])
 
 
-def test_far_outside_there_is_nothing():
+def test_samples_far_outside_are_zero():
     x, offsets, mask, weight = inputs((3, 3), 1)
     for value in (1e3, -1e3, 1e12):
         assert deformable_conv(x, torch.full_like(offsets, value), mask, weight).abs().max() == 0
@@ -57,7 +57,7 @@ def test_far_outside_there_is_nothing():
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 6), (5, 1), (4, 7), (30, 40)])
 @pytest.mark.parametrize("reach", [0.3, 2.0, 1e4])
-def test_without_gradients_the_values_are_torchvisions(size, reach):
+def test_values_without_gradients_equal_torchvision(size, reach):
     x, offsets, mask, weight = (t.detach() for t in inputs(size, reach))
     theirs = deform_conv2d(x, offsets, weight, padding=1, mask=mask)
     for ours in (conv_of_rows(x, offsets, mask, weight), plain(x, offsets, mask, weight)):
@@ -76,7 +76,7 @@ def test_training_has_the_same_values_with_and_without_gradients():
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-def test_offsets_that_are_not_finite_read_nothing(value):
+def test_non_finite_offsets_read_zero(value):
     x, offsets, mask, weight = (t.detach() for t in inputs((4, 5), 1))
     offsets[:, :, 2, 3] = value
     out = conv_of_rows(x, offsets, mask, weight)
@@ -85,7 +85,7 @@ def test_offsets_that_are_not_finite_read_nothing(value):
 
 
 def test_memory_without_gradients_does_not_hold_all_taps():
-    """Of 64 x 64 places, 9 x C taps each, at most a chunk is there at once."""
+    """Of 64 x 64 locations with 9 x C taps each, at most one chunk is in memory."""
     x, offsets, mask, weight = (t.detach().float() for t in inputs((64, 64), 1))
     x, weight = x.repeat(1, 16, 1, 1), weight.repeat(1, 16, 1, 1)
 

@@ -1,4 +1,4 @@
-"""What boxes teach, against a loop over images, anchors and phrases."""
+"""Losses on data with boxes, against a loop over images, anchors and phrases."""
 
 import pytest
 import torch
@@ -8,10 +8,10 @@ from detectron2.structures import Boxes, Instances
 from torchvision.ops import box_iou, generalized_box_iou, sigmoid_focal_loss
 
 from detclip2.modeling.assigners.atss import ATSSAssigner
-from detclip2.modeling.heads.atss_head import Predictions
+from detclip2.modeling.heads.outputs import HeadOutputs
 from detclip2.modeling.losses.detection import DetectionCriterion
 from detclip2.modeling.losses.functional import centerness_target
-from detclip2.modeling.text.text_batch import PhraseBatch, gather_phrases
+from detclip2.modeling.text.text_batch import TextBatch
 from tests.helpers.processes import run_processes
 
 WIDTH, HEIGHT, D = 64, 48, 5
@@ -35,12 +35,12 @@ def anchors():
 K = len(Boxes.cat(anchors()))
 
 
-def sample(phrases, num_positives, boxes=(), classes=(), source="detection", **more):
+def sample(phrases, num_positives, boxes=(), classes=(), supervision="detection", **more):
     instances = Instances((HEIGHT, WIDTH))
     instances.gt_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
     instances.gt_classes = torch.tensor(classes, dtype=torch.int64)
     return {
-        "source": source,
+        "supervision": supervision,
         "phrases": phrases,
         "num_positives": num_positives,
         "instances": instances,
@@ -59,7 +59,7 @@ BATCH = [
 
 
 class Outputs:
-    """Random predictions for a batch, with the phrases' embeddings in a table of letters."""
+    """Random predictions for a batch; a table has the embeddings of phrases, which are letters."""
 
     def __init__(self, batch_size=4, kind=None):
         self.regions = normal(batch_size, K, D).requires_grad_()
@@ -70,15 +70,22 @@ class Outputs:
         self.objectness = normal(batch_size, K, seed=4).requires_grad_()
 
     def losses(self, samples, share=slice(None), box_losses=None):
-        batch = PhraseBatch.from_samples(samples)
-        rows = [LETTERS.index(phrase) for phrase in batch.phrases]
-        batch, phrases = gather_phrases(batch, self.table[rows])
-        outputs = [self.regions, self.deltas, self.centerness]
-        outputs += [self.objectness] if self.kind else []
-        predictions = Predictions(*(output[share] for output in outputs))
-        similarity = predictions.regions @ phrases.T
+        text = TextBatch.from_samples(
+            samples, lambda phrases: self.table[[LETTERS.index(phrase) for phrase in phrases]]
+        ).gather()
+        outputs = HeadOutputs(
+            self.regions[share],
+            self.deltas[share],
+            self.centerness[share],
+            anchors=anchors(),
+            image_sizes=[(HEIGHT, WIDTH)] * len(samples),
+            box2box_transform=TRANSFORM,
+            objectness=self.objectness[share] if self.kind else None,
+            objectness_kind=self.kind,
+        )
+        similarity = outputs.regions @ text.embeddings.T
         box_losses = box_losses or DetectionCriterion(ATSSAssigner())
-        return box_losses(samples, batch, similarity, predictions, anchors(), TRANSFORM, self.kind)
+        return box_losses(similarity, outputs, text, samples)
 
     def gradients(self, losses):
         sum(losses.values()).backward()
@@ -87,7 +94,7 @@ class Outputs:
 
 
 def slow_losses(samples, outputs):
-    """The losses, one pair of anchor and phrase after the other."""
+    """The losses, by a loop over pairs of anchor and phrase."""
     all_anchors = Boxes.cat(anchors())
     names = list(dict.fromkeys(p for s in samples for p in s["phrases"]))
     align = box = center = weights = num_positives = objectness = 0.0
@@ -166,8 +173,8 @@ def test_weights_of_the_losses():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_boxes_of_grounding_teach_alignment_only(kind):
-    grounding = [{**s, "source": "grounding"} for s in BATCH]
+def test_grounding_has_the_alignment_loss_only(kind):
+    grounding = [{**s, "supervision": "grounding"} for s in BATCH]
     detection = Outputs(kind=kind).losses(BATCH)
     losses = Outputs(kind=kind).losses(grounding)
     assert list(losses) == ["loss_align"]
@@ -187,11 +194,11 @@ def test_a_batch_without_boxes(phrases, kind):
     for gradient in outputs.gradients(losses):
         assert gradient.isfinite().all()
     assert not outputs.deltas.grad.any()
-    if kind:  # nothing is an object, and no box has an IoU
+    if kind:  # no anchor is an object, and no box has an IoU
         assert (losses["loss_objectness"] > 0) == (kind == "class")
 
 
-def test_a_box_that_no_anchor_learns():
+def test_a_box_without_an_anchor():
     losses = Outputs(1).losses([sample(["a"], 1, [[8.5, 8.5, 11.0, 11.0]], [0])])
     assert losses["loss_box"] == 0
     assert all(loss.isfinite() for loss in losses.values())
@@ -207,7 +214,8 @@ def step(rank, world_size, kind):
 
 @pytest.mark.parametrize("world_size", [2, 3])
 @pytest.mark.parametrize("kind", ["class", "iou"])
-def test_mean_over_processes_is_the_joint_batch(kind, world_size):
+@pytest.mark.processes
+def test_mean_over_processes_equals_the_joint_batch(kind, world_size):
     """As DistributedDataParallel averages gradients."""
     [joint] = run_processes(step, 1, kind)
     shares = run_processes(step, world_size, kind)

@@ -1,4 +1,4 @@
-"""The losses of boxes against torchvision and closed forms."""
+"""Box losses against torchvision and closed forms."""
 
 import math
 
@@ -31,7 +31,7 @@ def dense_focal_loss(logits, positives, negatives_valid, alpha, gamma):
 @pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (0.6, 1.5)])
 @pytest.mark.parametrize("num_positives", [0, 1, 20])
 @pytest.mark.parametrize("share_valid", [0.0, 0.5, 1.0])
-def test_alignment_is_torchvisions_focal_loss(alpha, gamma, num_positives, share_valid):
+def test_alignment_equals_torchvisions_focal_loss(alpha, gamma, num_positives, share_valid):
     generator = torch.Generator().manual_seed(num_positives)
     chosen = torch.randperm(B * K * M, generator=generator)[:num_positives]
     positives = torch.unravel_index(chosen, (B, K, M))
@@ -57,7 +57,7 @@ def test_alignment_of_nothing_is_zero(shape):
     assert loss == 0
 
 
-def test_alignment_of_sure_answers_is_finite_and_right():
+def test_alignment_of_extreme_logits_is_finite_and_correct():
     logits = torch.tensor([[[300.0, -300.0]]], requires_grad=True)
     valid = torch.ones(1, 2, dtype=torch.bool)
     zero = torch.tensor([0])
@@ -85,7 +85,7 @@ def random_boxes(number, seed):
     return torch.cat([corners, corners + sides], dim=1)
 
 
-def test_box_loss_is_torchvisions_giou():
+def test_box_loss_equals_torchvisions_giou():
     predicted, target, weight = random_boxes(30, 0), random_boxes(30, 5), normal(30).abs().float()
     giou = generalized_box_iou(predicted, target).diagonal()
     torch.testing.assert_close(box_loss(predicted, target, weight), ((1 - giou) * weight).sum())
@@ -115,12 +115,12 @@ def test_centerness_in_closed_form(center, expected):
     box = torch.tensor([[0.0, 0.0, 20.0, 40.0]])
     target = centerness_target(torch.tensor([center], dtype=torch.float32), box)
     assert target.tolist() == pytest.approx([expected])
-    # neither the place nor the scale matters
+    # neither position nor scale matters
     moved = 3 * torch.tensor([center], dtype=torch.float32) + 7
     assert centerness_target(moved, 3 * box + 7).tolist() == pytest.approx([expected], abs=1e-6)
 
 
-def test_quality_loss_is_cross_entropy():
+def test_quality_loss_equals_cross_entropy():
     logits, target = normal(9).float(), normal(9, seed=1).float().sigmoid()
     p = logits.sigmoid()
     expected = -(target * p.log() + (1 - target) * (1 - p).log()).sum()
@@ -128,10 +128,10 @@ def test_quality_loss_is_cross_entropy():
     assert quality_loss(logits[:0], target[:0]) == 0
 
 
-def test_paired_iou_is_torchvisions():
+def test_paired_iou_equals_torchvision():
     boxes, others = random_boxes(30, 0), random_boxes(30, 5)
     others[0] = boxes[0]
-    others[1] = boxes[1] + 100  # apart
+    others[1] = boxes[1] + 100  # disjoint
     expected = box_iou(boxes, others).diagonal()
     assert expected[:2].tolist() == [1, 0]
     torch.testing.assert_close(paired_iou(boxes, others), expected)

@@ -5,12 +5,15 @@ import math
 
 import pytest
 import torch
+from detectron2.modeling.box_regression import Box2BoxTransform
+from detectron2.structures import Boxes
 from detectron2.utils.events import EventStorage
 
 from detclip2.modeling.alignment import Alignment
-from detclip2.modeling.heads.atss_head import Predictions
+from detclip2.modeling.heads.outputs import HeadOutputs
 from detclip2.modeling.losses.word_region_contrast import WordRegionContrast
-from detclip2.modeling.text.text_batch import PhraseBatch
+from detclip2.modeling.proposals import Proposals
+from detclip2.modeling.text.text_batch import TextBatch
 from detclip2.utils.errors import UserError
 from tests.helpers.processes import run_processes
 
@@ -37,12 +40,32 @@ SWITCHES = [
 
 
 def samples_of(captions):
-    # One negative each, which the contrast must not take for a word of the caption.
+    # One negative each, which the contrast must ignore.
     return [{"phrases": [*c, "nothing"], "num_positives": len(c)} for c in captions]
 
 
+def proposals_of(regions, valid=None, areas=None):
+    """All (B, R, D) regions, or the valid ones."""
+    valid = torch.ones(regions.shape[:2], dtype=torch.bool) if valid is None else valid
+    areas = valid.float() if areas is None else areas
+    anchor = torch.arange(regions.shape[1]).expand(regions.shape[:2])
+    return Proposals(regions, anchor, valid, areas)
+
+
+def text_of(samples, embeddings=None, dtype=torch.float32, generator=None):
+    """Phrases with random embeddings, or given ones."""
+    generator = generator or torch.Generator().manual_seed(3)
+
+    def encode(phrases):
+        if embeddings is not None:
+            return embeddings
+        return torch.randn(len(phrases), D, generator=generator, dtype=dtype)
+
+    return TextBatch.from_samples(samples, encode)
+
+
 class Step:
-    """The parameters, and the inputs of the whole batch, alike in every process."""
+    """The parameters, and the inputs of the whole batch, equal in every process."""
 
     def __init__(self):
         generator = torch.Generator().manual_seed(11)
@@ -63,17 +86,15 @@ class Step:
     def run(self, rank, shares, **switches):
         """This process's loss and gradients."""
         mine = slice(sum(shares[:rank]), sum(shares[: rank + 1]))
-        batch = PhraseBatch.from_samples(samples_of(CAPTIONS[mine]))
-        phrases = torch.stack([self.encode(phrase) for phrase in batch.phrases])
-        contrast = WordRegionContrast(**switches, max_elements=40)
-        loss = contrast.contrast(
-            self.features[mine] @ self.head,
-            self.valid[mine],
-            self.areas[mine],
-            batch,
-            phrases,
-            self.align,
+        text = TextBatch.from_samples(
+            samples_of(CAPTIONS[mine]),
+            lambda phrases: torch.stack([self.encode(phrase) for phrase in phrases]),
         )
+        contrast = WordRegionContrast(**switches, max_elements=40)
+        proposals = proposals_of(
+            self.features[mine] @ self.head, self.valid[mine], self.areas[mine]
+        )
+        loss = contrast.contrast(proposals, text, self.align)
         return self.with_grads(loss)
 
     def with_grads(self, loss):
@@ -144,6 +165,7 @@ def all_switches(rank, world_size, shares):
 
 # In the second, one process has an image without words; in the third, one has no usable pair.
 @pytest.mark.parametrize("shares", [[7], [4, 3], [2, 3, 2], [5, 1, 1]])
+@pytest.mark.processes
 def test_equals_a_slow_loop_in_value_and_gradient(shares):
     results = run_processes(all_switches, len(shares), shares)
     step = Step()
@@ -157,22 +179,16 @@ def test_equals_a_slow_loop_in_value_and_gradient(shares):
 
 def run_contrast(captions, num_regions=R, valid=None, dtype=torch.float32, **switches):
     generator = torch.Generator().manual_seed(5)
-    batch = PhraseBatch.from_samples(
-        [{"phrases": caption, "num_positives": len(caption)} for caption in captions]
-    )
+    samples = [{"phrases": caption, "num_positives": len(caption)} for caption in captions]
     regions = torch.randn(len(captions), num_regions, D, generator=generator, dtype=dtype)
-    phrases = torch.randn(len(batch.phrases), D, generator=generator, dtype=dtype)
+    text = text_of(samples, dtype=dtype, generator=generator).detach()
     regions.requires_grad_()
-    phrases.requires_grad_()
-    if valid is None:
-        valid = torch.ones(regions.shape[:2], dtype=torch.bool)
-    loss = WordRegionContrast(**switches).contrast(
-        regions, valid, torch.rand(regions.shape[:2]), batch, phrases, Alignment().to(dtype)
-    )
+    proposals = proposals_of(regions, valid, torch.rand(regions.shape[:2]))
+    loss = WordRegionContrast(**switches).contrast(proposals, text, Alignment().to(dtype))
     loss.backward()
-    for x in (regions, phrases):
+    for x in (regions, text.embeddings):
         assert x.grad.isfinite().all()
-    return loss.detach(), regions.grad, phrases.grad
+    return loss.detach(), regions.grad, text.embeddings.grad
 
 
 WAYS = [
@@ -189,7 +205,7 @@ WAYS = [
     [([[], []], 3), ([["a"], ["b"]], 0), ([["a"], []], 3), ([["a"]], 3), ([["a"], ["a"]], 3)],
     ids=["no words", "no regions", "one text", "one image", "same words"],
 )
-def test_zero_with_a_gradient_where_there_is_nothing_to_tell_apart(captions, num_valid, switches):
+def test_zero_with_a_gradient_without_negatives(captions, num_valid, switches):
     valid = torch.zeros(len(captions), R, dtype=torch.bool)
     valid[:, :num_valid] = True
     if captions == [["a"], []]:
@@ -201,7 +217,7 @@ def test_zero_with_a_gradient_where_there_is_nothing_to_tell_apart(captions, num
 
 
 @pytest.mark.parametrize("switches", WAYS)
-def test_a_thousand_words_of_one_caption(switches):
+def test_a_caption_with_a_thousand_phrases(switches):
     loss, regions, _ = run_contrast([[f"word {i}" for i in range(1000)], ["cat"]], **switches)
     assert loss > 0
     assert regions.abs().max() > 0
@@ -209,13 +225,10 @@ def test_a_thousand_words_of_one_caption(switches):
 
 def test_label_smoothing_and_temperature_by_hand():
     # Two images with one region each: both texts have s = 1 with their own and 0 with the other.
-    batch = PhraseBatch.from_samples(
-        [{"phrases": [phrase], "num_positives": 1} for phrase in ("a", "b")]
-    )
+    samples = [{"phrases": [phrase], "num_positives": 1} for phrase in ("a", "b")]
     contrast = WordRegionContrast(temperature=0.25, label_smoothing=0.2)
-    regions = torch.eye(2)[:, None]
-    valid = torch.ones(2, 1, dtype=torch.bool)
-    loss = contrast.contrast(regions, valid, valid.float(), batch, torch.eye(2), Alignment())
+    proposals = proposals_of(torch.eye(2)[:, None])
+    loss = contrast.contrast(proposals, text_of(samples, torch.eye(2)), Alignment())
     expected = math.log(math.exp(4) + 1) - 0.8 * 4 - 0.2 * (4 + 0) / 2
     torch.testing.assert_close(loss, torch.tensor(expected))
 
@@ -241,7 +254,7 @@ class LargestTensor(torch.utils._python_dispatch.TorchDispatchMode):
 
 
 @pytest.mark.parametrize("switches", WAYS)
-def test_similarities_of_words_and_regions_never_exist_at_once(switches):
+def test_similarities_are_never_all_in_memory(switches):
     captions = [[f"word {b % 20}", f"word {b}"] for b in range(40)]
     with LargestTensor() as largest:
         run_contrast(captions, num_regions=50, max_elements=8000, **switches)
@@ -249,101 +262,112 @@ def test_similarities_of_words_and_regions_never_exist_at_once(switches):
     assert largest.elements <= 40 * 50 * 5
 
 
-def predictions_of(b=2, k=6):
+def outputs_of(regions, boxes, centerness=None, **more):
+    """Outputs of a head whose anchors are (K, 4) boxes and whose deltas are zero."""
+    k = len(boxes)
+    centerness = torch.zeros(regions.shape[:2]) if centerness is None else centerness
+    return HeadOutputs(
+        regions,
+        torch.zeros(len(regions), k, 4),
+        centerness,
+        anchors=[Boxes(boxes)],
+        image_sizes=[(1000, 1000)] * len(regions),
+        box2box_transform=Box2BoxTransform(weights=(1.0, 1.0, 1.0, 1.0)),
+        **more,
+    )
+
+
+def two_images(k=6, **more):
     generator = torch.Generator().manual_seed(2)
     left = torch.arange(k, dtype=torch.float32) * 10
-    boxes = torch.stack([left, left, left + 8, left + 8], dim=1).expand(b, k, 4)  # none overlap
-    regions = torch.randn(b, k, D, generator=generator).requires_grad_()
-    centerness = torch.randn(b, k, generator=generator)
-    return Predictions(regions, torch.zeros(b, k, 4), centerness), boxes
+    boxes = torch.stack([left, left, left + 8, left + 8], dim=1)  # no boxes overlap
+    regions = torch.randn(2, k, D, generator=generator).requires_grad_()
+    return outputs_of(regions, boxes, torch.randn(2, k, generator=generator), **more)
 
 
-def test_forward_chooses_proposals_and_weighs_the_loss():
-    predictions, boxes = predictions_of()
-    batch = PhraseBatch.from_samples(samples_of([["cat"], ["dog", "sea"]]))
-    phrases = torch.randn(len(batch.phrases), D, generator=torch.Generator().manual_seed(3))
-    align = Alignment()
+def test_forward_chooses_proposals_and_weights_the_loss():
+    outputs, align = two_images(), Alignment()
+    text = text_of(samples_of([["cat"], ["dog", "sea"]]))
     contrast = WordRegionContrast(num_proposals=2, weight=0.3, pre_nms=4)
     with EventStorage() as storage:
-        losses = contrast(
-            predictions=predictions, boxes=boxes, batch=batch, phrases=phrases, align=align
-        )
+        losses = contrast(outputs, text, align)
         accuracy = storage.latest()["contrast/text_to_image_accuracy"][0]
     assert list(losses) == ["loss_contrast"]
     assert accuracy in (0, 0.5, 1)
-    best = align(predictions.regions, phrases).amax(dim=2).topk(2, dim=1).indices
-    expected = contrast.contrast(
-        torch.stack([r[i] for r, i in zip(predictions.regions, best, strict=True)]),
-        torch.ones(2, 2, dtype=torch.bool),
-        torch.ones(2, 2),
-        batch,
-        phrases,
-        align,
-    )
+    best = align(outputs.regions, text.embeddings).amax(dim=2).topk(2, dim=1).indices
+    regions = torch.stack([r[i] for r, i in zip(outputs.regions, best, strict=True)])
+    expected = contrast.contrast(proposals_of(regions), text, align)
     torch.testing.assert_close(losses["loss_contrast"], 0.3 * expected)
     losses["loss_contrast"].backward()
     chosen = torch.zeros(2, 6, dtype=torch.bool).scatter_(1, best, True)
-    assert not predictions.regions.grad[~chosen].any()
-    assert predictions.regions.grad[chosen].any()
+    assert not outputs.regions.grad[~chosen].any()
+    assert outputs.regions.grad[chosen].any()
+
+
+def test_proposals_have_the_areas_of_their_boxes():
+    outputs = two_images()
+    regions, anchor, valid, areas = WordRegionContrast(num_proposals=8).regions(
+        outputs, text_of(samples_of([["cat"], ["dog"]])), Alignment()
+    )
+    assert valid.tolist() == [[True] * 6 + [False] * 2] * 2
+    for b in range(2):
+        assert sorted(anchor[b, :6].tolist()) == list(range(6))
+        assert torch.equal(regions[b, :6], outputs.regions[b, anchor[b, :6]])
+        torch.testing.assert_close(areas[b, :6], torch.full((6,), 64.0))
 
 
 @pytest.mark.parametrize("kind", ["class", "iou"])
-def test_objectness_chooses_proposals_whatever_the_words(kind):
-    predictions, boxes = predictions_of()
+def test_objectness_chooses_proposals_independently_of_phrases(kind):
     objectness = torch.randn(2, 6, generator=torch.Generator().manual_seed(4))
-    predictions = predictions._replace(objectness=objectness)
-    batch = PhraseBatch.from_samples(samples_of([["cat"], ["dog", "sea"]]))
-    phrases = torch.randn(len(batch.phrases), D, generator=torch.Generator().manual_seed(3))
+    outputs = two_images(objectness=objectness)
+    text = text_of(samples_of([["cat"], ["dog", "sea"]]))
     contrast = WordRegionContrast(num_proposals=2, proposal_score=kind)
-    index, valid = contrast.propose(predictions, boxes, batch, phrases, Alignment())
+    index, valid = contrast.propose(outputs, text, Alignment())
     assert index.tolist() == objectness.topk(2, dim=1).indices.tolist()
     assert valid.all()
-    by_words, _ = WordRegionContrast(num_proposals=2).propose(
-        predictions, boxes, batch, phrases, Alignment()
-    )
+    by_words, _ = WordRegionContrast(num_proposals=2).propose(outputs, text, Alignment())
     assert index.tolist() != by_words.tolist()
 
 
 @pytest.mark.parametrize("cosine", [False, True])
-def test_a_phrase_chooses_the_best_of_the_proposals(cosine):
+def test_a_phrase_chooses_its_best_proposal(cosine):
     generator = torch.Generator().manual_seed(5)
     num_images, num_anchors = 3, 40
-    corners = 50 * torch.rand(num_images, num_anchors, 2, generator=generator)
-    boxes = torch.cat([corners, corners + 20], dim=-1)
-    boxes[2] = 0  # no box has area: no proposal
+    corners = 50 * torch.rand(num_anchors, 2, generator=generator)
     regions = torch.randn(num_images, num_anchors, D, generator=generator)
-    predictions = Predictions(regions, torch.zeros(3, 40, 4), torch.zeros(3, 40))
-    batch = PhraseBatch.from_samples(samples_of([["dog", "cat"], ["sea"], ["dog"]]))
-    phrases = torch.randn(len(batch.phrases), D, generator=generator)
+    outputs = outputs_of(regions, torch.cat([corners, corners + 20], dim=-1))
+    outputs.image_sizes[2] = (0, 0)  # no box has area: no proposal
+    text = text_of(samples_of([["dog", "cat"], ["sea"], ["dog"]]), generator=generator)
     align = Alignment(initial_scale=3.0)
     contrast = WordRegionContrast(num_proposals=R, nms_threshold=0.3, cosine=cosine)
-    chosen, has_proposals = contrast.chosen_regions(predictions, boxes, batch, phrases, align)
+    chosen, has_proposals = contrast.chosen_regions(outputs, text, align)
     assert has_proposals.tolist() == [True, True, False]
-    index, valid = contrast.propose(predictions, boxes, batch, phrases, align)
-    for b, m in itertools.product((0, 1), range(len(phrases))):
+    index, valid = contrast.propose(outputs, text, align)
+    for b, m in itertools.product((0, 1), range(len(text.phrases))):
         best, score = None, -math.inf
         for k in index[b][valid[b]].tolist():
-            product = (regions[b, k] @ phrases[m]).item()
+            phrase = text.embeddings[m]
+            product = (regions[b, k] @ phrase).item()
             if cosine:
-                product /= (regions[b, k].norm() * phrases[m].norm()).item()
+                product /= (regions[b, k].norm() * phrase.norm()).item()
             if product > score:
                 best, score = k, product
         assert chosen[m, b] == best
 
 
 def test_forward_with_fewer_regions_than_proposals_and_no_phrase():
-    predictions, boxes = predictions_of()
-    batch = PhraseBatch.from_samples([{"phrases": [], "num_positives": 0}] * 2)
+    outputs = two_images()
+    text = text_of([{"phrases": [], "num_positives": 0}] * 2)
     contrast = WordRegionContrast()
-    losses = contrast(predictions, boxes, batch, torch.zeros(0, D), Alignment())
+    losses = contrast(outputs, text, Alignment())
     assert losses["loss_contrast"] == 0
     losses["loss_contrast"].backward()
-    assert predictions.regions.grad.eq(0).all()
-    _, valid = contrast.propose(predictions, boxes, batch, torch.zeros(0, D), Alignment())
+    assert outputs.regions.grad.eq(0).all()
+    _, valid = contrast.propose(outputs, text, Alignment())
     assert valid.sum(dim=1).tolist() == [6, 6]
 
 
 @pytest.mark.parametrize("name", ["proposal_score", "matching", "direction", "negatives"])
-def test_an_unknown_choice_is_named_with_what_was_expected(name):
+def test_an_unknown_option_is_named_with_the_valid_ones(name):
     with pytest.raises(UserError, match=rf"contrast\.{name} is 'best'; expected one of '"):
         WordRegionContrast(**{name: "best"})

@@ -1,21 +1,31 @@
-"""The whole model in training, at a small size: every kind of batch, and every odd one."""
+"""The whole model in training, at a small size, with every kind of batch and degenerate ones."""
 
+import contextlib
 import copy
 import math
 from typing import get_args
 
 import pytest
 import torch
-from detectron2.config import instantiate
-from detectron2.engine import SimpleTrainer
+from detectron2.config import LazyCall, instantiate
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import Boxes
 from torch.nn.parallel import DistributedDataParallel
 
+from detclip2.engine.micro_batch import GradientsInParts
 from detclip2.modeling.meta_arch.detclipv2 import DetCLIPv2
 from detclip2.modeling.proposals import ProposalScore
+from detclip2.modeling.protocol import ExplainableModel
 from detclip2.utils.errors import UserError
-from tests.helpers.detclip_samples import NAMES, assert_same, captions, image, sample, without_boxes
+from tests.helpers.degenerate_inputs import BATCHES, DegenerateInputs
+from tests.helpers.detclip_samples import (
+    NAMES,
+    assert_same,
+    captions,
+    image,
+    sample,
+    set_score_threshold,
+)
 from tests.helpers.processes import run_processes
 
 LOSSES = {
@@ -34,72 +44,16 @@ BOX_BRANCH = {
 }
 
 
-BATCHES = {
-    "two images": [sample(), sample(seed=1, phrases=["tree", "bird"])],
-    "one image": [sample()],
-    "no boxes": [without_boxes(), without_boxes(seed=1)],
-    "no boxes, no phrases": [without_boxes(phrases=[])],
-    "half without boxes": [sample(), without_boxes(seed=1)],
-    "one phrase": [sample(classes=(0, 0), phrases=["dog"])],
-    "the same phrases": [sample(), sample(seed=1, phrases=["cat", "dog", "sky"])],
-    "many phrases": [sample(phrases=["dog", "cat", *(f"thing {i}" for i in range(1000))])],
-    "a box twice": [sample(boxes=[(10, 8, 50, 40)] * 2, classes=(0, 1))],
-    "a tiny box": [sample(boxes=[(10, 8, 10.5, 8.5)], classes=(0,))],
-    "other sizes": [sample(), {**sample(), "image": image(40, 130)}],
-}
+class TestDegenerateInputs(DegenerateInputs):
+    losses = LOSSES
 
+    @pytest.fixture
+    def model(self, tiny_model):
+        return tiny_model
 
-@pytest.mark.parametrize("source", ["detection", "grounding"])
-@pytest.mark.parametrize("batch", BATCHES)
-def test_boxes_teach(tiny_model, batch, source):
-    samples = [{**s, "source": source} for s in BATCHES[batch]]
-    losses = tiny_model(samples)
-    assert set(losses) == LOSSES[source]
-    for name, loss in losses.items():
-        assert loss.shape == (), name
-        assert loss.isfinite(), name
-    if all(len(s["instances"]) == 0 for s in samples) and source == "detection":
-        assert losses["loss_box"] == 0
-        assert losses["loss_centerness"] == 0
-    sum(losses.values()).backward()
-    assert all(p.grad.isfinite().all() for p in tiny_model.parameters() if p.grad is not None)
-
-
-@pytest.mark.parametrize(
-    "samples",
-    [
-        captions(),
-        captions()[:1],
-        [sample(source="caption", phrases=[], num_positives=0)],
-        [*captions(), sample(source="caption", phrases=[], num_positives=0)],
-        [{**captions()[0], "phrases": [f"word {i}" for i in range(1000)], "num_positives": 1000}],
-    ],
-    ids=["two", "one", "without phrases", "one without phrases", "many phrases"],
-)
-def test_captions_teach(tiny_model, samples):
-    losses = tiny_model(samples)
-    assert set(losses) == LOSSES["caption"]
-    assert losses["loss_contrast"].isfinite()
-    losses["loss_contrast"].backward()
-    assert all(p.grad.isfinite().all() for p in tiny_model.parameters() if p.grad is not None)
-
-
-@pytest.mark.parametrize("samples", [[sample()], captions()], ids=["boxes", "captions"])
-def test_training_stops_at_a_broken_image(tiny_model, samples):
-    broken = samples[0]["image"].float()
-    broken[0, 10, 10] = math.nan
-    samples = [{**samples[0], "image": broken}, *samples[1:]]
-    optimizer = torch.optim.SGD(tiny_model.parameters(), lr=0.1)
-    trainer = SimpleTrainer(tiny_model, [samples], optimizer)
-    with pytest.raises(FloatingPointError):
-        trainer.train(0, 1)
-
-
-def test_a_batch_of_two_sources_is_refused(tiny_model):
-    with pytest.raises(
-        ValueError, match=r"one source, but this one has \['caption', 'detection'\]"
-    ):
-        tiny_model([sample(), *captions()])
+    @pytest.fixture
+    def detector(self, detector):
+        return detector
 
 
 def test_captions_without_contrast_are_refused(tiny_model):
@@ -108,11 +62,61 @@ def test_captions_without_contrast_are_refused(tiny_model):
         tiny_model(captions())
 
 
+@pytest.mark.parametrize("supervision", ["vqa", "presence"])
+def test_a_supervision_without_losses_is_refused(tiny_model, supervision):
+    with pytest.raises(UserError, match=f"no losses for the supervision '{supervision}'"):
+        tiny_model([sample(supervision=supervision)])
+
+
+class PresenceLoss(torch.nn.Module):
+    """The mean over images of the best similarity with their positives."""
+
+    supervisions = ("presence",)
+
+    def forward(self, similarity, outputs, text, samples, counts=None):
+        found = [similarity[b, :, text.positives(b)].max() for b in range(len(samples))]
+        return {"loss_presence": sum(found) / (counts or self.counts(outputs, text, samples))}
+
+    def counts(self, outputs, text, samples):
+        return len(samples)
+
+
+def test_extra_losses_are_for_their_supervision_alone(tiny_config):
+    models = []
+    for extra in ([], [LazyCall(PresenceLoss)()]):
+        torch.manual_seed(0)
+        models.append(instantiate({**tiny_config, "extra_losses": extra}).train())
+    plain, model = models
+    for module in (*plain.modules(), *model.modules()):
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()  # else a part of a batch has statistics of its own
+    assert plain.state_dict().keys() == model.state_dict().keys()
+    boxes = [sample(), sample(seed=1, classes=(1, 0))]
+    for name, loss in plain(boxes).items():
+        assert torch.equal(loss, model(boxes)[name])
+    labels = [sample(supervision="presence", seed=i, num_positives=1) for i in range(3)]
+    text = model.encode_text(labels)
+    outputs = model.encode_images(model.preprocess_image(labels))
+    best = model.similarity(outputs, text)[:, :, 0].amax(dim=1)  # "dog", of each image
+    assert model(labels)["loss_presence"].item() == pytest.approx(best.mean().item(), abs=1e-6)
+
+    model.zero_grad()
+    model(labels)["loss_presence"].backward()
+    whole = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    losses = GradientsInParts(model, contextlib.nullcontext, lambda loss: loss)(labels, 2)
+    assert losses["loss_presence"].item() == pytest.approx(best.mean().item(), abs=1e-6)
+    assert whole
+    for name, parameter in model.named_parameters():
+        if name in whole:
+            torch.testing.assert_close(parameter.grad, whole[name], atol=1e-5, rtol=1e-4)
+
+
 SCORES = get_args(ProposalScore)
 
 
 def with_score(config, score):
-    """The model that chooses proposals so, and predicts what that takes."""
+    """The model with this proposal score, and the objectness it needs."""
     config = copy.deepcopy(config)
     config.contrast.proposal_score = score
     config.head.objectness = score if score in ("class", "iou") else None
@@ -136,20 +140,30 @@ def test_every_proposal_score_trains(tiny_config, score):
     before = copy.deepcopy(model.state_dict())
     batches = [BATCHES["two images"], captions(), BATCHES["no boxes"], captions()]
     for samples, losses in zip(batches, train(model, batches), strict=True):
-        expected = LOSSES[samples[0]["source"]]
-        if samples[0]["source"] == "detection" and score in ("class", "iou"):
+        expected = LOSSES[samples[0]["supervision"]]
+        if samples[0]["supervision"] == "detection" and score in ("class", "iou"):
             expected = expected | {"loss_objectness"}
         assert losses.keys() == expected
         assert all(map(math.isfinite, losses.values()))
     moved = {name for name, t in model.state_dict().items() if not torch.equal(t, before[name])}
     assert {"head.region.weight", "text_tower.projection.weight"} <= moved
     assert ("head.objectness.weight" in moved) == (score in ("class", "iou"))
-    model.eval().set_vocabulary(NAMES)
-    assert len(model([{"image": image()}])[0]["instances"]) >= 0
+    # Detections are those of a fresh model with the same weights, without the proposal score.
+    again = with_score(tiny_config, "text_batch")
+    state = model.state_dict()
+    again.load_state_dict({name: state[name] for name in again.state_dict()})
+    found = []
+    for each in (model.eval(), again.eval()):
+        set_score_threshold(each, 0.0)
+        each.set_vocabulary(NAMES)
+        found.append(each([{"image": image()}])[0]["instances"])
+    assert len(found[0]) > 0
+    assert found[0].scores.isfinite().all()
+    assert_same(*found)
 
 
 def train_in_parallel(rank, world_size, config):
-    """The losses and the weights of each proposal score's model after three steps."""
+    """Losses and weights after three steps of a model for each proposal score."""
     results = []
     for score in SCORES:
         model = DistributedDataParallel(
@@ -163,6 +177,7 @@ def train_in_parallel(rank, world_size, config):
     return results
 
 
+@pytest.mark.processes
 def test_every_proposal_score_trains_in_two_processes(tiny_config):
     first, second = run_processes(train_in_parallel, 2, tiny_config)
     for score, (losses, weights), (others, same_weights) in zip(SCORES, first, second, strict=True):
@@ -179,7 +194,7 @@ def test_every_proposal_score_trains_in_two_processes(tiny_config):
 @pytest.mark.parametrize(
     ("score", "objectness"), [("iou", None), ("class", None), ("iou", "class"), ("class", "iou")]
 )
-def test_a_score_that_the_head_does_not_predict_is_told_at_once(tiny_config, score, objectness):
+def test_a_score_that_the_head_does_not_predict_is_refused(tiny_config, score, objectness):
     tiny_config.contrast.proposal_score = score
     tiny_config.head.objectness = objectness
     sentence = f"proposal_score is '{score}', which .* head.objectness is {objectness!r}"
@@ -193,7 +208,7 @@ def test_objectness_changes_no_detection(tiny_config):
     model.load_state_dict({**model.state_dict(), **plain.state_dict()})
     outputs = []
     for each in (plain, model):
-        each.postprocess.score_threshold = 0.0
+        set_score_threshold(each, 0.0)
         each.set_vocabulary(NAMES)
         outputs.append(each([{"image": image()}])[0]["instances"])
     assert len(outputs[0]) > 0
@@ -202,9 +217,11 @@ def test_objectness_changes_no_detection(tiny_config):
 
 def test_a_phrase_of_several_samples_is_encoded_once(tiny_model, monkeypatch):
     encoded = []
-    text = tiny_model.text
+    forward = tiny_model.text_tower.forward
     monkeypatch.setattr(
-        tiny_model, "text", lambda phrases: encoded.extend(phrases) or text(phrases)
+        tiny_model.text_tower,
+        "forward",
+        lambda phrases: encoded.extend(phrases) or forward(phrases),
     )
     tiny_model(BATCHES["the same phrases"])
     assert encoded == ["dog", "cat", "tree", "sky"]
@@ -235,7 +252,7 @@ def test_half_precision(tiny_model):
 
 
 def without_gradient(model, *batches):
-    """Names of parameters that the batches leave without gradient, or with one of zero."""
+    """Names of parameters whose gradient after the batches is missing or zero."""
     model.zero_grad(set_to_none=True)
     for samples in batches:
         sum(model(samples).values()).backward()
@@ -253,7 +270,7 @@ def any_backbone(request, tiny_config):
     torch.manual_seed(0)
     model = instantiate(tiny_config).train()
     for parameter in model.parameters():
-        # Where a branch starts with weights of zero, nothing flows through what is before it.
+        # A branch with zero initial weights passes no gradient to the layers before it.
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.01)
     return model
@@ -263,9 +280,9 @@ def test_every_parameter_has_a_gradient(any_backbone):
     assert without_gradient(any_backbone, BATCHES["two images"], captions()) == set()
 
 
-def test_parameters_that_a_source_does_not_teach(any_backbone):
+def test_parameters_without_gradient_by_supervision(any_backbone):
     assert without_gradient(any_backbone, BATCHES["two images"]) == set()
-    grounding = [{**s, "source": "grounding"} for s in BATCHES["two images"]]
+    grounding = [{**s, "supervision": "grounding"} for s in BATCHES["two images"]]
     assert without_gradient(any_backbone, grounding) == BOX_BRANCH
     # In a softmax over images, a bias common to all similarities cancels. A level of the pyramid
     # learns when a word has found its region there.
@@ -274,22 +291,92 @@ def test_parameters_that_a_source_does_not_teach(any_backbone):
     assert not any("bottom_up" in name for name in untaught)
 
 
-def test_proposals_of_captions_are_cut_to_their_images(tiny_model):
-    images = tiny_model.preprocess_images([{"image": image(40, 70)}, {"image": image(64, 96)}])
-    predictions, anchors = tiny_model.predict(images)
-    predictions = predictions._replace(deltas=5 * torch.randn(predictions.deltas.shape))
-    boxes = tiny_model.decode(predictions, anchors, images)
-    assert boxes.shape == predictions.deltas.shape
-    for image_boxes, deltas, size in zip(
-        boxes, predictions.deltas, images.image_sizes, strict=True
-    ):
-        expected = Boxes(tiny_model.box_transform.apply_deltas(deltas, Boxes.cat(anchors).tensor))
+def test_boxes_of_outputs_are_clipped_to_their_images(tiny_model):
+    images = tiny_model.preprocess_image([{"image": image(40, 70)}, {"image": image(64, 96)}])
+    outputs = tiny_model.encode_images(images)
+    outputs.deltas = 5 * torch.randn(outputs.deltas.shape)
+    assert outputs.boxes.shape == outputs.deltas.shape
+    for boxes, deltas, size in zip(outputs.boxes, outputs.deltas, images.image_sizes, strict=True):
+        expected = Boxes(
+            tiny_model.box2box_transform.apply_deltas(deltas, Boxes.cat(outputs.anchors).tensor)
+        )
         expected.clip(size)
-        torch.testing.assert_close(image_boxes, expected.tensor)
-        assert image_boxes.amax(0).tolist() == [size[1], size[0], size[1], size[0]]
+        torch.testing.assert_close(boxes, expected.tensor)
+        assert boxes.amax(0).tolist() == [size[1], size[0], size[1], size[0]]
 
 
-def test_what_detectron2_reads(tiny_model):
+def test_one_anchor_and_one_box_by_hand(tiny_model):
+    """At 64 x 96 px: levels of 8 x 12, 4 x 6, 2 x 3, 1 x 2 and 1 x 1 locations."""
+    outputs = tiny_model.encode_images(tiny_model.preprocess_image([{"image": image(64, 96)}]))
+    assert [len(level) for level in outputs.anchors] == [96, 24, 6, 2, 1]
+    anchors = outputs.all_anchors.tensor
+    # Stride 8, row 1, column 2: a square of 64 px around (20, 12).
+    assert anchors[14].tolist() == [-12, -20, 52, 44]
+    # Stride 16, row 3, column 5: 128 px around (88, 56). Stride 128: 1024 px around (64, 64).
+    assert anchors[96 + 23].tolist() == [24, -8, 152, 120]
+    assert anchors[-1].tolist() == [-448, -448, 576, 576]
+    # Deltas are divided by 10, 10, 5, 5: the centre moves by 0.1 and -0.05 of 64 px, the width
+    # doubles (e^0.6931 = 2), the height halves.
+    outputs.deltas = torch.zeros_like(outputs.deltas)
+    outputs.deltas[0, 14] = torch.tensor([1.0, -0.5, 5 * math.log(2), -5 * math.log(2)])
+    box = outputs.boxes_at(0, torch.tensor([14]))[0]
+    expected = [20 + 6.4 - 64, 12 - 3.2 - 16, 20 + 6.4 + 64, 12 - 3.2 + 16]
+    torch.testing.assert_close(box, torch.tensor(expected))
+    torch.testing.assert_close(outputs.boxes[0, 14], torch.tensor([0.0, 0.0, 90.4, 24.8]))
+
+
+def test_pixels_are_normalised_in_the_order_red_green_blue(tiny_model):
+    """ImageNet's mean and deviation: 0.485, 0.456, 0.406 and 0.229, 0.224, 0.225 of 255."""
+    pixels = torch.tensor([255, 0, 51], dtype=torch.uint8)[:, None, None].expand(3, 32, 32)
+    [normalised] = tiny_model.preprocess_image([{"image": pixels}]).tensor
+    expected = torch.tensor([(1 - 0.485) / 0.229, -0.456 / 0.224, (0.2 - 0.406) / 0.225])
+    torch.testing.assert_close(normalised[:, 0, 0], expected)
+
+
+def test_anchors_and_box_coder_come_from_the_config(tiny_config):
+    tiny_config.anchor_generator.sizes = [[4 * s] for s in (8, 16, 32, 64, 128)]
+    tiny_config.box2box_transform.weights = (1.0, 1.0, 1.0, 1.0)
+    model = instantiate(tiny_config)
+    outputs = model.encode_images(model.preprocess_image([{"image": image(64, 96)}]))
+    assert outputs.all_anchors.tensor[14].tolist() == [4, -4, 36, 28]
+    outputs.deltas = torch.ones_like(outputs.deltas)
+    x1, _, x2, _ = outputs.boxes_at(0, torch.tensor([14]))[0].tolist()
+    assert x2 - x1 == pytest.approx(32 * math.e)
+
+
+def test_a_config_without_anchors_has_the_default_ones(tiny_config, tiny_model):
+    """Configs written before these keys existed do not have them."""
+    for key in ("anchor_generator", "box2box_transform", "head_in_features", "pixel_mean"):
+        del tiny_config[key]
+    model = instantiate(tiny_config)
+    levels = [torch.zeros(1, 1, 4, 4)] * 5
+    for ours, theirs in zip(
+        model.anchor_generator(levels), tiny_model.anchor_generator(levels), strict=True
+    ):
+        assert torch.equal(ours.tensor, theirs.tensor)
+    assert tuple(model.box2box_transform.weights) == tuple(tiny_model.box2box_transform.weights)
+    assert model.head_in_features == tiny_model.head_in_features
+
+
+def test_a_micro_batch_is_padded_as_the_whole_batch(tiny_model):
+    samples = [{"image": image(40, 70)}, {"image": image(64, 96)}, {"image": image(100, 20)}]
+    whole = tiny_model.preprocess_image(samples)
+    for i in range(3):
+        part = tiny_model.preprocess_image(samples[i : i + 1], samples)
+        assert torch.equal(part.tensor[0], whole.tensor[i])
+        assert part.image_sizes == whole.image_sizes[i : i + 1]
+
+
+def test_it_implements_the_protocol_of_engine_and_predictor(tiny_model):
+    assert isinstance(tiny_model, ExplainableModel)
+    assert tiny_model.text_identity == "detclip2-nano"
+    assert tiny_model.ignored_weights == ()
+    tiny_model.text_tower = None
+    assert tiny_model.text_identity is None
+    assert tiny_model.ignored_weights == ("text_tower.",)
+
+
+def test_attributes_that_detectron2_reads(tiny_model):
     assert META_ARCH_REGISTRY.get("DetCLIPv2") is DetCLIPv2
     assert tiny_model.input_format == "RGB"
     assert tiny_model.device.type == "cpu"

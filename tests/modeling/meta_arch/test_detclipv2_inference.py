@@ -1,44 +1,31 @@
-"""The whole model in inference: what must not change what is found."""
-
-import math
+"""The whole model in inference: options that must not change detections."""
 
 import pytest
 import torch
 
-from detclip2.modeling.meta_arch import detclipv2
-from tests.helpers.detclip_samples import assert_same, detect, image
-
-SIZES = [(64, 96), (64, 96), (96, 64), (60, 70), (33, 33), (64, 96), (1, 1), (1, 200)]
-
-
-def test_batched_equals_one_by_one(detector):
-    """Images of equal size, of sizes with equal padding, and of others."""
-    samples = [{"image": image(*size, seed=i)} for i, size in enumerate(SIZES)]
-    together = detect(detector, samples)
-    assert [found.image_size for found in together] == SIZES
-    for one, found in zip(samples, together, strict=True):
-        assert_same(found, detect(detector, [one])[0])
-    assert sum(map(len, together)) > 50
+from detclip2.modeling import batching
+from detclip2.modeling.postprocess import DetectionThresholds
+from tests.helpers.detclip_samples import NAMES, assert_same, detect, image
 
 
 @pytest.mark.parametrize(("limit", "batches"), [(2 * 64 * 96, [2, 2, 1]), (1, [1] * 5)])
-def test_a_processor_takes_few_pixels_at_once(detector, monkeypatch, limit, batches):
+def test_batches_on_a_cpu_have_a_limit_of_pixels(detector, monkeypatch, limit, batches):
     samples = [{"image": image(64, 96, seed=i)} for i in range(5)]
     together = detect(detector, samples)
     seen = []
     detector.backbone.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
-    monkeypatch.setitem(detclipv2.PIXELS_AT_ONCE, "cpu", limit)
+    monkeypatch.setitem(batching.PIXELS_AT_ONCE, "cpu", limit)
     for one, found in zip(together, detect(detector, samples), strict=True):
         assert_same(found, one)
     assert seen == batches
 
 
-def test_padding_alone_would_change_what_is_found(detector):
-    """The reason why only images of one padded size share a batch."""
+def test_padding_changes_detections(detector):
+    """Therefore only images of one padded size share a batch."""
     small, large = {"image": image(64, 64)}, {"image": image(64, 128)}
     with torch.no_grad():
-        alone, _ = detector.predict(detector.preprocess_images([small]))
-        padded, _ = detector.predict(detector.preprocess_images([small, large]))
+        alone = detector.encode_images(detector.preprocess_image([small]))
+        padded = detector.encode_images(detector.preprocess_image([small, large]))
     finest = padded.regions[0, : 8 * 16].view(8, 16, -1)[:, :8]
     assert (finest - alone.regions[0, :64].view(8, 8, -1)).abs().max() > 0.01
 
@@ -51,17 +38,26 @@ def test_boxes_are_in_the_original_size(detector):
     torch.testing.assert_close(large.pred_boxes.tensor, found.pred_boxes.tensor * scale)
 
 
-def test_whole_numbers_and_fractions_are_one_image(detector):
-    [a] = detect(detector, [{"image": image()}])
-    [b] = detect(detector, [{"image": image().float()}])
-    assert_same(a, b)
+def test_thresholds_of_a_call_apply_to_that_call_alone(detector):
+    samples = [{"image": image()}]
+    [before] = detector.inference(samples)
+    middle = before.scores.median().item()
+    [sure] = detector.inference(samples, thresholds=DetectionThresholds(score_threshold=middle))
+    [few] = detector.inference(samples, thresholds=DetectionThresholds(max_detections=2))
+    assert 0 < len(sure) < len(before)
+    assert few.scores.tolist() == before.scores[:2].tolist()
+    assert_same(detector.inference(samples)[0], before)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_broken_image_finds_nothing_and_leaves_others_alone(detector, value):
-    broken = image().float()
-    broken[0, 10, 10] = value
-    found, other = detect(detector, [{"image": broken}, {"image": image(seed=1)}])
-    assert found.pred_boxes.tensor.isfinite().all()
-    assert found.scores.isfinite().all()
-    assert_same(other, detect(detector, [{"image": image(seed=1)}])[0])
+def test_a_prepared_vocabulary_equals_the_vocabulary(detector):
+    samples = [{"image": image()}]
+    [expected] = detect(detector, samples)
+    state = detector.prepare_vocabulary(NAMES)
+    detector.set_vocabulary(["something else"])
+    for found in (
+        detector.inference(samples, state),
+        detector.inference([{**samples[0], "vocabulary": state}]),
+        detector.inference(samples, NAMES),
+    ):
+        assert_same(found[0], expected)
+    assert len(expected) > 0

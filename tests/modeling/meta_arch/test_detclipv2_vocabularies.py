@@ -1,10 +1,12 @@
-"""Names of the whole model: as text, as embeddings, for each image, several of one label."""
+"""Vocabularies of the whole model: as text, as embeddings, for each image, with synonyms."""
 
 import copy
 
 import pytest
 import torch
 
+from detclip2.inference.vocabulary import Vocabulary
+from detclip2.modeling.text.text_bank import VocabularyState
 from detclip2.utils.errors import UserError
 from tests.helpers.detclip_samples import NAMES, assert_same, detect, image
 
@@ -26,7 +28,7 @@ def test_names_by_embedding_equal_names_by_text(detector, number):
     assert len(by_text) > 0
 
 
-def test_each_image_may_have_its_own_vocabulary(detector):
+def test_each_image_can_have_its_own_vocabulary(detector):
     samples = [
         {"image": image(seed=i), "vocabulary": detector.encode_phrases(NAMES[i:])} for i in (0, 1)
     ]
@@ -36,7 +38,7 @@ def test_each_image_may_have_its_own_vocabulary(detector):
 
 
 @pytest.mark.parametrize("own", [False, True])
-def test_names_of_one_label_find_what_the_best_of_them_finds(detector, own):
+def test_names_of_one_label_score_as_the_best_of_them(detector, own):
     names = detector.encode_phrases([*NAMES, "яблоко"])
     label_of_row = torch.tensor([0, 1, 1, 1])
     if own:
@@ -47,21 +49,20 @@ def test_names_of_one_label_find_what_the_best_of_them_finds(detector, own):
     [found] = detect(detector, samples)
 
     class BestInALoop:
-        def blocks(self, phrases, size):
+        def chunks(self, phrases, size):
             return [(0, lambda regions: self.best(detector.align(regions, phrases)))]
 
         def best(self, similarity):
             groups = [[0], [1, 2, 3]]
             return torch.stack([similarity[:, group].max(dim=1).values for group in groups], dim=1)
 
-    postprocess = detector.postprocess
-    detector.postprocess = lambda *args: postprocess(*args[:5], BestInALoop(), *args[6:])
-    [expected] = detect(detector, [{"image": image(), "vocabulary": names}])
+    state = VocabularyState(BestInALoop(), names)
+    [expected] = detect(detector, [{"image": image(), "vocabulary": state}])
     assert set(expected.pred_classes.tolist()) == {0, 1}
     assert_same(found, expected)
 
 
-def test_another_vocabulary_drops_the_labels_of_the_last_one(detector):
+def test_another_vocabulary_replaces_the_labels(detector):
     names = detector.encode_phrases(NAMES)
     [expected] = detect(detector, [{"image": image(), "vocabulary": names}])
     detector.set_vocabulary(names, torch.tensor([0, 0, 0]))
@@ -71,7 +72,7 @@ def test_another_vocabulary_drops_the_labels_of_the_last_one(detector):
     assert_same(detect(detector, [{"image": image()}])[0], expected)
 
 
-def test_an_image_may_bring_names(detector):
+def test_an_image_can_have_names(detector):
     embeddings = detector.encode_phrases(NAMES[::-1])
     [expected] = detect(detector, [{"image": image(), "vocabulary": embeddings}])
     [found] = detect(detector, [{"image": image(), "vocabulary": NAMES[::-1]}])
@@ -110,7 +111,48 @@ def test_names_are_encoded_again_when_weights_have_changed(detector):
     torch.testing.assert_close(detector.eval().vocabulary, 2 * loaded)
 
 
-def test_ready_embeddings_outlive_training_and_follow_the_model(detector):
+def test_the_state_is_prepared_again_when_weights_have_changed(detector):
+    embeddings = detector.encode_phrases(NAMES)
+    detector.set_vocabulary(embeddings)
+    samples = [{"image": image()}]
+    detect(detector, samples)
+    one = torch.ones(())
+    for change in (
+        lambda: detector.load_state_dict({**detector.state_dict(), "align.log_scale": 3 * one}),
+        lambda: (detector.train(), detector.align.log_scale.data.fill_(2.0), detector.eval()),
+    ):
+        change()
+        [found] = detect(detector, samples)
+        [expected] = detect(detector, [{**samples[0], "vocabulary": embeddings}])
+        assert len(found) > 0
+        assert_same(found, expected)
+
+
+def test_a_copy_has_a_state_of_its_own(detector):
+    """As in EMA, whose weights change without loading."""
+    samples = [{"image": image()}]
+    detect(detector, samples)
+    average = copy.deepcopy(detector)
+    average.align.log_scale.data.fill_(2.0)
+    [found] = detect(average, samples)
+    average.set_vocabulary(NAMES)
+    assert_same(found, detect(average, samples)[0])
+
+
+def test_an_encoded_vocabulary_is_not_encoded_again(detector):
+    names = [["red apple", "пёс"], "fire engine"]
+    vocabulary = Vocabulary.from_names(names, synonyms="max")
+    with pytest.raises(UserError, match="no embeddings yet"):
+        detector.set_vocabulary(vocabulary)
+    vocabulary = vocabulary.encode(detector.encode_phrases)
+    detector.set_vocabulary(vocabulary)
+    [found] = detect(detector, [{"image": image()}])
+    detector.set_vocabulary(vocabulary.embeddings, vocabulary.label_of_row)
+    assert_same(found, detect(detector, [{"image": image()}])[0])
+    assert set(found.pred_classes.tolist()) == {0, 1}
+
+
+def test_given_embeddings_survive_training_and_move_with_the_model(detector):
     embeddings = detector.encode_phrases(NAMES)
     detector.set_vocabulary(embeddings)
     detector.train().eval()
@@ -119,7 +161,7 @@ def test_ready_embeddings_outlive_training_and_follow_the_model(detector):
     assert detector.to("meta").vocabulary.device.type == "meta"
 
 
-def test_encoding_leaves_the_mode_as_it_is(tiny_model):
+def test_encoding_does_not_change_the_mode(tiny_model):
     tiny_model.text_tower.model.embeddings.register_forward_hook(
         lambda *args: pytest.fail("training") if tiny_model.text_tower.training else None
     )
@@ -129,12 +171,12 @@ def test_encoding_leaves_the_mode_as_it_is(tiny_model):
     assert not any(module.training for module in tiny_model.modules())
 
 
-def test_many_names_are_encoded_some_at_a_time(detector, monkeypatch):
+def test_many_names_are_encoded_in_chunks(detector, monkeypatch):
     names = [*NAMES, "a much longer name than the others", "x"]
     expected = detector.encode_phrases(names)
     calls = []
     detector.text_tower.register_forward_pre_hook(lambda _, args: calls.append(len(args[0])))
-    monkeypatch.setattr("detclip2.inference.prompt_ensemble.BATCH_SIZE", 2)
+    monkeypatch.setattr("detclip2.modeling.text.text_tower.BATCH_SIZE", 2)
     torch.testing.assert_close(detector.encode_phrases(names), expected)
     assert calls == [2, 2, 1]
     assert detector.encode_phrases([]).shape == (0, detector.embed_dim)

@@ -51,8 +51,8 @@ def towers():
 
 @pytest.mark.parametrize("pooling", ["end_of_text", "mean"])
 @torch.no_grad()
-def test_phrases_equal_one_by_one(towers, pooling):
-    """So padding counts nothing, and phrases do not see each other."""
+def test_a_batch_equals_its_phrases_one_by_one(towers, pooling):
+    """Padding has no effect, and phrases do not attend to each other."""
     together = towers[pooling](PHRASES)
     assert together.shape == (len(PHRASES), 8)
     assert together.isfinite().all()
@@ -88,7 +88,7 @@ def test_truncation_keeps_start_and_end():
 
 
 @torch.no_grad()
-def test_what_is_cut_off_does_not_matter():
+def test_truncated_tokens_do_not_matter():
     t = tower(max_length=6)
     torch.testing.assert_close(*t(["dog " * 9, "dog " * 30]))
     assert not torch.equal(*t(["dog", "dog " * 30]))
@@ -123,7 +123,7 @@ def test_a_fresh_text_model_starts_as_a_bag_of_words_and_learns_more():
     assert cosines(*order)[0, 1] < 0.9
 
 
-def test_names_of_another_pooling_are_refused():
+def test_an_unknown_pooling_is_refused():
     with pytest.raises(UserError, match="'max'; expected 'end_of_text' or 'mean'"):
         tower("max")
 
@@ -141,7 +141,7 @@ def test_nano_resources_load_without_network(monkeypatch):
 
 
 def save_tokenizer(folder):
-    """A word-level tokenizer in the place of the real one."""
+    """A word-level tokenizer in place of the real one."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
     words = {"<pad>": 0, "<start>": 1, "<end>": 2, "?": 3, "dog": 4, "cat": 5}
@@ -216,7 +216,7 @@ def test_text_models_load_from_a_folder(make, tmp_path):
     }
 
 
-def test_a_folder_that_lacks_a_file_says_which(tmp_path):
+def test_a_missing_file_of_a_folder_is_named(tmp_path):
     folder = str(tmp_path)
     with pytest.raises(UserError, match=r"needs config.json and model.safetensors") as error:
         load_text_model(folder)
@@ -244,7 +244,7 @@ def test_a_broken_config_is_named(tmp_path, text):
 
 @pytest.mark.parametrize("load", [load_text_model, load_tokenizer])
 @pytest.mark.parametrize("path", ["someone/some-text-model", "/no/such/folder"])
-def test_a_missing_folder_says_what_to_put_where(load, path):
+def test_a_missing_folder_is_reported_with_the_files_to_put_there(load, path):
     with pytest.raises(UserError) as error:
         load(path)
     message = str(error.value)

@@ -37,7 +37,7 @@ def load_coco_json(json_file, image_root, dataset_name=None, extra_annotation_ke
 
     With a `dataset_name` the category ids become 0..C-1 in the order of the json's ids, and the
     metadata of that data set gets `thing_classes` and `thing_dataset_id_to_contiguous_id`.
-    An instance whose polygons all have fewer than 3 points is left out.
+    An instance whose polygons all have fewer than 3 points is skipped.
 
     Raises AssertionError for annotation ids that repeat and for annotations marked "ignore",
     ValueError for an empty box, KeyError for a category that the json does not define.
@@ -68,7 +68,7 @@ def load_coco_json(json_file, image_root, dataset_name=None, extra_annotation_ke
         )
     if without_polygon:
         logger.warning(
-            "%s: %d instances have no polygon of at least 3 points and are left out",
+            "%s: %d instances have no polygon of at least 3 points and are skipped",
             json_file,
             without_polygon,
         )
@@ -99,13 +99,13 @@ def _check_annotations(coco, json_file):
             len(coco.anns) - len(of_images),
             len(coco.anns),
         )
-    # The minival files of COCO 2014, long in use, have a few such ids.
+    # The minival files of COCO 2014 have a few such ids.
     if "minival" not in json_file:
         assert len(set(of_images)) == len(of_images), f"{json_file}: annotation ids repeat"
 
 
 def _parse_annotation(annotation, image_id, keys, new_ids):
-    """One annotation of a record, or None if its polygons are no polygons."""
+    """One annotation of a record, or None if its polygons are invalid."""
     assert annotation["image_id"] == image_id, annotation
     assert not annotation.get("ignore", 0), "annotations marked 'ignore' are not supported"
     parsed = {key: annotation[key] for key in keys if key in annotation}
@@ -135,7 +135,7 @@ def _parse_segmentation(segmentation):
 
 
 def register_coco_instances(name, metadata, json_file, image_root):
-    """Register the COCO json under `name`; `metadata` is a dict of more that is known about it."""
+    """Register the COCO json under `name`; `metadata` is a dict of further metadata."""
     assert isinstance(name, str), name
     paths = {"json_file": json_file, "image_root": image_root}
     for what, path in paths.items():

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 def register_lvis_instances(name, metadata, json_file, image_root):
-    """Register the LVIS json under `name`; `metadata` is a dict of more that is known about it."""
+    """Register the LVIS json under `name`; `metadata` is a dict of further metadata."""
     DatasetCatalog.register(name, partial(load_lvis_json, json_file, image_root, name))
     paths = {"json_file": json_file, "image_root": image_root}
     MetadataCatalog.get(name).set(**paths, evaluator_type="lvis", **metadata)
@@ -87,7 +87,7 @@ def _describe_classes(lvis, dataset_name):
     if "cocofied" in dataset_name:
         raise NotImplementedError(_subset.not_here("LVIS with COCO's categories"))
     if "v1" not in dataset_name and "v0.5" not in dataset_name:
-        raise ValueError(f"{dataset_name} is no version of LVIS: leave out the dataset_name")
+        raise ValueError(f"{dataset_name} is not a version of LVIS: pass no dataset_name")
     names = {id_: category["synonyms"][0] for id_, category in lvis.cats.items()}
     metadata = {"thing_classes": [names.get(id_, "") for id_ in range(1, max(names) + 1)]}
     if "v0.5" not in dataset_name and all("image_count" in c for c in lvis.cats.values()):

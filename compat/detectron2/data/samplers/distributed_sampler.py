@@ -1,4 +1,4 @@
-"""Streams of indices into a data set, of which each process takes its share."""
+"""Streams of indices into a data set, shared by processes."""
 
 from collections import Counter
 from itertools import islice
@@ -12,7 +12,7 @@ from detectron2.utils import comm
 class _EndlessSampler(Sampler):
     """Epoch after epoch without end; process r of n takes every n-th index from the r-th on.
 
-    All processes must draw the same stream, so a seed that is not given is agreed upon.
+    All processes must draw the same stream, so they agree on a seed if none is given.
     """
 
     def __init__(self, shuffle, seed):
@@ -84,7 +84,7 @@ class RepeatFactorTrainingSampler(_EndlessSampler):
 
 
 class InferenceSampler(Sampler):
-    """Every index exactly once over all processes: each has one run of neighbours."""
+    """Every index exactly once over all processes; each has a contiguous range."""
 
     def __init__(self, size):
         assert size > 0, f"the size of a data set is positive, not {size}"

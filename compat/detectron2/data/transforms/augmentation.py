@@ -1,4 +1,4 @@
-"""An augmentation decides on a transform; its input carries what the transform is applied to."""
+"""Augmentations, which choose transforms, and their inputs."""
 
 import inspect
 import pprint
@@ -66,7 +66,7 @@ class Augmentation:
         return np.random.uniform(low, high, [] if size is None else size)
 
     def __repr__(self):
-        """The call that makes this object, without the arguments that were left out."""
+        """The call that makes this object, without default arguments."""
         shown = []
         for name, parameter in inspect.signature(type(self)).parameters.items():
             if parameter.kind in _VARIADIC or not hasattr(self, name):
@@ -81,7 +81,7 @@ class Augmentation:
 
 
 class _Fixed(Augmentation):
-    """The policy that always gives the same transform."""
+    """A policy with a fixed transform."""
 
     def __init__(self, transform):
         self.transform = transform
@@ -103,7 +103,7 @@ def _as_augmentation(augmentation_or_transform) -> Augmentation:
 
 
 class AugmentationList(Augmentation):
-    """One after the other: each sees the input as the ones before have left it."""
+    """Augmentations in sequence: each gets the output of the one before."""
 
     def __init__(self, augs):
         self.augs = [_as_augmentation(aug) for aug in augs]
@@ -118,7 +118,7 @@ class AugmentationList(Augmentation):
 
 
 class AugInput:
-    """What augmentations look at and change.
+    """The data that augmentations read and change.
 
     `image` is (H, W) or (H, W, C), uint8 or floating point; `boxes` is (N, 4) XYXY in pixels;
     `sem_seg` is (H, W) uint8.

@@ -1,4 +1,4 @@
-"""Resizing with PIL, which fvcore's ScaleTransform leaves to torch."""
+"""Resizing with PIL, where fvcore's ScaleTransform uses torch."""
 
 import numpy as np
 import torch

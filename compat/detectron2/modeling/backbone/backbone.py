@@ -1,4 +1,4 @@
-"""What all backbones have in common."""
+"""The interface of backbones."""
 
 from abc import ABCMeta, abstractmethod
 
@@ -30,10 +30,10 @@ class Backbone(nn.Module, metaclass=ABCMeta):
 
     @property
     def size_divisibility(self) -> int:
-        """What the height and width of images have to be a multiple of; 0: anything will do."""
+        """Height and width of images must be multiples of it; 0: any size."""
         return 0
 
     @property
     def padding_constraints(self) -> dict[str, int]:
-        """Further wishes to ImageList.from_tensors: "size_divisibility", "square_size"."""
+        """Further arguments of ImageList.from_tensors: "size_divisibility", "square_size"."""
         return {}

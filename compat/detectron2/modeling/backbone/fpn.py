@@ -30,7 +30,7 @@ _NORMS = {
 
 
 class FPN(Backbone):
-    """Adds to each feature map, by a top-down path, what the coarser ones know.
+    """Adds coarser feature maps to finer ones by a top-down path.
 
     Its outputs are p<n>, of stride 2^n, with `out_channels` channels each.
     """
@@ -102,7 +102,7 @@ class FPN(Backbone):
         return {"square_size": self._square_pad}
 
     def forward(self, x):
-        """From what the backbone takes to a dict of feature maps (B, out_channels, h, w)."""
+        """From the backbone's input to a dict of feature maps (B, out_channels, h, w)."""
         bottom_up = self.bottom_up(x)
         maps, fused = [], None
         levels = zip(reversed(self.in_features), self.lateral_convs, self.output_convs, strict=True)

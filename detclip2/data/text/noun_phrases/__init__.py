@@ -1,4 +1,4 @@
-"""Noun phrases of a caption: what image-text pairs teach (paper, sec. 3.1)."""
+"""Noun phrases of captions, the phrases of image-text pairs (paper, sec. 3.1)."""
 
 from detclip2.data.text.noun_phrases.extract import (
     MAX_PHRASES,

@@ -1,9 +1,9 @@
 """A chunker for English captions: words -> tags -> base noun phrases, in linear time.
 
-1. A caption is cut into tokens: words, commas, and marks that end a phrase (``tokens``).
-2. Each word gets the tag that it has by itself (``words.tag_of``).
-3. From left to right, words that can be several things are decided by the tag before and the tag
-   after them (``_Tagger``). No word is looked at more than a fixed number of times.
+1. A caption is split into tokens: words, commas, and marks that end a phrase (``tokens``).
+2. Each word gets its tag without context (``words.tag_of``).
+3. From left to right, the tags before and after an ambiguous word decide its tag (``_Tagger``).
+   Each word is read at most a fixed number of times.
 4. Runs of modifiers that end in a noun are the phrases (``chunk``).
 """
 
@@ -19,9 +19,9 @@ class Chunk:
     """A base noun phrase before post-processing.
 
     Attributes:
-        words: its words in lower case, the stripped ones left out.
+        words: its words in lower case, without the stripped ones.
         next_word: the word or mark right after it, "" at the end.
-        opens: nothing but articles and quantifiers comes before it.
+        opens: whether only articles and quantifiers come before it.
     """
 
     words: list[str]
@@ -30,7 +30,7 @@ class Chunk:
 
 
 def _merge_idioms(tokens: list[str]) -> tuple[list[str], list[str]]:
-    """Tokens with idioms made one token, and the tag of each by itself."""
+    """The tokens, with each idiom joined into one, and their tags without context."""
     merged: list[str] = []
     tags: list[str] = []
     i = 0
@@ -53,21 +53,21 @@ def _tag_alone(token: str) -> str:
     return w.tag_of(token) if is_word(token) else w.BREAK
 
 
-_NOMINAL = frozenset("NJvGgEe")  # tags that can go on a phrase
+_NOMINAL = frozenset("NJvGgEe")  # tags that can continue a phrase
 _AFTER_PARTICIPLE = frozenset("DQPMS")
-_AFTER_VERB = _AFTER_PARTICIPLE | {"."}  # what follows a verb that has the form of a noun
+_AFTER_VERB = _AFTER_PARTICIPLE | {"."}  # tags after a verb with the form of a noun
 _PARTICLES = frozenset(("up", "down", "out", "off", "away"))
 
 
 class _Tagger:
-    """Decides ambiguous words, given the decided tag before and the open tag after them."""
+    """Decides the tags of ambiguous words, by the decided tag before and the open tag after."""
 
     def __init__(self, tokens: list[str], tags: list[str]):
         self.tokens = tokens
         self.open = tags
         self.tags: list[str] = []
-        self.opener = ""  # what comes before the noun phrase that is being read
-        self.has_finite_verb = False  # the clause that is being read has its verb
+        self.opener = ""  # the token before the current noun phrase
+        self.has_finite_verb = False  # of the current clause
 
     def run(self) -> list[str]:
         rules = {
@@ -89,7 +89,7 @@ class _Tagger:
         return self.tags
 
     def _follow(self, i: int, before: str) -> None:
-        """Keep track of the phrase and the clause after token i is decided."""
+        """Update the state of the phrase and the clause after token i is decided."""
         tag, token = self.tags[i], self.tokens[i]
         if tag in "JN" and before not in ("J", "N", "M"):
             self.opener = self.tokens[i - 1] if i else ""
@@ -99,12 +99,12 @@ class _Tagger:
             self.has_finite_verb = False
 
     def _has_subject(self, i: int) -> bool:
-        """Can the noun before token i be the subject of token i: "dogs run", "a dog runs"."""
+        """Whether the noun before token i can be its subject: "dogs run", "a dog runs"."""
         if self.has_finite_verb:
             return False
         if w.is_plural(self.tokens[i - 1]):
             return not self.tokens[i].endswith("s")
-        # A singular that is a phrase by itself has an article, but for telegraphic captions
+        # A singular that is a phrase by itself has an article, except in telegraphic captions
         # ("cat sits on"): "on street signs in the city" has no verb.
         return self.tokens[i].endswith("s") and self._opens_singular()
 
@@ -180,12 +180,12 @@ class _Tagger:
         return w.VERB if before in ("N", "S") and after in _AFTER_PARTICIPLE else w.NOUN
 
     def _adverb(self, i: int, before: str, after: str) -> str:
-        """Kept where it modifies a modifier: "a brightly colored umbrella"."""
+        """An adverb stays in a phrase if it modifies a modifier: "a brightly colored umbrella"."""
         return w.ADVERB if after in ("J", "E", "G", "M") and before != w.NOUN else w.BREAK
 
 
 def chunk(caption: str) -> Iterator[Chunk]:
-    """Base noun phrases of a caption, in order, as they come."""
+    """The base noun phrases of a caption, in order, not yet post-processed."""
     tokens, open_tags = _merge_idioms(tokenize(caption))
     tags = [*_Tagger(tokens, open_tags).run(), w.BREAK]
     start, content_seen = 0, False
@@ -205,7 +205,7 @@ def chunk(caption: str) -> Iterator[Chunk]:
 
 
 def _begins_phrase(tokens: list[str], tags: list[str], i: int) -> bool:
-    """Does a new phrase begin at i without any mark: "some bushes trees", "flowers red roses"."""
+    """Whether a phrase begins at i without a mark: "some bushes trees", "flowers red roses"."""
     if tags[i - 1] != w.NOUN or not w.is_plural(tokens[i - 1]):
         return False
     if tokens[i - 1] in w.words_of("modifying plurals"):

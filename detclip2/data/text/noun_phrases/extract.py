@@ -1,4 +1,4 @@
-"""Caption -> noun phrases: spaCy where its model is installed, else the project's own chunker."""
+"""Noun phrases of a caption, by spaCy if its model is installed, else by the project's chunker."""
 
 import functools
 import importlib.util
@@ -10,8 +10,8 @@ from detclip2.data.text.noun_phrases.chunker import Chunk, chunk
 from detclip2.data.text.noun_phrases.tokens import MAX_CHARACTERS, tokenize
 from detclip2.utils.errors import UserError
 
-MAX_PHRASES = 32  # of a caption; the longest of 335 real ones has 11
-MAX_WORDS = 8  # of a phrase: a longer run of words is a list of tags or not English
+MAX_PHRASES = 32  # of a caption; of 335 real captions, none has more than 11
+MAX_WORDS = 8  # of a phrase; longer runs of words are lists of tags or not English
 MAX_WORD_LENGTH = 40  # characters
 SPACY_MODEL = "en_core_web_sm"
 
@@ -24,18 +24,17 @@ def extract_noun_phrases(
     """Noun phrases of an English caption (paper, sec. 3.1; rules in ``docs/noun_phrases.md``).
 
     Args:
-        caption: any text; wrong encoding, other scripts and any length do no harm. Of a text
-            longer than 20,000 characters only the beginning is read.
-        backend: "spacy" (as in the paper), "rules" (our chunker), or "auto": spaCy where its model
-            is installed, else rules.
-        max_phrases: at most so many phrases, the first ones.
+        caption: any text, of any script and length; only the first 20,000 characters are read.
+        backend: "spacy" (as in the paper), "rules" (our chunker), or "auto": "spacy" if its model
+            is installed, else "rules".
+        max_phrases: maximum number of phrases; the first ones are kept.
 
     Returns:
         Distinct phrases in order of first appearance: lower case, one space between words, without
-        leading articles, numbers and quantifiers. Empty where the caption has none.
+        leading articles, numbers and quantifiers. Empty if the caption has none.
 
     Raises:
-        UserError: "spacy" was asked for and is not installed.
+        UserError: `backend` is "spacy" and spaCy or its model is not installed.
     """
     if backend == "auto":
         backend = "spacy" if spacy_is_available() else "rules"
@@ -45,7 +44,7 @@ def extract_noun_phrases(
 
 @functools.cache
 def spacy_is_available() -> bool:
-    """Are spaCy and its small English model installed."""
+    """Whether spaCy and its small English model are installed."""
     return all(importlib.util.find_spec(name) for name in ("spacy", SPACY_MODEL))
 
 
@@ -70,7 +69,7 @@ def _spacy_chunks(caption: str) -> Iterator[Chunk]:
 
 
 def _finish(found: Chunk) -> str | None:
-    """Strip a chunk from the left and leave out what names no thing; the same for both backends."""
+    """The phrase of a chunk of either backend, stripped on the left; None if it names no object."""
     words = list(found.words)
     while words and _is_stripped(words[0]):
         words.pop(0)

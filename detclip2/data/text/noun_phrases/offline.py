@@ -1,7 +1,7 @@
-"""Noun phrases of a whole data set, part by part, so that an interrupted run can go on.
+"""Noun phrases of a whole data set, part by part, so that an interrupted run can continue.
 
-A part is a tar shard, or a number of lines of a text file. Its output appears under its final name
-only when it is complete, together with its counts; a part that has both is not done again.
+A part is a tar shard, or a number of lines of a text file. Its output gets its final name when it
+is complete, and so do its counts; a part that has both is not done again.
 """
 
 import json
@@ -18,7 +18,11 @@ from detclip2.utils.files import write_whole
 
 
 def format_of(path: str, wanted: str = "auto") -> str:
-    """Format of an input file, by the end of its name where none is given."""
+    """The format of an input file: `wanted`, or by the suffix of its name for "auto".
+
+    Raises:
+        UserError: the format is not one of `FORMATS`.
+    """
     suffix = Path(path).suffix[1:].lower()
     found = {"json": "jsonl", "ndjson": "jsonl"}.get(suffix, suffix) if wanted == "auto" else wanted
     if found not in FORMATS:
@@ -30,7 +34,7 @@ def plan_parts(paths: Sequence[str], lines_per_part: int, wanted: str = "auto") 
     """Divide input files into parts.
 
     Raises:
-        UserError: a file that cannot be read, or whose format is not known.
+        UserError: a file cannot be read, or its format is not known.
     """
     parts: list[Part] = []
     for path in paths:
@@ -61,7 +65,7 @@ def _line_parts(path: str, size: int) -> Iterator[tuple[int, int, int]]:
 
 
 def prepare_folder(folder: Path, parts: Sequence[Part], options: Options) -> list[Part]:
-    """Make the output folder or go on in it; returns the parts that are still to do.
+    """Make the output folder, or continue in it, and return the parts that are not done.
 
     Raises:
         UserError: the folder holds the output of other inputs or options, or cannot be written.
@@ -83,7 +87,7 @@ def prepare_folder(folder: Path, parts: Sequence[Part], options: Options) -> lis
                 f"--output {folder}: holds phrases of other inputs or options (plan.json); "
                 "choose an empty folder, or repeat the command that began it"
             )
-        # What a killed process was writing (names as detclip2.utils.files gives them).
+        # Unfinished files of killed processes (with names of detclip2.utils.files).
         for half_written in (*folder.glob(".*.[0-9]*"), *folder.glob("counts/.*.[0-9]*")):
             half_written.unlink()
     except (OSError, ValueError) as error:
@@ -98,16 +102,16 @@ def prepare_folder(folder: Path, parts: Sequence[Part], options: Options) -> lis
 
 
 def _identity(part: Part) -> dict[str, Any]:
-    """A part, and the size of its file: another file under the same name is another input."""
+    """A part and the size of its file, which distinguishes files of the same name."""
     return {**asdict(part), "file_size": os.path.getsize(part.path)}
 
 
 def do_part(part: Part, folder: Path, options: Options) -> dict[str, int]:
-    """Extract the phrases of one part and write them, and its counts.
+    """Extract the phrases of one part, and write them with the counts.
 
     Returns:
-        Counts: ``captions``, ``phrases``, and the kinds of what was left out (names as in
-        :data:`detclip2.data.skips.KINDS`).
+        Counts of ``captions``, ``phrases``, and skips by kind (names of
+        `detclip2.data.skips.KINDS`).
     """
     counts: Counter[str] = Counter(captions=0, phrases=0)
 
@@ -124,12 +128,12 @@ def do_part(part: Part, folder: Path, options: Options) -> dict[str, int]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a small json file, whole or not at all."""
+    """Write a small json file, complete or not at all."""
     write_whole(path, lambda file: file.write(json.dumps(content, indent=1).encode() + b"\n"))
 
 
 def total_counts(folder: Path, parts: Sequence[Part]) -> dict[str, int]:
-    """The counts of all parts together, also of those done in earlier runs."""
+    """The sums of the counts of all parts, including those of earlier runs."""
     total: Counter[str] = Counter()
     for part in parts:
         total.update(json.loads(part.counts(folder).read_text()))

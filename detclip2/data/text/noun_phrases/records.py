@@ -1,4 +1,4 @@
-"""Captions in text files and tar shards -> records with their noun phrases."""
+"""Records of captions with their noun phrases, from text files and tar shards."""
 
 import hashlib
 import io
@@ -18,16 +18,16 @@ FORMATS = ("txt", "tsv", "jsonl", "tar")
 
 @dataclass(frozen=True)
 class Options:
-    """What decides the output, beside the input files.
+    """Options of the extraction, which decide the output together with the input files.
 
     Attributes:
-        backend: see :func:`extract_noun_phrases`.
-        max_phrases: of a caption.
-        caption_column: of a tsv, from 0.
-        url_column: of a tsv, from 0; it may be absent.
-        caption_key: of a jsonl.
-        image_name: for a tsv, a format string with ``index``, ``md5`` and ``sha1`` (of the URL):
-            the name of the image in its folder; "" writes no image name.
+        backend: see `extract_noun_phrases`.
+        max_phrases: maximum number of phrases of a caption.
+        caption_column: column of the caption in a tsv, from 0.
+        url_column: column of the URL in a tsv, from 0; it may be absent.
+        caption_key: key of the caption in a jsonl.
+        image_name: for a tsv, format string of the image's name in its folder, with ``index``,
+            ``md5`` and ``sha1`` (of the URL); "" writes no image name.
         copy_shards: write shards with a ``.phrases.json`` for each caption instead of jsonl.
     """
 
@@ -42,14 +42,14 @@ class Options:
 
 @dataclass(frozen=True)
 class Part:
-    """Input that one process does in one go.
+    """A part of the input, which one process handles as a unit.
 
     Attributes:
-        number: over all inputs; names its output.
+        number: number among the parts of all inputs, used in the name of the output.
         path: the input file.
-        format: one of :data:`FORMATS`.
-        start, end: bytes of the file.
-        first_index: number of its first line in the file, blank lines not counted, from 0.
+        format: one of `FORMATS`.
+        start, end: range of bytes of the file, except for tar.
+        first_index: number of its first line in the file, from 0, without blank lines.
     """
 
     number: int
@@ -60,18 +60,18 @@ class Part:
     first_index: int = 0
 
     def output(self, folder: Path, options: Options) -> Path:
-        """Where its result is."""
+        """The path of the output."""
         if self.format == "tar" and options.copy_shards:
             return folder / Path(self.path).name
         return folder / f"phrases-{self.number:06d}.jsonl"
 
     def counts(self, folder: Path) -> Path:
-        """Where its counts are."""
+        """The path of the counts."""
         return folder / "counts" / f"{self.number:06d}.json"
 
 
 def read_records(part: Part, options: Options, counts: Counter[str]) -> Iterator[dict[str, Any]]:
-    """Records of a part, with caption and phrases; what is left out is counted."""
+    """The records of a part, with caption and phrases; skipped entries are counted."""
     if part.format == "tar":
         for name, raw in _shard_captions(part.path, counts):
             phrases = _phrases(raw, options, counts)
@@ -128,9 +128,9 @@ def _read_jsonl(line: bytes, index: int, options: Options) -> dict[str, Any] | N
 
 
 def _phrases(caption: str | bytes, options: Options, counts: Counter[str]) -> list[str] | None:
-    """Phrases of a caption; None where it has no text. Both are counted."""
+    """The phrases of a caption; None if it has no valid text. Both are counted."""
     try:
-        # json can hold half of a surrogate pair, which no UTF-8 file can
+        # json may have lone surrogates, which UTF-8 cannot encode.
         text = caption.decode() if isinstance(caption, bytes) else caption.encode().decode()
     except UnicodeError:
         counts["caption-encoding"] += 1
@@ -146,7 +146,7 @@ def _phrases(caption: str | bytes, options: Options, counts: Counter[str]) -> li
 
 
 def _members(path: str, counts: Counter[str]) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
-    """Files of a shard, up to where it is damaged."""
+    """The files of a shard, up to any damage."""
     try:
         with tarfile.open(path, "r|*") as tar:
             for member in tar:
@@ -160,7 +160,7 @@ def _members(path: str, counts: Counter[str]) -> Iterator[tuple[tarfile.TarInfo,
 
 
 def _is_cut_short(path: str) -> bool:
-    """A tar ends in zeros; tarfile takes one that is cut between two files for a complete one."""
+    """Whether a tar lacks its final zeros; tarfile does not notice a cut between two files."""
     with open(path, "rb") as file:
         file.seek(-512, os.SEEK_END)
         return any(file.read())
@@ -177,7 +177,7 @@ def copy_shard(part: Part, file: IO[bytes], options: Options, counts: Counter[st
     with tarfile.open(fileobj=file, mode="w|") as copy:
         for member, content in _members(part.path, counts):
             if member.name.endswith(".phrases.json"):
-                continue  # of an earlier run
+                continue  # from an earlier run
             copy.addfile(member, io.BytesIO(content))
             if member.name.endswith(".txt"):
                 phrases = _phrases(content, options, counts)

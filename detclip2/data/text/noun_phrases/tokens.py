@@ -1,4 +1,4 @@
-"""Caption -> tokens: words, commas, and marks that end a phrase."""
+"""Tokens of a caption: words, commas, and marks that end a phrase."""
 
 import html
 import re
@@ -6,9 +6,9 @@ import unicodedata
 
 from detclip2.data.text.noun_phrases import words as w
 
-MAX_CHARACTERS = 20_000  # of a caption that are read: what is longer is no caption
+MAX_CHARACTERS = 20_000  # read of a caption; longer text is not a caption
 
-# Letters of Latin script only: this is a chunker of English.
+# Letters of Latin script only, since the chunker is for English.
 _LETTER = "A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f"
 _TOKEN = re.compile(
     r"(?:[a-z]\.){2,}"  # an abbreviation: u.s.
@@ -23,7 +23,7 @@ _QUOTES = str.maketrans("\u2018\u2019\u02bc\u0060\u00b4\u2010\u2011", "'''''--")
 
 
 def tokenize(caption: str) -> list[str]:
-    """Lower-case tokens; addresses and file names become one mark each."""
+    """Lower-case tokens; each URL and file name becomes a mark."""
     text = unicodedata.normalize("NFC", caption[:MAX_CHARACTERS])
     if "&" in text:
         text = html.unescape(text)
@@ -38,7 +38,7 @@ def tokenize(caption: str) -> list[str]:
 
 
 def _rejoin(tokens: list[str]) -> list[str]:
-    """Put together what a tokenizer has split: "music 's", "close - up"."""
+    """Join words that another tokenizer has split: "music 's", "close - up"."""
     joined: list[str] = []
     i = 0
     while i < len(tokens):
@@ -63,5 +63,5 @@ def _is_hyphen(before: str, after: str) -> bool:
 
 
 def is_word(token: str) -> bool:
-    """Is a token a word or number, not a mark."""
+    """Whether a token is a word or number, not a mark."""
     return bool(_WORD_START.match(token))

@@ -1,4 +1,4 @@
-"""What a word can be, from closed-class word lists and from its ending."""
+"""Tags of words without context, from closed-class word lists and word endings."""
 
 import functools
 import re
@@ -6,16 +6,16 @@ from collections import defaultdict
 from importlib import resources
 
 # The tags of the chunker, one letter a word.
-ARTICLE = "D"  # opens a phrase, stripped from it: "the", "his"
+ARTICLE = "D"  # before a phrase, not part of it: "the", "his"
 QUANTIFIER = "Q"  # likewise: "two", "several"
 ADJECTIVE = "J"
-NOUN = "N"  # also every word that nothing else is known of
+NOUN = "N"  # also every unknown word
 GERUND = "G"  # -ing: verb or modifier
 GERUND_NOUN = "g"  # -ing: noun unless an object follows ("painting")
 PARTICIPLE = "E"  # -ed and irregular ones: verb or modifier
 PARTICIPLE_NOUN = "e"  # noun unless it follows one: "set", "cut"
 VERB = "V"
-VERB_NOUN = "v"  # a noun or a verb, as the neighbours say: "stop", "walks"
+VERB_NOUN = "v"  # noun or verb, depending on the neighbours: "stop", "walks"
 PREPOSITION = "P"
 CONJUNCTION = "C"
 SUBJECT = "S"  # pronoun or auxiliary: a verb may follow
@@ -30,7 +30,7 @@ _VOWELS = "aeiou"
 
 @functools.cache
 def word_lists() -> dict[str, tuple[str, ...]]:
-    """Lists of ``resources/noun_phrase_words.txt``: name -> its lines (comments left out)."""
+    """Lists of ``resources/noun_phrase_words.txt``: name -> its lines, without comments."""
     text = (
         resources.files("detclip2.resources").joinpath("noun_phrase_words.txt").read_text("utf-8")
     )
@@ -64,7 +64,7 @@ def idioms() -> dict[str, dict[tuple[str, ...], str]]:
 
 @functools.cache
 def gerund_compounds() -> dict[str, frozenset[str]]:
-    """Gerund -> the nouns that it forms a name with ("parking": "lot", ...)."""
+    """Gerund -> nouns that form a compound with it ("parking": "lot", ...)."""
     pairs = (line.split(":") for line in word_lists()["gerund compounds"])
     return {gerund: frozenset(nouns.split()) for gerund, nouns in pairs}
 
@@ -80,7 +80,7 @@ def s_form(verb: str) -> str:
 
 @functools.cache
 def _lexicon() -> dict[str, str]:
-    """Word -> tag; where a word is in several lists, the later line here wins."""
+    """Word -> tag; of several lists with a word, the last one below decides."""
     tags: dict[str, str] = {}
     verbs, also_nouns = words_of("verbs"), words_of("verbs that are also nouns")
     tags.update((form, VERB) for verb in verbs for form in (verb, s_form(verb)))
@@ -109,7 +109,7 @@ def _lexicon() -> dict[str, str]:
 
 @functools.lru_cache(maxsize=65536)
 def tag_of(word: str) -> str:
-    """Tag of a lower-case word by itself; its neighbours may change it (``chunker``)."""
+    """The tag of a lower-case word without context, which may change it (``chunker``)."""
     known = _lexicon().get(word)
     if known:
         return known
@@ -128,7 +128,7 @@ def tag_of(word: str) -> str:
 
 
 def is_plural(noun: str) -> bool:
-    """Is a lower-case noun a plural, by its ending."""
+    """Whether a lower-case noun is a plural, by its ending."""
     if noun in words_of("plurals"):
         return True
     if noun in words_of("singulars in s") or noun.endswith(("'s", "s'")):
@@ -137,7 +137,7 @@ def is_plural(noun: str) -> bool:
 
 
 def singular_of(noun: str) -> str:
-    """Singular of a regular plural, by its ending; other words as they are."""
+    """The singular of a regular plural, by its ending; other words are unchanged."""
     if not is_plural(noun):
         return noun
     if noun.endswith("ies") and len(noun) > 4:

@@ -1,0 +1,37 @@
+"""Clean phrases: text from files becomes one line without control characters."""
+
+import re
+import unicodedata
+
+MAX_PHRASE_LENGTH = 1000  # characters; the text tower reads 16 tokens (paper, sec. 4.1)
+
+_KEPT = frozenset("\u200c\u200d")  # zero-width (non-)joiner
+_DROPPED = frozenset({"Cc", "Cf", "Cs"})  # control, format, lone surrogate
+_WHITESPACE = re.compile(r"\s+")
+
+
+def clean_phrase(text: str) -> str:
+    """The text as a phrase: NFC, one line, no control characters, at most 1,000 characters.
+
+    Zero-width joiners stay (emoji and some scripts are written with them); other format
+    characters, lone surrogates and the replacement character go.
+    """
+    # Truncate first, so that a "caption" of 100 MB takes no longer than a long one.
+    text = _WHITESPACE.sub(" ", text[: 4 * MAX_PHRASE_LENGTH])
+    text = "".join(filter(is_kept, text))
+    text = unicodedata.normalize("NFC", text.replace("\ufffd", ""))
+    return _WHITESPACE.sub(" ", text).strip()[:MAX_PHRASE_LENGTH].rstrip()
+
+
+def is_kept(character: str) -> bool:
+    """Whether a phrase may have it: neither a control or format character nor a lone surrogate."""
+    return character in _KEPT or unicodedata.category(character) not in _DROPPED
+
+
+def unique_phrases(phrases: list[str]) -> list[str]:
+    """The cleaned phrases in order, without empty ones and repetitions (ignoring case)."""
+    found: dict[str, str] = {}
+    for phrase in map(clean_phrase, phrases):
+        if phrase:
+            found.setdefault(phrase.casefold(), phrase)
+    return list(found.values())

@@ -1,0 +1,180 @@
+"""The protocol of a model: all that engine, predictor, evaluators and commands call.
+
+A model with these methods can be trained, evaluated and used by everything in this package. Code
+outside of ``detclip2.modeling`` reads no part of a model by name.
+
+Letters: B images, K anchors of an image, M phrases, D embedding width, R proposals of an image,
+C labels of a vocabulary.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import torch
+from detectron2.structures import ImageList, Instances
+from torch import Tensor, nn
+
+from detclip2.modeling.heads.outputs import HeadOutputs
+from detclip2.modeling.postprocess import DetectionThresholds
+from detclip2.modeling.proposals import Proposals
+from detclip2.modeling.text.text_batch import TextBatch
+
+Sample: TypeAlias = Mapping[str, Any]
+"""A sample in the format of ``detclip2.data.sample``."""
+Losses: TypeAlias = dict[str, Tensor]
+"""Name -> scalar, weighted."""
+
+
+@runtime_checkable
+class OpenVocabularyModel(Protocol):
+    """An ``nn.Module`` that detects the labels of a vocabulary. Its ``forward`` returns
+
+    - in training, the `losses` of samples with one kind of supervision;
+    - in evaluation, one ``{"instances": Instances}`` an image, for the vocabulary of
+      `set_vocabulary`, as Detectron2's evaluation loop expects.
+    """
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+
+    @property
+    def embed_dim(self) -> int:
+        """D, the width of embeddings."""
+
+    @property
+    def text_identity(self) -> str | None:
+        """Name of the text encoder, stored with embeddings in files; None without an encoder."""
+
+    @property
+    def ignored_weights(self) -> tuple[str, ...]:
+        """Prefixes of weights in a file that this model does not use."""
+
+    def compilable_parts(self) -> list[nn.Module]:
+        """Submodules that ``torch.compile`` may compile: tensors in, tensors out."""
+
+    # Training.
+
+    def encode_text(self, samples: Sequence[Sample]) -> TextBatch:
+        """Encode the text of B samples, each distinct phrase once.
+
+        On data with boxes this joins the phrases of all processes, a collective operation.
+
+        Raises:
+            UserError: the model has no text tower.
+        """
+
+    def preprocess_image(
+        self, samples: Sequence[Sample], batch: Sequence[Sample] | None = None
+    ) -> ImageList:
+        """Normalise and pad the images of B samples, and move them to the device.
+
+        Args:
+            samples: each has ``image`` (3, H, W).
+            batch: samples whose images decide the padded size; by default those of ``samples``.
+        """
+
+    def encode_images(self, images: ImageList, text: TextBatch | None = None) -> HeadOutputs:
+        """Head outputs for B images, at K anchors each.
+
+        Args:
+            images: from `preprocess_image`.
+            text: of the same B samples, for a model that fuses text into its head.
+        """
+
+    def losses(self, outputs: HeadOutputs, text: TextBatch, samples: Sequence[Sample]) -> Losses:
+        """All losses: those of `image_losses` and `contrast_losses`."""
+
+    def image_losses(
+        self,
+        outputs: HeadOutputs,
+        text: TextBatch,
+        samples: Sequence[Sample],
+        counts: Any = None,
+    ) -> Losses:
+        """Losses that are sums over images; empty if the supervision has none.
+
+        Args:
+            outputs: for B images.
+            text: of the B samples.
+            samples: the B samples.
+            counts: from `loss_counts`, if the samples are a part of a batch.
+        """
+
+    def loss_counts(self, outputs: HeadOutputs, text: TextBatch, samples: Sequence[Sample]) -> Any:
+        """Divisors of `image_losses` for a whole batch; may be a collective operation.
+
+        Args:
+            outputs: for any images of the batch; only the anchors, which they share, are read.
+            text: of all samples.
+            samples: the whole batch.
+        """
+
+    def has_contrast(self, samples: Sequence[Sample]) -> bool:
+        """Whether this supervision has a loss over all images of the batch at once.
+
+        Raises:
+            UserError: the supervision needs one and the model has none.
+        """
+
+    def contrast_regions(
+        self, outputs: HeadOutputs, text: TextBatch, samples: Sequence[Sample]
+    ) -> Proposals:
+        """The R regions of each of B images that `contrast_losses` reads."""
+
+    def contrast_losses(self, regions: Proposals, text: TextBatch) -> Losses:
+        """Losses over the images of the whole batch at once; a collective operation.
+
+        Args:
+            regions: from `contrast_regions`, for all images of this process's batch.
+            text: of all samples of this process.
+        """
+
+    # Inference.
+
+    def encode_phrases(self, phrases: Sequence[str]) -> Tensor:
+        """(M, D) embeddings of M phrases, in evaluation mode and without gradient."""
+
+    def prepare_vocabulary(self, vocabulary: Any) -> Any:
+        """Prepare a vocabulary for `inference`: once, not for each image.
+
+        Args:
+            vocabulary: an encoded `Vocabulary`, C names, or their (C, D) embeddings.
+
+        Returns:
+            A state of the model's own type, valid until the weights change.
+        """
+
+    def set_vocabulary(self, vocabulary: Any, label_of_row: Tensor | None = None) -> None:
+        """Set the vocabulary of ``forward`` in evaluation; see `prepare_vocabulary`."""
+
+    def inference(
+        self,
+        samples: Sequence[Sample],
+        vocabulary: Any = None,
+        thresholds: DetectionThresholds | None = None,
+    ) -> list[Instances]:
+        """Detections of each image, in its original size, best first.
+
+        Args:
+            samples: each has ``image`` and optionally ``height`` and ``width``, the original size
+                in px, and its own ``vocabulary``, prepared or not.
+            vocabulary: from `prepare_vocabulary`, for samples without their own; None: that of
+                `set_vocabulary`.
+            thresholds: values that are None fall back to the model's.
+        """
+
+
+@runtime_checkable
+class ExplainableModel(OpenVocabularyModel, Protocol):
+    """A model that shows which region each phrase of a caption chooses."""
+
+    def similarity(self, outputs: HeadOutputs, text: TextBatch) -> Tensor:
+        """(B, K, M) logits S of all regions and phrases."""
+
+    def chosen_regions(self, outputs: HeadOutputs, text: TextBatch) -> tuple[Tensor, Tensor]:
+        """The region that each phrase chooses in each image, as in training on captions.
+
+        Returns:
+            (M, B) indices into the K anchors, and (B,) bool: whether the image has a proposal.
+        """

@@ -1,0 +1,1 @@
+"""The benchmark EmojiScenes: configs, experiments, results and tools (README.md)."""

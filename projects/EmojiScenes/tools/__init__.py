@@ -1,0 +1,1 @@
+"""Programs that make files of EmojiScenes and of the shipped model."""

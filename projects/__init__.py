@@ -1,0 +1,1 @@
+"""Projects that use the library: each has a README."""
