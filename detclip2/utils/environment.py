@@ -20,7 +20,7 @@ from detclip2.utils.errors import MISSING_DETECTRON2, UserError, missing_package
 from detclip2.utils.quiet import without_upstream_warnings
 
 # Distribution -> its module, if the names differ.
-MODULES = {"opencv-python-headless": "cv2", "pillow": "PIL", "hydra-core": "hydra"}
+MODULES = {"opencv-python-headless": "cv2", "pillow": "PIL", "hydra-core": "hydra", "pyyaml": "yaml"}
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def _version(requirement: Requirement) -> Finding:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return Finding(name, "missing", wanted, f"{name} is missing; {remedy}")
-    if trouble := _import_trouble(MODULES.get(name, name.replace("-", "_"))):
+    if trouble := _import_trouble(MODULES.get(name.lower(), name.replace("-", "_"))):
         if name == "opencv-python-headless":  # often overwritten by opencv-python
             remedy = (
                 "`pip uninstall -y opencv-python opencv-python-headless`, "
