@@ -5,8 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # The tests need no network and no GPU, and each worker one core.
 TEST_ENV := CUDA_VISIBLE_DEVICES= HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 OMP_NUM_THREADS=1
-PYTEST = $(TEST_ENV) $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal \
-	--check-costs
+PYTEST = $(TEST_ENV) $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal
 # The marks of cost are explained in pyproject.toml.
 CHEAP := not slow and not processes and not docs and not compat
 
@@ -27,7 +26,7 @@ demo: setup  ## detect objects by name in drawn images, with the shipped model
 	$(BIN)/python projects/DetCLIPv2/demo.py
 
 quick: lint types  ## lint, types and the fast tests: for each change
-	$(PYTEST) -m "$(CHEAP)"
+	$(PYTEST) --check-costs -m "$(CHEAP)"
 
 test: lint types docs  ## lint, types, the documentation site and all tests: before a change is merged
 	$(PYTEST)

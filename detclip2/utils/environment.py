@@ -20,7 +20,12 @@ from detclip2.utils.errors import MISSING_DETECTRON2, UserError, missing_package
 from detclip2.utils.quiet import without_upstream_warnings
 
 # Distribution -> its module, if the names differ.
-MODULES = {"opencv-python-headless": "cv2", "pillow": "PIL", "hydra-core": "hydra", "pyyaml": "yaml"}
+MODULES = {
+    "opencv-python-headless": "cv2",
+    "pillow": "PIL",
+    "hydra-core": "hydra",
+    "pyyaml": "yaml",
+}
 
 
 @dataclass(frozen=True)

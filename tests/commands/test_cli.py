@@ -230,6 +230,7 @@ def test_a_terminal_without_unicode(nano_folder, photo, tmp_path, monkeypatch):
     assert rb"\u308a" in stream.buffer.getvalue()
 
 
+@pytest.mark.slow
 def test_names_from_files_and_saved_vocabularies(predict, photo, tmp_path, nano_folder):
     names = tmp_path / "names.txt"
     names.write_text("\n".join(f"thing {i}" for i in range(5000)))

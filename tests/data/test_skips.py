@@ -22,6 +22,7 @@ class Counting(Dataset):
 @pytest.mark.parametrize(
     "method", sorted({"fork", "spawn"} & set(multiprocessing.get_all_start_methods()))
 )
+@pytest.mark.processes
 def test_counts_of_worker_processes_are_collected(method):
     counter = SkipCounter("web", num_examples=0)
     list(DataLoader(Counting(counter), num_workers=2, multiprocessing_context=method))

@@ -43,6 +43,7 @@ class Counting:
 
 
 @pytest.mark.parametrize("source", ["detection", "pairs"])
+@pytest.mark.slow
 def test_compiled_parts_keep_losses_and_gradients(source):
     torch.compiler.reset()
     expected = whole(*model_and_batch(source))
@@ -63,6 +64,7 @@ def test_compiled_parts_keep_losses_and_gradients(source):
     assert backend.graphs == graphs
 
 
+@pytest.mark.slow
 def test_gradients_flow_through_aot_autograd():
     torch.compiler.reset()
     expected = whole(*model_and_batch("detection"))

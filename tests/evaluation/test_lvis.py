@@ -109,6 +109,7 @@ def test_standard_ap_equals_detectron2s_evaluator(truth, tmp_path):
     assert ours == expected
 
 
+@pytest.mark.slow
 def test_real_annotations(test_data):
     json_file = test_data / "lvis" / "lvis_v0.5_val_100.json"
     register(NAME, json_file)

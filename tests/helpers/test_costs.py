@@ -53,6 +53,7 @@ class Plugin:
             self.reports[report.nodeid.partition("::")[2]] = report
 
 
+@pytest.mark.processes
 def test_tests_without_a_mark_may_not_be_expensive(run):
     reports = run("--check-costs")
     failed = {name: report.longreprtext for name, report in reports.items() if report.failed}
@@ -63,6 +64,7 @@ def test_tests_without_a_mark_may_not_be_expensive(run):
     assert "assert None" in failed["test_broken"]
 
 
+@pytest.mark.processes
 def test_nothing_is_checked_unless_asked_for(run):
     reports = run()
     assert [name for name, report in reports.items() if report.failed] == ["test_broken"]

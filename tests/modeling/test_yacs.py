@@ -140,9 +140,9 @@ def test_names_of_the_test_set_are_the_vocabulary(cfg):
 
 
 BUILD = """
+{imports}
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
-{imports}
 cfg = get_cfg()
 add_detclip_config(cfg)
 cfg.MODEL.DEVICE = "cpu"
@@ -153,6 +153,7 @@ print(type(build_model(cfg)).__name__)
 
 
 @pytest.mark.parametrize("module", ["detclip2.modeling.yacs", "detclip2.modeling"])
+@pytest.mark.processes
 def test_nothing_else_need_be_imported(module):
     """In a new process: in this one, other tests have imported and registered everything."""
     code = BUILD.format(imports=f"from {module} import add_detclip_config")
@@ -166,6 +167,7 @@ def test_every_public_name_of_modeling_is_there():
         modeling.DetCLIP  # noqa: B018
 
 
+@pytest.mark.processes
 def test_modeling_imports_no_room_above_it():
     code = (
         "import sys; from detclip2 import modeling; "

@@ -32,6 +32,7 @@ def repository(folder: Path, page: str = "", argument: str = "height") -> Path:
     return folder
 
 
+@pytest.mark.processes
 def test_pages_become_a_site_without_requests_to_other_hosts(tmp_path, capfd):
     assert build(repository(tmp_path)) == 0
     site = tmp_path / "build" / "site"
@@ -51,6 +52,7 @@ def test_pages_become_a_site_without_requests_to_other_hosts(tmp_path, capfd):
         {"argument": "depth"},
     ],
 )
+@pytest.mark.processes
 def test_a_broken_reference_is_an_error(tmp_path, capfd, wrong):
     assert build(repository(tmp_path, **wrong)) == 1
 

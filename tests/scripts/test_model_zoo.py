@@ -26,6 +26,7 @@ def rows():
     return {cells[0]: dict(zip(lines[0], cells, strict=True)) for cells in lines[1:]}
 
 
+@pytest.mark.slow
 def test_the_table_equals_the_scripts_output(capsys):
     """Every config in it builds; a number typed by hand would differ."""
     assert script.main(["--check"]) == 0, "run python scripts/model_zoo.py"
