@@ -5,8 +5,9 @@ Names are imported on first use, so that one part can be used without loading th
 Detectron2.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from detclip2.utils.lazy import lazy_names
 
 if TYPE_CHECKING:
     from detclip2.modeling.alignment import Alignment, GroupedSimilarity
@@ -74,15 +75,7 @@ _NAMES = {
     "text.text_tower": ("TextTower", "fresh_text_model", "load_text_model", "load_tokenizer"),
     "yacs": ("add_detclip_config",),
 }
-_MODULES = {name: module for module, names in _NAMES.items() for name in names}
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name on first use."""
-    if name in _MODULES:
-        return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazy_names(
+        __name__, {name: module for module, names in _NAMES.items() for name in names}
+    )
