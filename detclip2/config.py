@@ -50,15 +50,7 @@ def get_config(name: str, keys: str | tuple[str, ...] | None = None) -> Any:
     Raises:
         UserError: there is no config of this name, it has no such key, or it does not run.
     """
-    path = config_file(name)
-    try:
-        return LazyConfig.load(str(path), keys)
-    except UserError:
-        raise
-    except KeyError as error:
-        raise UserError(f"{path}: this config has no key {error}") from error
-    except Exception as error:  # a config is a program: anything may go wrong in it
-        raise UserError(f"{path}: this config cannot be loaded: {_reason(error)}") from error
+    return _load(config_file(name), keys)
 
 
 def load_config(source: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[DictConfig, str]:
@@ -82,12 +74,7 @@ def load_config(source: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[Dic
         raise UserError(f"{path}: a config is a .py or .yaml file")
     if not os.path.isfile(path):
         raise UserError(f"{path}: this config does not exist")
-    try:
-        cfg = LazyConfig.load(str(path))
-    except UserError:
-        raise
-    except Exception as error:  # a config is a program: anything may go wrong in it
-        raise UserError(f"{path}: this config cannot be loaded: {_reason(error)}") from error
+    cfg = _load(path)
     if not isinstance(cfg, DictConfig):
         raise UserError(f"{path}: this config holds no keys")
     if path.suffix != ".py":
@@ -218,6 +205,17 @@ def unknown_key(name: str, path: str, key: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(key, known, n=3)
     hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(known)}"
     return f"{name}: {path} has no key {key!r}; {hint}"
+
+
+def _load(path: Path, keys: str | tuple[str, ...] | None = None) -> Any:
+    try:
+        return LazyConfig.load(str(path), keys)
+    except UserError:
+        raise
+    except Exception as error:  # a config is a program: anything may go wrong in it
+        if keys is not None and isinstance(error, KeyError):
+            raise UserError(f"{path}: this config has no key {error}") from error
+        raise UserError(f"{path}: this config cannot be loaded: {_reason(error)}") from error
 
 
 def _check_overridden(cfg: DictConfig, key: str, name: str) -> None:

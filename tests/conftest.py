@@ -1,4 +1,7 @@
+import gc
 import os
+from copy import deepcopy
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -6,6 +9,16 @@ import pytest
 import detclip2  # noqa: F401  (offers the stand-in where there is no Detectron2)
 
 pytest_plugins = ["tests.helpers.costs", "pytester"]
+
+# The objects of the imported libraries live as long as the process: the garbage collector does not
+# go through them again and again, neither while tests are collected nor while they run.
+gc.disable()
+
+
+def pytest_collection_finish():
+    gc.freeze()
+    gc.enable()
+
 
 MODELS = Path(__file__).parents[1] / "configs" / "models" / "detclipv2.py"
 
@@ -29,6 +42,20 @@ def emoji_font():
         return find_emoji_font()
     except UserError as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture
+def quick_launch(monkeypatch, tmp_path):
+    """Detectron2's `launch` forks its processes from a server; the file of their standard error."""
+    from torch import multiprocessing
+
+    from tests.helpers import processes
+
+    stderr = tmp_path / "stderr.txt"
+    stderr.touch()
+    start = partial(processes.start_from_server, multiprocessing.start_processes, stderr)
+    monkeypatch.setattr(multiprocessing, "start_processes", start)
+    return stderr
 
 
 @pytest.fixture(scope="session")
@@ -59,9 +86,9 @@ def nano_folder(nano_config, tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def tiny_config():
-    """The nano model's config with few channels and layers: a forward pass takes milliseconds."""
+@pytest.fixture(scope="session")
+def one_tiny_config():
+    """That of `tiny_config`, read-only."""
     from detectron2.config import LazyConfig
 
     cfg = LazyConfig.load(str(MODELS)).nano
@@ -72,14 +99,26 @@ def tiny_config():
 
 
 @pytest.fixture
-def tiny_model(tiny_config):
-    """The model of `tiny_config` with fixed random weights, in training mode."""
+def tiny_config(one_tiny_config):
+    """The nano model's config with few channels and layers: a forward pass takes milliseconds."""
+    return deepcopy(one_tiny_config)
+
+
+@pytest.fixture(scope="session")
+def one_tiny_model(one_tiny_config):
+    """That of `tiny_model`, read-only."""
     import torch
     from detectron2.config import instantiate
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return instantiate(tiny_config).train()
+        return instantiate(one_tiny_config).train()
+
+
+@pytest.fixture
+def tiny_model(one_tiny_model):
+    """The model of `tiny_config` with fixed random weights, in training mode."""
+    return deepcopy(one_tiny_model)
 
 
 @pytest.fixture

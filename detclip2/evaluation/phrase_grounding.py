@@ -251,7 +251,7 @@ def first_right(boxes: Tensor, targets: Tensor, iou_threshold: float = 0.5) -> f
     """The rank, from 0, of the first box that is right; infinity if none is.
 
     Args:
-        boxes: (R, 4) XYXY, the best first.
+        boxes: (any number, 4) XYXY, the best first.
         targets: (N, 4) XYXY.
         iou_threshold: least IoU of a right box with any target.
     """

@@ -268,8 +268,8 @@ class OpenVocabularyPredictor:
             height, width, self.settings.min_size, self.settings.max_size
         )
         # The short side of a strip of 1 x 10,000 pixels would round to 0.
-        new_size = tuple(max(1, length) for length in new_size)
-        resized = Resize(new_size).get_transform(image).apply_image(image)
+        height, width = (max(1, length) for length in new_size)
+        resized = Resize((height, width)).get_transform(image).apply_image(image)
         return torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
 
 

@@ -62,7 +62,7 @@ class Vocabulary:
     thresholds: tuple[float, ...] | None = None
     """For each label the minimum score of its detections, in [0, 1]; None: no limits."""
     embeddings: Tensor | None = field(default=None, compare=False)
-    """(R, D) unit-length rows on the CPU, float32; None before `encode`. R is C, or the number of
+    """(V, D) unit-length rows on the CPU, float32; None before `encode`. V is C, or the number of
     names under the rule "max"."""
     encoder: str = ""
     """Identity of the text encoder that made the embeddings."""
@@ -225,7 +225,7 @@ class Vocabulary:
 
     @cached_property
     def label_of_row(self) -> Tensor | None:
-        """(R,) int64, the label of each row of the embeddings; None if row c is label c."""
+        """(V,) int64, the label of each row of the embeddings; None if row c is label c."""
         rows = torch.tensor([len(rows) for rows in self.prompts])
         if (rows == 1).all():
             return None

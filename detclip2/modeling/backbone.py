@@ -58,23 +58,27 @@ class TimmBackbone(Backbone):
         }
         if name.startswith("swin"):
             timm_args = {"strict_img_size": False, "always_partition": True, **timm_args}
-        # out_indices count from the model's first feature, of stride 4 in Swin and 2 in a
-        # convolutional network, so they are looked up by stride.
-        indices = _indices_of_strides(name, timm_args)
         extractor: Any = timm.create_model(
             name,
             pretrained=False,
             features_only=True,
-            out_indices=indices,
             drop_path_rate=drop_path_rate,
             **timm_args,
         )
+        # Features are looked up by stride: the first one has 4 in Swin, 2 in a convolutional
+        # network.
+        strides = extractor.feature_info.reduction()
+        missing = [stride for stride in STRIDES if stride not in strides]
+        if missing:
+            raise ValueError(f"timm model {name!r} has no features at strides {missing}: {strides}")
+        self._chosen = [strides.index(stride) for stride in STRIDES]
         extractor.set_grad_checkpointing(gradient_checkpointing)
         for module in extractor.modules():
             # timm does not fuse Swin's attention; fused, it gives the same result faster.
             if hasattr(module, "fused_attn"):
                 module.fused_attn = True
-        channels = extractor.feature_info.channels()
+        all_channels = extractor.feature_info.channels()
+        channels = [all_channels[i] for i in self._chosen]
         self.extractor: nn.Module = extractor
         self._out_features = ["c3", "c4", "c5"]
         self._out_feature_strides = dict(zip(self._out_features, STRIDES, strict=True))
@@ -116,9 +120,9 @@ class TimmBackbone(Backbone):
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """(B, 3, H, W) -> {"c3": (B, C3, H/8, W/8), "c4": ..., "c5": ...}."""
         outputs = {}
-        for name, norm, x in zip(
-            self._out_features, self.norms, self.extractor(images), strict=True
-        ):
+        features = self.extractor(images)
+        for name, norm, chosen in zip(self._out_features, self.norms, self._chosen, strict=True):
+            x = features[chosen]
             if isinstance(norm, nn.LayerNorm):
                 x = norm(x if self._channels_last else x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
             elif self._channels_last:
@@ -134,17 +138,6 @@ class TimmBackbone(Backbone):
             )
             for name in self._out_features
         }
-
-
-def _indices_of_strides(name: str, timm_args: dict[str, Any]) -> tuple[int, ...]:
-    """Indices of the outputs of timm's ``features_only`` model with strides 8, 16 and 32."""
-    with torch.device("meta"):
-        probe: Any = timm.create_model(name, features_only=True, **timm_args)
-    reductions = probe.feature_info.reduction()
-    missing = [s for s in STRIDES if s not in reductions]
-    if missing:
-        raise ValueError(f"timm model {name!r} has no features at strides {missing}: {reductions}")
-    return tuple(reductions.index(stride) for stride in STRIDES)
 
 
 def feature_pyramid(bottom_up: Backbone, channels: int = 256) -> FPN:

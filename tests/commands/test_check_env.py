@@ -9,6 +9,7 @@ import types
 import pytest
 from rich.console import Console
 
+from detclip2 import cli
 from detclip2.commands import check_env
 from detclip2.utils import environment
 from detclip2.utils.environment import Finding, findings
@@ -35,16 +36,14 @@ def run_and_read(capsys: pytest.CaptureFixture) -> tuple[int, str]:
     return code, " ".join(capsys.readouterr().out.split())
 
 
-@pytest.mark.processes
-def test_this_environment_is_complete():
+def test_this_environment_is_complete(capfd):
     if not list(importlib.metadata.distributions(name="detclip2")):
         pytest.skip("detclip2 runs from its source without being installed")
-    command = [sys.executable, "-m", "detclip2.cli", "check-env"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert cli.main(["check-env"]) == 0
+    printed = capfd.readouterr()
     for name in ("python", "torch", "transformers", "detectron2", "device", "emoji font"):
-        assert name in done.stdout
-    assert "Traceback" not in done.stderr
+        assert name in printed.out
+    assert "Traceback" not in printed.err
 
 
 def test_a_missing_package_is_named_with_its_remedy(declare, capsys):

@@ -145,6 +145,7 @@ def test_odd_images_are_processed(predict, tmp_path, name):
     assert Image.open(written[0]).size == size
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(
     "ignore::PIL.Image.DecompressionBombWarning"
 )  # files opened by this test

@@ -4,6 +4,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from detectron2.utils import comm
 
+from tests.helpers.processes import fork_server
+
 
 def test_one_process():
     assert comm.get_world_size() == 1
@@ -39,4 +41,5 @@ def _talk(rank, world, folder):
 
 def test_two_processes(tmp_path):
     # Not "spawn", whose processes clean up as they end: gloo's threads now and then abort then.
+    fork_server()
     mp.start_processes(_talk, args=(2, str(tmp_path)), nprocs=2, start_method="forkserver")

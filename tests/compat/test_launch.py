@@ -60,7 +60,7 @@ def work(folder, argument):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="each process would need a GPU")
-def test_two_processes(tmp_path):
+def test_two_processes(quick_launch, tmp_path):
     launch(work, 2, dist_url="auto", args=(str(tmp_path), "hello"))
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert first["argument"] == second["argument"] == "hello"

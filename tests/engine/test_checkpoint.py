@@ -17,6 +17,7 @@ from detclip2.engine.checkpoint import Checkpointer
 from detclip2.engine.hooks.source_schedule import AlternateSources, SeedEachIteration
 from detclip2.utils.errors import UserError
 from detclip2.utils.weights import read_weights
+from tests.helpers.processes import fork_server
 from tests.helpers.toy import toy_loader, toy_trainer
 
 
@@ -67,15 +68,6 @@ def test_writes_nothing_without_a_folder_or_on_other_ranks(tmp_path):
     Checkpointer(model_of(0)).save("model")
     Checkpointer(model_of(0), str(tmp_path), save_to_disk=False).save("model")
     assert not list(tmp_path.iterdir())
-
-
-def quick_to_start():
-    """Processes forked from a server that has imported the modules they need."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["detclip2.engine.checkpoint", "detclip2.modeling.losses.word_region_contrast"]
-    )
-    return context
 
 
 def value_of_the_last(folder):
@@ -150,7 +142,7 @@ def test_a_killed_process_leaves_a_whole_checkpoint(tmp_path):
     rng = np.random.default_rng(0)
     for number in range(6):
         folder = tmp_path / str(number)
-        process = quick_to_start().Process(target=save_for_ever, args=(str(folder),), daemon=True)
+        process = fork_server().Process(target=save_for_ever, args=(str(folder),), daemon=True)
         process.start()
         while not (folder / "last_checkpoint").exists():
             assert process.is_alive()

@@ -1,4 +1,5 @@
 import contextlib
+import copy
 import dataclasses
 import functools
 
@@ -31,6 +32,12 @@ SOURCES = ["detection", "grounding", "pairs"]
 
 def model_and_batch(source, drop_path=0.0):
     """The model with fixed weights, and the whole batch: the same in every process."""
+    return copy.deepcopy(one_model_and_batch(source, drop_path))
+
+
+@functools.cache
+def one_model_and_batch(source, drop_path):
+    """Those that `model_and_batch` copies."""
     cfg = tiny_config("", drop_path=drop_path)
     # By default, a process chooses proposals by the phrases of its own batch.
     cfg.model.contrast.proposal_score = "text_sample"

@@ -4,51 +4,10 @@ import json
 
 import numpy as np
 import pytest
-import torch
-from detectron2.data import MetadataCatalog
-from detectron2.structures import Boxes, Instances
 
 from detclip2.evaluation.name_accuracy import NameAccuracyEvaluator
 from detclip2.utils.errors import UserError
-
-SPLITS = ("base", "base", "novel")
-
-
-def write_truth(folder, truths, **image_keys):
-    """Truths: (image, class, XYWH). Categories have ids 11, 12, 13."""
-    content = {
-        "images": [{"id": i, "height": 100, "width": 100, **image_keys} for i in (1, 2, 3)],
-        "categories": [
-            {"id": 11 + n, "name": f"thing {n}", "split": split, "frequency": frequency}
-            for n, (split, frequency) in enumerate(zip(SPLITS, "ffr", strict=True))
-        ],
-        "annotations": [
-            {"id": n, "image_id": image, "category_id": 11 + c, "bbox": box,
-             "area": box[2] * box[3], "iscrowd": 0}
-            for n, (image, c, box) in enumerate(truths, 1)
-        ],
-    }  # fmt: skip
-    (folder / "truth.json").write_text(json.dumps(content))
-
-
-@pytest.fixture
-def dataset(tmp_path):
-    name = "name_accuracy_toy"
-    if name in MetadataCatalog:
-        MetadataCatalog.remove(name)
-    MetadataCatalog.get(name).set(json_file=str(tmp_path / "truth.json"))
-    yield name
-    MetadataCatalog.remove(name)
-
-
-def instances(found):
-    """Found: (class, score, XYXY)."""
-    return Instances(
-        (100, 100),
-        pred_boxes=Boxes(torch.tensor([box for _, _, box in found]).reshape(-1, 4).float()),
-        scores=torch.tensor([score for _, score, _ in found]).float(),
-        pred_classes=torch.tensor([c for c, _, _ in found], dtype=torch.int64),
-    )
+from tests.helpers import toy_splits
 
 
 def iou(one, other):
@@ -73,7 +32,7 @@ def slow(truths, detections):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_accuracy_equals_a_loop_over_boxes(tmp_path, dataset, seed):
+def test_accuracy_equals_a_loop_over_boxes(tmp_path, seed):
     rng = np.random.default_rng(seed)
     truths, detections = [], {1: [], 2: [], 3: []}
     for image in (1, 2):
@@ -86,10 +45,9 @@ def test_accuracy_equals_a_loop_over_boxes(tmp_path, dataset, seed):
                 box = [x + a, y + b, x + w + c, y + h + d]
                 score = float(np.float32(rng.integers(1, 5) / 8))  # many are equal
                 detections[image].append((int(rng.integers(3)), score, box))
-    write_truth(tmp_path, truths)
-    evaluator = NameAccuracyEvaluator(dataset, output_dir=str(tmp_path / "out"))
-    for image in (2, 3, 1):
-        evaluator.process([{"image_id": image}], [{"instances": instances(detections[image])}])
+    toy_splits.register(tmp_path, truths)
+    evaluator = NameAccuracyEvaluator(toy_splits.NAME, output_dir=str(tmp_path / "out"))
+    toy_splits.feed(evaluator, {image: detections[image] for image in (2, 3, 1)})
     results = evaluator.evaluate()["names"]
     counts = slow(truths, detections)
     right, found, total = counts.sum(axis=0)
@@ -98,7 +56,7 @@ def test_accuracy_equals_a_loop_over_boxes(tmp_path, dataset, seed):
     assert results["found"] == pytest.approx(100 * found / total)
     assert results["chance"] == pytest.approx(100 / 3)
     for split in ("base", "novel"):
-        members = [n for n, own in enumerate(SPLITS) if own == split]
+        members = [n for n, own in enumerate(toy_splits.SPLITS) if own == split]
         right, _, total = counts[members].sum(axis=0)
         assert results[f"accuracy-{split}"] == pytest.approx(100 * right / total)
     written = json.loads((tmp_path / "out" / "name_accuracy.json").read_text())
@@ -108,12 +66,12 @@ def test_accuracy_equals_a_loop_over_boxes(tmp_path, dataset, seed):
         evaluator.evaluate()
 
 
-def test_accuracy_without_boxes_is_nan(tmp_path, dataset):
-    write_truth(tmp_path, [(1, 0, [10, 10, 20, 20])])
-    evaluator = NameAccuracyEvaluator(dataset)
-    evaluator.process([{"image_id": 2}], [{"instances": instances([])}])
+def test_accuracy_without_boxes_is_nan(tmp_path):
+    toy_splits.register(tmp_path, [(1, 0, [10, 10, 20, 20])])
+    evaluator = NameAccuracyEvaluator(toy_splits.NAME)
+    toy_splits.feed(evaluator, {2: []})
     assert evaluator.evaluate()["names"]["accuracy"] != evaluator.evaluate()["names"]["accuracy"]
-    evaluator.process([{"image_id": 1}], [{"instances": instances([])}])
+    toy_splits.feed(evaluator, {1: []})
     assert evaluator.evaluate()["names"]["accuracy"] == 0
     assert np.isnan(evaluator.evaluate()["names"]["accuracy-novel"])
 
@@ -125,18 +83,16 @@ def test_accuracy_without_boxes_is_nan(tmp_path, dataset):
         (1, [(0, float("nan"), [0, 0, 5, 5])], "not a finite number"),
     ],
 )
-def test_invalid_input_is_refused(tmp_path, dataset, image, found, message):
-    write_truth(tmp_path, [(1, 0, [10, 10, 20, 20])])
+def test_invalid_input_is_refused(tmp_path, image, found, message):
+    toy_splits.register(tmp_path, [(1, 0, [10, 10, 20, 20])])
     with pytest.raises(UserError, match=message):
-        NameAccuracyEvaluator(dataset).process(
-            [{"image_id": image}], [{"instances": instances(found)}]
-        )
+        toy_splits.feed(NameAccuracyEvaluator(toy_splits.NAME), {image: found})
 
 
-def test_a_repeated_image_is_refused(tmp_path, dataset):
-    write_truth(tmp_path, [(1, 0, [10, 10, 20, 20])])
-    evaluator = NameAccuracyEvaluator(dataset)
+def test_a_repeated_image_is_refused(tmp_path):
+    toy_splits.register(tmp_path, [(1, 0, [10, 10, 20, 20])])
+    evaluator = NameAccuracyEvaluator(toy_splits.NAME)
     for _ in range(2):
-        evaluator.process([{"image_id": 1}], [{"instances": instances([])}])
+        toy_splits.feed(evaluator, {1: []})
     with pytest.raises(UserError, match="twice"):
         evaluator.evaluate()

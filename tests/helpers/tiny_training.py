@@ -12,13 +12,18 @@ PROJECT = Path(__file__).parents[2] / "projects" / "DetCLIPv2"
 TRAIN_NET = PROJECT / "train_net.py"
 
 
+def load_script(path):
+    """A script as a module, by the name of its file; loaded once."""
+    if path.stem not in sys.modules:
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        sys.modules[path.stem] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[path.stem])
+    return sys.modules[path.stem]
+
+
 def load_train_net():
-    """The script as a module."""
-    if "train_net" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("train_net", TRAIN_NET)
-        sys.modules["train_net"] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules["train_net"])
-    return sys.modules["train_net"]
+    """projects/DetCLIPv2/train_net.py as a module."""
+    return load_script(TRAIN_NET)
 
 
 def tiny_config(output_dir, iterations=6, num_workers=0, drop_path=0.0, sources=None):

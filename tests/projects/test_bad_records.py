@@ -2,18 +2,16 @@
 
 import json
 import math
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 from detectron2.config import LazyCall, LazyConfig
+from detectron2.engine import default_argument_parser
 
 from detclip2.data.hybrid_loader import Source
 from detclip2.data.mappers import GroundingMapper
 from tests.helpers import bad_records
-from tests.helpers.tiny_training import TRAIN_NET, tiny_config
+from tests.helpers.tiny_training import tiny_config
 
 KINDS = {
     "detection": {
@@ -34,8 +32,8 @@ KINDS = {
 }
 
 
-@pytest.mark.processes
-def test_counts_by_kind_are_reported_during_the_run_and_at_its_end(tmp_path):
+@pytest.mark.slow
+def test_counts_by_kind_are_reported_during_the_run_and_at_its_end(train_net, tmp_path):
     cfg = tiny_config(tmp_path / "output", iterations=9)
     sources = cfg.dataloader.train
     sources.grounding = LazyCall(Source)(
@@ -51,13 +49,8 @@ def test_counts_by_kind_are_reported_during_the_run_and_at_its_end(tmp_path):
     sources.pairs.num_workers = 1  # counts come from worker processes too
     cfg.train.update(source_ratios=dict.fromkeys(KINDS, 1), report_period=3)
     LazyConfig.save(cfg, str(tmp_path / "bad.yaml"))
-    run = subprocess.run(
-        [sys.executable, str(TRAIN_NET), "--config-file", str(tmp_path / "bad.yaml")],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    assert run.returncode == 0, run.stderr
+    words = ["--config-file", str(tmp_path / "bad.yaml")]
+    train_net.main(default_argument_parser().parse_args(words))
 
     metrics = (tmp_path / "output" / "metrics.json").read_text().splitlines()
     losses = [line["total_loss"] for line in map(json.loads, metrics) if "total_loss" in line]

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from detclip2.data.emojiscenes.categories import make_world, names_of
-from tests.helpers.tiny_training import PROJECT
+from tests.helpers.tiny_training import PROJECT, load_script
 
 # The demo with another folder.
 DEMO = """
@@ -20,21 +20,25 @@ sys.exit(demo.main())
 """
 
 
-def run_demo(output, *words):
-    return subprocess.run(
-        [sys.executable, "-c", DEMO, *map(str, (PROJECT, output, *words))],
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """The demo without arguments, as a program, and its folder."""
+    folder = tmp_path_factory.mktemp("demo")
+    ended = subprocess.run(
+        [sys.executable, "-c", DEMO, str(PROJECT), str(folder)],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
+    return ended, folder
 
 
 @pytest.mark.processes
-def test_new_images(tmp_path):
-    ended = run_demo(tmp_path)
+def test_new_images(first):
+    ended, folder = first
     assert ended.returncode == 0, ended.stderr
-    assert len(list((tmp_path / "images").iterdir())) == 3
-    assert len(list(tmp_path.glob("*.detections.png"))) == 3
+    assert len(list((folder / "images").iterdir())) == 3
+    assert len(list(folder.glob("*.detections.png"))) == 3
     # Some names without boxes in training are found.
     new, _, found = ended.stdout.partition("never boxed in training: ")[2].partition("\n")
     assert set(new.split(", ")) <= set(names_of(make_world().novel))
@@ -42,9 +46,10 @@ def test_new_images(tmp_path):
 
 
 @pytest.mark.processes
-def test_own_images_and_names(tmp_path):
-    run_demo(tmp_path / "first")
-    image_file = tmp_path / "first" / "images" / "scene_0.png"
-    ended = run_demo(tmp_path / "second", image_file, "--names", "drum, owl")
-    assert ended.returncode == 0, ended.stderr
-    assert [path.name for path in (tmp_path / "second").iterdir()] == ["scene_0.detections.png"]
+def test_own_images_and_names(first, tmp_path, monkeypatch):
+    demo = load_script(PROJECT / "demo.py")
+    monkeypatch.setattr(demo, "OUTPUT", tmp_path)
+    image_file = str(first[1] / "images" / "scene_0.png")
+    monkeypatch.setattr(sys, "argv", ["demo.py", image_file, "--names", "drum, owl"])
+    assert demo.main() == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["scene_0.detections.png"]

@@ -1,5 +1,4 @@
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -16,21 +15,7 @@ from detclip2.cli import main as detclip2
 from detclip2.config import build
 from detclip2.engine.train_loop import load
 from detclip2.utils.model_folder import save_weights
-from tests.helpers.tiny_training import PROJECT, TRAIN_NET, load_train_net, tiny_config
-
-
-@pytest.fixture
-def train_net():
-    """The script as a module; the loggers that it sets up are put back."""
-    loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "detclip2")]
-    before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
-    yield load_train_net()
-    for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
-        for handler in set(logger.handlers) - set(handlers):
-            logger.removeHandler(handler)
-            handler.close()
-        logger.setLevel(level)
-        logger.propagate = propagate
+from tests.helpers.tiny_training import PROJECT, TRAIN_NET, tiny_config
 
 
 @pytest.fixture(scope="module")

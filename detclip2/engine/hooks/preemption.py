@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 import torch
-from detectron2.engine import HookBase
+from detectron2.engine import HookBase, SimpleTrainer
 from detectron2.utils import comm
 
 from detclip2.engine.checkpoint import Checkpointer
@@ -30,6 +30,8 @@ class PreemptionHook(HookBase):
     Args:
         checkpointer: writes the checkpoint, in the main process.
     """
+
+    trainer: SimpleTrainer
 
     def __init__(self, checkpointer: Checkpointer) -> None:
         self.checkpointer = checkpointer

@@ -6,6 +6,7 @@ from detectron2.engine import HookBase
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from detclip2.data.hybrid_loader import HybridLoader
+from detclip2.engine.trainer import Trainer
 
 
 class ProgressBar(HookBase):
@@ -15,6 +16,8 @@ class ProgressBar(HookBase):
         loader: has the batch size of each source.
         description: text in front of the bar.
     """
+
+    trainer: Trainer
 
     def __init__(self, loader: HybridLoader, description: str = "training") -> None:
         self.loader = loader

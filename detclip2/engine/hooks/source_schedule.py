@@ -11,6 +11,7 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from detclip2.data.hybrid_loader import HybridLoader
+from detclip2.engine.trainer import Trainer
 from detclip2.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -121,6 +122,8 @@ class AlternateSources(HookBase):
         starts: source -> its first iteration, as for `SourceSchedule`.
         block: iterations in which the shares are kept.
     """
+
+    trainer: Trainer
 
     def __init__(
         self,

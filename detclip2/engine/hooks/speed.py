@@ -9,6 +9,7 @@ from detectron2.engine import HookBase
 from detectron2.utils.events import EventWriter, get_event_storage
 
 from detclip2.data.hybrid_loader import HybridLoader
+from detclip2.engine.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 WINDOW = 20  # iterations that are averaged
@@ -21,6 +22,8 @@ class Speed(HookBase):
     - ``data_share``: the share of the step's time spent waiting for data, 0 to 1;
     - ``memory_gib``: peak memory of the GPU, or of the process on a CPU.
     """
+
+    trainer: Trainer
 
     def __init__(self, loader: HybridLoader) -> None:
         self.loader = loader

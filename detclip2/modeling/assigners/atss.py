@@ -38,21 +38,21 @@ class ATSSAssigner:
         assigned = torch.full((num_anchors,), -1, dtype=torch.int64, device=all_anchors.device)
         if num_boxes == 0:
             return assigned
-        candidates = self._nearest(anchors, boxes)  # 1. (T, N)
+        candidates = self._nearest(anchors, boxes)  # 1. (J, N)
         iou = pairwise_iou(all_anchors, boxes)  # (K, N)
-        candidate_iou = iou.gather(0, candidates)  # 2. (T, N)
+        candidate_iou = iou.gather(0, candidates)  # 2. (J, N)
         threshold = candidate_iou.mean(0) + _std(candidate_iou)  # 3. (N,)
-        centers = all_anchors.get_centers()[candidates]  # (T, N, 2)
+        centers = all_anchors.get_centers()[candidates]  # (J, N, 2)
         edges = boxes.tensor
         inside = ((centers > edges[:, :2]) & (centers < edges[:, 2:])).all(-1)
-        positive = (candidate_iou >= threshold) & inside  # 4. (T, N)
+        positive = (candidate_iou >= threshold) & inside  # 4. (J, N)
         claims = torch.full_like(iou, -1.0)
         claims.scatter_(0, candidates, torch.where(positive, candidate_iou, -1.0))
         best_iou, best_box = claims.max(dim=1)  # 5. (K,)
         return torch.where(best_iou >= 0, best_box, assigned)
 
     def _nearest(self, anchors: list[Boxes], boxes: Boxes) -> Tensor:
-        """(T, N): indices of the nearest anchors of every level, T = sum of min(top_k, K_l)."""
+        """(J, N): indices of the nearest anchors of every level, J = sum of min(top_k, K_l)."""
         nearest, first = [], 0
         for level in anchors:
             distance = torch.cdist(level.get_centers(), boxes.get_centers())  # (K_l, N)

@@ -70,15 +70,15 @@ def split_cross_entropy(
     Processes exchange five numbers a row, not their columns.
 
     Args:
-        logits: (N, C), this process's C columns.
-        own: (N, C) bool, the target; at most one a row over all processes.
-        candidate: (N, C) bool, the columns that the softmax runs over; includes the target.
+        logits: (rows, columns), the columns of this process.
+        own: (rows, columns) bool, the target; at most one a row over all processes.
+        candidate: (rows, columns) bool, the columns that the softmax runs over, target included.
         label_smoothing: share of the target that is spread evenly over the candidates.
-        over_processes: all processes have the same N rows and each some of their columns;
+        over_processes: all processes have the same rows and each some of their columns;
             the conditions of `all_gather_with_grad` hold.
 
     Returns:
-        (N,) losses, and (N,) bool: whether the logit of the target exceeds all others.
+        (rows,) losses, and (rows,) bool: whether the logit of the target exceeds all others.
     """
     masked = logits.masked_fill(~candidate, FAR_BELOW)
     parts = torch.stack(
@@ -92,7 +92,7 @@ def split_cross_entropy(
         dim=-1,
     )[None]
     if over_processes:
-        parts = all_gather_with_grad(parts)  # (W, N, 5) of W processes
+        parts = all_gather_with_grad(parts)  # (processes, rows, 5)
     log_sum, rival = parts[..., 0].logsumexp(dim=0), parts[..., 4].amax(dim=0)
     right, total, count = parts[..., 1:4].sum(dim=0).unbind(dim=-1)
     target = (1 - label_smoothing) * right + label_smoothing * total / count

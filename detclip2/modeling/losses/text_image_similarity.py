@@ -1,7 +1,7 @@
 """Similarity of texts and images, from the similarity of phrases and regions (eq. 2-4).
 
 Images are processed in chunks, so that the (M, B, R) similarities of phrases and regions are never
-in memory at once. Scores are (T, B), of T texts and B images. Texts share phrases, and each
+in memory at once. Scores are (U, B), of U texts and B images. Texts share phrases, and each
 distinct phrase is compared with each region once.
 """
 
@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 @dataclass
 class Texts:
-    """T texts as sets of phrases, the paper's words; a text has at least one, and no duplicates.
+    """U texts as sets of phrases, the paper's words; a text has at least one, and no duplicates.
 
     The phrases of text t are ``word[text == t]``; E is the number of these pairs.
     """
@@ -29,9 +29,9 @@ class Texts:
     text: Tensor
     """(E,) int64 index of its text, ascending."""
     caption: Tensor
-    """(T,) int64 index of the whole caption among the M phrases."""
+    """(U,) int64 index of the whole caption among the M phrases."""
     image: Tensor
-    """(T,) int64 index of the text's image in the global batch."""
+    """(U,) int64 index of the text's image in the global batch."""
     group: Tensor
     """(number of images in the global batch,) int64: equal for images whose texts have the same
     phrases; -1 for images without a text."""
@@ -55,11 +55,11 @@ class Texts:
         )
 
     def __len__(self) -> int:
-        """T, the number of texts."""
+        """U, the number of texts."""
         return len(self.image)
 
     def mean_over_words(self, scores: Tensor) -> Tensor:
-        """(M, B) scores of phrases -> (T, B) means over the phrases of each text (eq. 3)."""
+        """(M, B) scores of phrases -> (U, B) means over the phrases of each text (eq. 3)."""
         count = torch.bincount(self.text, minlength=len(self)).to(scores.dtype)
         total = scores.new_zeros(len(self), scores.shape[1])
         return total.index_add(0, self.text, scores[self.word]) / count[:, None]
@@ -79,13 +79,13 @@ def text_to_image_similarity(
         phrases: (M, D) embeddings.
         regions: (B, R, D) embeddings of the images' proposals.
         valid: (B, R) bool, False for padding. Images without any proposal have arbitrary scores.
-        texts: T texts.
+        texts: U texts.
         temperature: tau_t of eq. 4, in which a phrase matches all regions, weighted by softmax;
             None is the limit 0: a phrase matches its best region (eq. 2 and 3).
         max_elements: maximum similarities of phrases and regions in memory at once.
 
     Returns:
-        (T, B) in float32, or in float64 for embeddings in float64.
+        (U, B) in float32, or in float64 for embeddings in float64.
     """
     if temperature is None:
         scores = _BestRegion.apply(phrases, regions, valid, max_elements)
@@ -158,11 +158,11 @@ def max_size_box_similarity(
         phrases: (M, D) embeddings.
         regions: (B, R, D) embeddings of the images' proposals.
         valid: (B, R) bool, False for padding.
-        texts: T texts.
+        texts: U texts.
         areas: (B, R) areas of the proposals' boxes, px^2.
 
     Returns:
-        (T, B) in float32, or in float64 for embeddings in float64.
+        (U, B) in float32, or in float64 for embeddings in float64.
     """
     largest = areas.masked_fill(~valid, -1).argmax(dim=1)
     images = torch.arange(len(regions), device=regions.device)
@@ -178,10 +178,10 @@ def image_similarity(phrases: Tensor, regions: Tensor, valid: Tensor, texts: Tex
         phrases: (M, D) embeddings.
         regions: (B, R, D) embeddings of the images' proposals.
         valid: (B, R) bool, False for padding.
-        texts: T texts.
+        texts: U texts.
 
     Returns:
-        (T, B) in float32, or in float64 for embeddings in float64.
+        (U, B) in float32, or in float64 for embeddings in float64.
     """
     count = valid.sum(dim=1).clamp(min=1)
     mean = regions.masked_fill(~valid[..., None], 0).sum(dim=1) / count[:, None]

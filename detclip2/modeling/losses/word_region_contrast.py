@@ -259,7 +259,7 @@ class WordRegionContrast(nn.Module):
         Returns:
             One loss for each text of the B images.
         """
-        own = texts.image[:, None] == images  # (T, B)
+        own = texts.image[:, None] == images  # (U, B)
         same_words = texts.group[texts.image][:, None] == texts.group[images]
         candidate = valid.any(dim=1) & (own | ~same_words)
 

@@ -172,7 +172,7 @@ class OpenVocabularyDetector(nn.Module):
         Args:
             vocabulary: C names, their (C, D) embeddings, an encoded `Vocabulary`, or a state, which
                 is returned.
-            label_of_row: (R,) int64 in [0, C), ascending: the label of each of R rows, if labels
+            label_of_row: (V,) int64 in [0, C), ascending: the label of each of V rows, if labels
                 have several. The score of a label is that of its best row.
 
         Raises:
@@ -194,7 +194,7 @@ class OpenVocabularyDetector(nn.Module):
 
     @property
     def vocabulary(self) -> Tensor:
-        """(R, D) embeddings of the R rows of the vocabulary, not normalised.
+        """(V, D) embeddings of the V rows of the vocabulary, not normalised.
 
         Raises:
             UserError: there is no vocabulary, or no text tower to encode it.

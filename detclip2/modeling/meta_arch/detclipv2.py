@@ -1,7 +1,7 @@
 """DetCLIPv2 (arXiv 2304.04514): the meta-architecture, as in the paper's figure 2."""
 
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone
@@ -83,7 +83,8 @@ class DetCLIPv2(OpenVocabularyDetector):
         self.extra_losses = nn.ModuleList(extra_losses)
         self.postprocess = postprocess
         self.head_in_features = tuple(head_in_features)
-        strides = [backbone.output_shape()[f].stride for f in self.head_in_features]
+        shapes = backbone.output_shape()
+        strides = cast(list[int], [shapes[f].stride for f in self.head_in_features])
         self.anchor_generator = anchor_generator or DefaultAnchorGenerator(
             sizes=[[8 * s] for s in strides], aspect_ratios=[[1.0]], strides=strides, offset=0.5
         )

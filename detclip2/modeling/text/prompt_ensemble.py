@@ -24,12 +24,12 @@ def mean_embeddings(
     Each distinct prompt is encoded once, `BATCH_SIZE` at a time.
 
     Args:
-        groups: R groups, none empty.
+        groups: V groups, none empty.
         encode_phrases: the text encoder.
         progress: wraps the batches in order, e.g. with a progress bar.
 
     Returns:
-        (R, D) unit-length rows on the CPU, float32.
+        (V, D) unit-length rows on the CPU, float32.
 
     Raises:
         UserError: the encoder returns NaN or infinity.
@@ -50,7 +50,7 @@ def mean_embeddings(
 
 
 def twins(embeddings: Tensor) -> Iterator[tuple[int, int]]:
-    """Index pairs (first < second) of equal rows of (R, D) unit-length embeddings."""
+    """Index pairs (first < second) of equal rows of (V, D) unit-length embeddings."""
     for start in range(0, len(embeddings), 1024):
         similarity = embeddings[start : start + 1024] @ embeddings.T
         # Rounding leaves a unit vector's square within 1e-6 of 1.

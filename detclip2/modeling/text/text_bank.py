@@ -17,11 +17,11 @@ class EncodedVocabulary(Protocol):
     """The part of `Vocabulary` that a model reads."""
 
     embeddings: Tensor | None
-    """(R, D) rows; None before they are encoded."""
+    """(V, D) rows; None before they are encoded."""
 
     @property
     def label_of_row(self) -> Tensor | None:
-        """(R,) int64 in [0, C), ascending; None if row c is label c."""
+        """(V,) int64 in [0, C), ascending; None if row c is label c."""
 
 
 class VocabularyState:
@@ -29,7 +29,7 @@ class VocabularyState:
 
     Args:
         align: computes S.
-        embeddings: (R, D) on the model's device; several rows may belong to one label.
+        embeddings: (V, D) on the model's device; several rows may belong to one label.
     """
 
     def __init__(self, align: Align, embeddings: Tensor) -> None:
@@ -39,7 +39,7 @@ class VocabularyState:
         self._chunks: dict[int, list[tuple[int, ForRegions]]] = {}
 
     def __len__(self) -> int:
-        """R, the number of rows."""
+        """V, the number of rows."""
         return len(self.embeddings)
 
     def similarity(self, regions: Tensor) -> Tensor:
@@ -69,15 +69,15 @@ def prepared(
     """Prepare a vocabulary for inference, on the device of ``align``.
 
     Args:
-        vocabulary: of R rows.
-        label_of_row: (R,) int64 in [0, C), ascending, the label of each row: the score of a label
+        vocabulary: of V rows.
+        label_of_row: (V,) int64 in [0, C), ascending, the label of each row: the score of a label
             is that of its best row. None if row c is label c, or the vocabulary has its own.
         encode: encodes names.
         align: computes S.
         width: D.
 
     Raises:
-        UserError: the embeddings are not (R, D), or the vocabulary is not encoded.
+        UserError: the embeddings are not (V, D), or the vocabulary is not encoded.
     """
     rows, label_of_row = _rows(vocabulary, label_of_row, width)
     embeddings = rows if isinstance(rows, Tensor) else encode(rows)
@@ -107,14 +107,14 @@ class TextBank(nn.Module):
         """Replace the vocabulary; arguments as in `prepared`.
 
         Raises:
-            UserError: the embeddings are not (R, D), or the vocabulary is not encoded.
+            UserError: the embeddings are not (V, D), or the vocabulary is not encoded.
         """
         rows, self._label_of_row = _rows(vocabulary, label_of_row, width)
         self._rows = rows if isinstance(rows, Tensor) else tuple(rows)
         self._drop()
 
     def embeddings(self, encode: Encode) -> Tensor:
-        """(R, D) embeddings, not normalised.
+        """(V, D) embeddings, not normalised.
 
         Raises:
             UserError: there is no vocabulary.
@@ -164,7 +164,7 @@ class TextBank(nn.Module):
 def _rows(
     vocabulary: Vocabulary, label_of_row: Tensor | None, width: int
 ) -> tuple[Sequence[str] | Tensor, Tensor | None]:
-    """Names or (R, ``width``) embeddings, and the label of each row."""
+    """Names or (V, ``width``) embeddings, and the label of each row."""
     if isinstance(vocabulary, EncodedVocabulary):
         label_of_row, embeddings = vocabulary.label_of_row, vocabulary.embeddings
         if embeddings is None:

@@ -3,6 +3,8 @@
 Noun phrases are extracted ahead: docs/noun_phrases.md.
 """
 
+from typing import Any
+
 from detclip2 import get_config
 from detclip2.engine.solver import schedule_of_epochs
 
@@ -20,6 +22,12 @@ from .pretrain_o365_swin_t import (
 
 cc3m_phrases, images_of_cc3m = get_config("data/pretraining.py", ("cc3m_phrases", "images_of_cc3m"))
 
-dataloader.train.pairs = cc3m_phrases
-images.pairs = images_of_cc3m
-train.update(schedule_of_epochs(images, dataloader.train, epochs=12))
+
+def add_cc3m(dataloader: Any, images: Any, train: Any, pairs: Any) -> None:
+    """Give a pre-training the pairs of CC3M, and the length of 12 epochs with them."""
+    dataloader.train.pairs = pairs
+    images.pairs = images_of_cc3m
+    train.update(schedule_of_epochs(images, dataloader.train, epochs=12))
+
+
+add_cc3m(dataloader, images, train, cc3m_phrases)

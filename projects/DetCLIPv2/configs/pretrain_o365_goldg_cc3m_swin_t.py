@@ -1,8 +1,8 @@
 """The paper's pre-training of Swin-T on Objects365, GoldG and CC3M (Tab. 4), for 32 GPUs."""
 
 from detclip2 import get_config
-from detclip2.engine.solver import schedule_of_epochs
 
+from .pretrain_o365_cc3m_swin_t import add_cc3m
 from .pretrain_o365_goldg_swin_t import (
     dataloader,
     images,
@@ -15,8 +15,4 @@ from .pretrain_o365_goldg_swin_t import (
     train,
 )
 
-cc3m, images_of_cc3m = get_config("data/pretraining.py", ("cc3m", "images_of_cc3m"))
-
-dataloader.train.pairs = cc3m
-images.pairs = images_of_cc3m
-train.update(schedule_of_epochs(images, dataloader.train, epochs=12))
+add_cc3m(dataloader, images, train, get_config("data/pretraining.py", "cc3m"))

@@ -53,7 +53,7 @@ def copy_start(first, second):
 
 @pytest.mark.slow
 @pytest.mark.processes
-def test_two_processes_train_a_row_together(tiny, tmp_path):
+def test_two_processes_train_a_row_together(tiny, quick_launch, tmp_path):
     experiment = experiment_in(tmp_path, settings=TINY, processes=2)
     copy_start(tiny[0], experiment)
     record = json.loads(runner.run_row(experiment, "pairs", 0).read_text())
@@ -64,14 +64,16 @@ def test_two_processes_train_a_row_together(tiny, tmp_path):
 
 
 @pytest.mark.processes
-def test_a_mistake_in_one_of_several_processes_is_reported_in_a_sentence(tmp_path, capfd):
+def test_a_mistake_in_one_of_several_processes_is_reported_in_a_sentence(
+    quick_launch, tmp_path, capfd
+):
     experiment = experiment_in(
         tmp_path, settings=(*TINY, "train.amp.precision=float8"), processes=2
     )
     with pytest.raises(SystemExit) as stopped:
         runner.run_row(experiment, "detection", 0)
     assert stopped.value.code == 1
-    said = capfd.readouterr().err
+    said = capfd.readouterr().err + quick_launch.read_text()
     assert "evidence: train.amp.precision is 'float8'" in said
     assert "Traceback" not in said
 

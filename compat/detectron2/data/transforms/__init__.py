@@ -1,4 +1,5 @@
 from fvcore.transforms.transform import *  # noqa: F403
+from fvcore.transforms.transform import TransformList  # noqa: F401  (type checkers do not see *)
 
 from .augmentation import AugInput, Augmentation, AugmentationList
 from .augmentation_impl import RandomCrop, RandomFlip, Resize, ResizeShortestEdge

@@ -17,7 +17,7 @@ class Backbone(nn.Module, metaclass=ABCMeta):
     """
 
     @abstractmethod
-    def forward(self):
+    def forward(self, *args, **kwargs):
         """Feature maps by name."""
 
     def output_shape(self) -> dict[str, ShapeSpec]:
