@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import io
 import sys
 from collections.abc import Sequence
 
@@ -25,9 +26,18 @@ COMMANDS = {
     "vocabulary": "encode names once, into a vocabulary file",
 }
 
+EXIT_CODES = """\
+  0  all is done
+  1  a fault of this program
+  2  a mistake that can be fixed, or one of several files could not be read"""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand and return the exit code: 0, or 2 for a mistake of the user."""
+    """Run one subcommand and return the exit code, see `EXIT_CODES`; Python exits with 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A file name need not be UTF-8, and a terminal need not show all characters.
+            stream.reconfigure(errors="backslashreplace")
     try:
         with without_upstream_warnings():
             args = _parse(list(sys.argv[1:] if argv is None else argv))
@@ -46,7 +56,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="detclip2",
         description="Open-vocabulary detection.",
-        epilog=f"commands:\n{listed}\n\nexample:\n  detclip2 predict --help",
+        epilog=f"commands:\n{listed}\n\nexit codes:\n{EXIT_CODES}\n\n"
+        "example:\n  detclip2 predict --help",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"detclip2 {__version__}")

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
+from detclip2.data_config import check_paths, check_resolved, read_data_config
 from detclip2.modeling.postprocess import MEANINGS, DetectionThresholds
 from detclip2.utils.errors import UserError
 from detclip2.utils.moved_targets import with_present_names
@@ -53,16 +54,25 @@ def get_config(name: str, keys: str | tuple[str, ...] | None = None) -> Any:
     return _load(config_file(name), keys)
 
 
-def load_config(source: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[DictConfig, str]:
+def load_config(
+    source: str | os.PathLike[str] | Mapping[str, Any], trust_config: bool = False
+) -> tuple[DictConfig, str]:
     """Load a config from a .py or .yaml file; a loaded config is returned.
 
-    Loading a .py file runs it.
+    Loading a .py file runs it. A .yaml file is data: what it can build is limited, see
+    `detclip2.data_config`.
+
+    Args:
+        source: path of the file, or a loaded config.
+        trust_config: treat a .yaml file as a program too: any target, Python objects, and
+            interpolations that read the environment.
 
     Returns:
         The config, and its name in messages.
 
     Raises:
-        UserError: the file is missing, not of these kinds, or does not run.
+        UserError: the file is missing, not of these kinds, does not run, or is data that names more
+            than it may.
     """
     if isinstance(source, Mapping):
         cfg = source if isinstance(source, DictConfig) else _to_omegaconf(source)
@@ -74,12 +84,44 @@ def load_config(source: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[Dic
         raise UserError(f"{path}: a config is a .py or .yaml file")
     if not os.path.isfile(path):
         raise UserError(f"{path}: this config does not exist")
+    if not (trust_config or is_program(path)):
+        return _data_config(path), str(path)
     cfg = _load(path)
     if not isinstance(cfg, DictConfig):
         raise UserError(f"{path}: this config holds no keys")
-    if path.suffix != ".py":
+    if not is_program(path):
         cfg = _to_omegaconf(with_present_names(OmegaConf.to_container(cfg, resolve=False)))
     return cfg, str(path)
+
+
+def load_model_config(
+    source: str | os.PathLike[str] | Mapping[str, Any], trust_config: bool = False
+) -> tuple[DictConfig, str]:
+    """Load the config of a model that is to be used; see `load_config`.
+
+    Raises:
+        UserError: as `load_config`, or a .yaml file names a file outside of its folder for the
+            model.
+    """
+    cfg, name = load_config(source, trust_config)
+    if not (trust_config or isinstance(source, Mapping) or is_program(source)):
+        check_paths(cfg.get("model"), name)
+    return cfg, name
+
+
+def _data_config(path: Path) -> DictConfig:
+    content = read_data_config(path)
+    try:
+        cfg = _to_omegaconf(content)
+    except OmegaConfBaseException as error:  # a key or a value of another type
+        raise UserError(f"{path}: this config cannot be loaded: {_reason(error)}") from error
+    check_resolved(cfg, str(path))
+    return cfg
+
+
+def is_program(config: str | os.PathLike[str]) -> bool:
+    """Whether a config file is a LazyConfig in Python, which runs when it is loaded."""
+    return Path(config).suffix == ".py"
 
 
 def apply_overrides(

@@ -15,7 +15,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from detclip2.data.io.coco_json import Content, read_coco_json
+from detclip2.data.io.coco_json import read_coco_json
+from detclip2.data.io.coco_parser import Content
 from detclip2.utils.errors import UserError
 from detclip2.utils.files import write_whole
 

@@ -28,7 +28,7 @@ from detectron2.config import instantiate
 from omegaconf import DictConfig
 
 from detclip2.commands.model_arguments import add_model_arguments, config_and_weights
-from detclip2.config import build_model, load_config
+from detclip2.config import build_model, load_config, load_model_config
 from detclip2.data.datasets.pseudo_labels import odvg_line, write_odvg
 from detclip2.data.hybrid_loader import Source, source_nodes
 from detclip2.data.mappers.base import draw_sample
@@ -105,11 +105,11 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         config, weights = config_and_weights(args)
-        cfg, name = load_config(config)
+        cfg, name = load_model_config(config, args.trust_config)
         model: Any = build_model(cfg, name).to(args.device or "cpu").eval()
         load_weights(model, weights)
         file, _, source = args.pairs.rpartition("/")
-        pairs_cfg, pairs_name = load_config(file)
+        pairs_cfg, pairs_name = load_config(file, args.trust_config)
         nodes = source_nodes(pairs_cfg)
         if source not in nodes:
             raise UserError(f"{pairs_name} has the sources {sorted(nodes)}, not {source!r}")

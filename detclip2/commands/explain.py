@@ -43,7 +43,9 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--output {args.output}: the name of the figure must end in .png or .jpg")
     if args.output.absolute() == args.image.absolute():
         raise UserError(f"--output {args.output}: the figure would replace the image")
-    predictor = OpenVocabularyPredictor(*config_and_weights(args), device=args.device)
+    predictor = OpenVocabularyPredictor(
+        *config_and_weights(args), device=args.device, trust_config=args.trust_config
+    )
     explanation = explain(predictor, args.image, args.caption)
     figure = Image.fromarray(draw_explanation(explanation))
     image_format = FORMATS[args.output.suffix.lower()]

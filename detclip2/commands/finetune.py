@@ -6,7 +6,10 @@ import io
 import json
 import math
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +22,19 @@ from rich.table import Table
 from rich.text import Text
 
 from detclip2.commands.model_arguments import add_model_arguments, config_and_weights
+from detclip2.commands.resumed_arguments import check_resumed, given, noted
 from detclip2.commands.tables import console_for_tables
-from detclip2.config import build_model, load_config
+from detclip2.config import build_model, is_program, load_model_config
 from detclip2.engine import train_loop
 from detclip2.engine.step_cost import seconds_per_iteration
 from detclip2.evaluation.worst_errors import write_worst_errors
 from detclip2.finetuning.coco_check import FINDINGS, OwnData, read_own_data
 from detclip2.finetuning.config import ZERO_SHOT, Data, Settings, finetune_config, set_iterations
+from detclip2.finetuning.join import common_folder, join, rebase
+from detclip2.finetuning.names import FileNames, Merge, reconcile
+from detclip2.finetuning.partial_labels import Counts, count_labels
 from detclip2.utils.errors import UserError
-from detclip2.utils.files import write_whole
+from detclip2.utils.files import write_json
 from detclip2.utils.model_folder import CONFIG_NAME, WEIGHTS_NAME
 from detclip2.utils.weights import load_weights
 
@@ -40,19 +47,18 @@ EXAMPLE = "detclip2 finetune --train train.json --val val.json --images images -
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument(
-        "--train", type=Path, required=True, metavar="JSON", help="annotations to train on"
-    )
-    parser.add_argument(
-        "--val", type=Path, required=True, metavar="JSON", help="annotations to measure AP on"
-    )
-    parser.add_argument(
-        "--images",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="folder that file_name is relative to",
-    )
+    parser.add_argument("--train", type=Path, nargs="+", required=True, metavar="JSON",
+                        help="annotations to train on. The names that a file does not list are "
+                        "unknown in its images")  # fmt: skip
+    parser.add_argument("--val", type=Path, nargs="+", required=True, metavar="JSON",
+                        help="annotations to measure AP on")  # fmt: skip
+    parser.add_argument("--images", type=Path, nargs="+", required=True, metavar="DIR",
+                        help="folder that file_name is relative to: one, or one for each file of "
+                        "--train and then of --val")  # fmt: skip
+    parser.add_argument("--exhaustive", action="store_true", help="every name of any file is "
+                        "background where it has no box")  # fmt: skip
+    parser.add_argument("--distinct", nargs="+", default=[], metavar="NAME", help="names that are "
+                        "not merged with a plural or a synonym in another file")  # fmt: skip
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="a new folder")
     add_model_arguments(parser)
     length = parser.add_mutually_exclusive_group()
@@ -68,12 +74,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "the model's, by the square root of the batch size)")  # fmt: skip
     parser.add_argument("--mix", metavar="CONFIG/SOURCE", help="also train on a source of another "
                         "config, so that the model keeps its names")  # fmt: skip
-    parser.add_argument("--mix-share", type=_share, default=0.25, metavar="X", help="share of "
+    parser.add_argument("--mix-share", type=_share, metavar="X", help="share of "
                         "--mix in the iterations (default: 0.25)")  # fmt: skip
-    parser.add_argument("--num-workers", type=int, default=2, metavar="N", help="processes that "
+    parser.add_argument("--num-workers", type=int, metavar="N", help="processes that "
                         "read images (default: 2)")  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
-    parser.add_argument("--resume", action="store_true", help="continue the run in --output")
+    parser.add_argument("--seed", type=int, help="random seed (default: 0)")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --output, with "
+                        "its arguments")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
@@ -83,10 +90,13 @@ def run(args: argparse.Namespace) -> int:
     if args.resume:
         if not (output / RESULTS_NAME).is_file():
             raise UserError(f"--resume: there is no fine-tuning to continue in {args.output}")
-        cfg = _set_up(output)
+        results = json.loads((output / RESULTS_NAME).read_text("utf-8"))
+        check_resumed(args, results.get("arguments", {}))
+        cfg = _set_up(output, args.trust_config)
     else:
-        cfg = _new_run(args, output, console)
-    results = json.loads((output / RESULTS_NAME).read_text("utf-8"))
+        with _new_folder(output):
+            cfg = _new_run(args, output, console)
+        results = json.loads((output / RESULTS_NAME).read_text("utf-8"))
     model: Any = build_model(cfg, str(output / CONFIG_NAME)).to(cfg.train.device)
     results["after"] = train_loop.train(cfg, model, args.resume, progress_bar=True)["bbox"]
     if ZERO_SHOT in cfg:
@@ -114,37 +124,33 @@ def run(args: argparse.Namespace) -> int:
 def _new_run(args: argparse.Namespace, output: Path, console: Console) -> Any:
     """Check the inputs, write the folder of the run, and evaluate the model; return the config."""
     base, weights = config_and_weights(args)
-    base_cfg, base_name = load_config(base)
-    _check_folder(output)
-    own = {"train": read_own_data(args.train, args.images)}
-    own["val"] = read_own_data(args.val, args.images)
+    base_cfg, base_name = load_model_config(base, args.trust_config)
+    own, merges = _read(args)
     names = _names(own)
-    report_data(console, own, names)
+    report_data(console, own, names, merges, args.exhaustive)
+    # Names of --val alone are unknown in --train: not listed there, they are no negatives.
+    listed = {"train": names if args.exhaustive else own["train"].names, "val": names}
     for part, checked in own.items():
-        _write_json(output / "data" / f"{part}.json", checked.to_coco(names))
+        _write_json(output / "data" / f"{part}.json", checked.to_coco(listed[part]))
     data = Data(
         output / "data" / "train.json",
         output / "data" / "val.json",
-        args.images.resolve(),
+        own["train"].image_root.resolve(),
         len(own["train"].images),
     )
-    settings = Settings(
-        batch_size=args.batch_size,
-        iterations=args.iterations,
-        size=args.size,
-        lr=args.lr,
-        mix=args.mix,
-        mix_share=args.mix_share,
-        num_workers=args.num_workers,
-        device=args.device or ("cuda" if torch.cuda.is_available() else "cpu"),
-        seed=args.seed,
-    )
+    names_of_settings = {field.name for field in fields(Settings)}
+    chosen = {key: value for key, value in given(args).items() if key in names_of_settings}
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    settings = Settings(**{"device": device, "trust_config": args.trust_config, **chosen})
     cfg = finetune_config(base_cfg, base_name, weights.resolve(), data, output, settings)
     LazyConfig.save(cfg, str(output / CONFIG_NAME))
-    cfg = _set_up(output)
+    # What is trusted or a program has been built already: its targets may be any.
+    programs = [base, *([Path(args.mix).parent] if args.mix else [])]
+    cfg = _set_up(output, args.trust_config or any(map(is_program, programs)))
     model: Any = build_model(cfg, str(output / CONFIG_NAME)).to(cfg.train.device)
     load_weights(model, weights)
-    results: dict[str, Any] = {"before": _measure(cfg, model, "dataloader", console)}
+    results: dict[str, Any] = {"arguments": noted(args)}
+    results["before"] = _measure(cfg, model, "dataloader", console)
     if ZERO_SHOT in cfg:
         results[ZERO_SHOT] = {"before": _measure(cfg, model, ZERO_SHOT, console)}
     elif args.mix:
@@ -167,6 +173,26 @@ def _new_run(args: argparse.Namespace, output: Path, console: Console) -> Any:
     return cfg
 
 
+def _read(args: argparse.Namespace) -> tuple[dict[str, OwnData], list[Merge]]:
+    """The checked and joined files of each part, with equal names for equal things."""
+    files = [*args.train, *args.val]
+    roots = args.images * len(files) if len(args.images) == 1 else args.images
+    if len(roots) != len(files):
+        raise UserError(
+            f"--images has {len(roots)} folders; expected one for all, or {len(files)}: one for "
+            "each file of --train and then of --val"
+        )
+    sets = [
+        read_own_data(file, root, args.exhaustive) for file, root in zip(files, roots, strict=True)
+    ]
+    known = [FileNames(own.file, own.names, own.synonyms) for own in sets]
+    used, merges = reconcile(known, args.distinct)
+    parts = {"train": slice(None, len(args.train)), "val": slice(len(args.train), None)}
+    own = {part: join(sets[at], used[at], args.exhaustive) for part, at in parts.items()}
+    root = common_folder([one.image_root for one in own.values()])
+    return {part: rebase(one, root) for part, one in own.items()}, merges
+
+
 def _measure(cfg: Any, model: Any, part: str, console: Console) -> dict[str, Any]:
     """AP on the test set of a part of the config."""
     console.print(f"measuring on {cfg[part].evaluator.dataset_name} ...")
@@ -174,20 +200,23 @@ def _measure(cfg: Any, model: Any, part: str, console: Console) -> dict[str, Any
         return dict(train_loop.evaluate(cfg, model.eval(), part)["bbox"])
 
 
-def _set_up(output: Path) -> Any:
+def _set_up(output: Path, trust_config: bool) -> Any:
     """The config of the run, with log and seeds set up as by train_net.py."""
     arguments = default_argument_parser().parse_args(["--config-file", str(output / CONFIG_NAME)])
+    arguments.trust_config = trust_config
     # The log goes to log.txt only.
     with contextlib.redirect_stdout(io.StringIO()):
         return train_loop.set_up(arguments)
 
 
-def _check_folder(output: Path) -> None:
-    """Make the folder of the run.
+@contextlib.contextmanager
+def _new_folder(output: Path) -> Iterator[None]:
+    """Make the folder of the run; an error in the block removes what is in it.
 
     Raises:
         UserError: the folder has files or cannot be written to.
     """
+    new = [folder for folder in (output, *output.parents) if not folder.exists()]
     try:
         output.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=output):
@@ -199,6 +228,14 @@ def _check_folder(output: Path) -> None:
             f"--output {output}: this folder has files; name a new one, or add --resume to "
             "continue the run in it"
         )
+    try:
+        yield
+    except BaseException:  # also an interrupt: what is there cannot be continued
+        for path in output.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for folder in new:
+            folder.rmdir()
+        raise
 
 
 def _names(own: dict[str, OwnData]) -> list[str]:
@@ -208,8 +245,14 @@ def _names(own: dict[str, OwnData]) -> list[str]:
     return [names[name] for name in order]
 
 
-def report_data(console: Console, own: dict[str, OwnData], names: list[str]) -> None:
-    """Print the categories with their images and boxes, and the problems."""
+def report_data(
+    console: Console,
+    own: dict[str, OwnData],
+    names: list[str],
+    merges: Sequence[Merge] = (),
+    exhaustive: bool = False,
+) -> None:
+    """Print the categories with their images and boxes, what is unknown, and the problems."""
     table = Table(box=SIMPLE_HEAD)
     table.add_column("category")
     counts: dict[str, dict[str, tuple[int, int]]] = {}
@@ -228,6 +271,7 @@ def report_data(console: Console, own: dict[str, OwnData], names: list[str]) -> 
     console.print(table)
     if len(rows) > ROWS_SHOWN:
         console.print(f"({len(rows) - ROWS_SHOWN} categories with fewer boxes are not shown)")
+    report_names(console, own, [name for name, _ in rows[:ROWS_SHOWN]], merges, exhaustive)
     problems = Table("problem", "in", "count", "what is done", "such as", box=SIMPLE_HEAD)
     for kind, (what, done) in FINDINGS.items():
         for part, data in own.items():
@@ -244,6 +288,43 @@ def report_data(console: Console, own: dict[str, OwnData], names: list[str]) -> 
         what = "images that are also in train: AP is too high"
         problems.add_row(what, "val", str(len(shared)), "kept", Text(shared[0], overflow="fold"))
     console.print(problems if problems.row_count else "no problems found")
+
+
+def report_names(
+    console: Console,
+    own: dict[str, OwnData],
+    names: list[str],
+    merges: Sequence[Merge],
+    exhaustive: bool,
+) -> None:
+    """Print names of several files that are one, and in how many images each name is unknown.
+
+    Args:
+        console: where to print.
+        own: the parts.
+        names: the names to count.
+        merges: the names that are one.
+        exhaustive: whether a name that a part does not list is absent from its images.
+    """
+    if merges:
+        merged = Table("name", "also written", "in", "why", box=SIMPLE_HEAD)
+        for merge in merges[:ROWS_SHOWN]:
+            merged.add_row(*(Text(text, overflow="fold") for text in merge))
+        console.print(merged)
+        if len(merges) > ROWS_SHOWN:
+            console.print(f"({len(merges) - ROWS_SHOWN} further merges are not shown)")
+    counts = {part: count_labels(data, names, exhaustive) for part, data in own.items()}
+    if not any(count.unknown for of_part in counts.values() for count in of_part):
+        return
+    table = Table(title="images in which a name is ...", box=SIMPLE_HEAD)
+    table.add_column("category")
+    for part in own:
+        for state in Counts._fields:
+            table.add_column(f"{part}: {state}", justify="right")
+    for name, *of_parts in zip(names, *counts.values(), strict=True):
+        numbers = [str(number) for count in of_parts for number in count]
+        table.add_row(Text(name, overflow="fold"), *numbers)
+    console.print(table)
 
 
 def _shared_images(own: dict[str, OwnData]) -> list[str]:
@@ -269,7 +350,7 @@ def _number(value: Any) -> str:
 
 def _write_json(path: Path, content: Any) -> None:
     try:
-        write_whole(path, lambda file: file.write(json.dumps(content, indent=1).encode()))
+        write_json(path, content)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from None
 

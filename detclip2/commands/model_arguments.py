@@ -8,7 +8,7 @@ from detclip2.utils.model_folder import default_model, read_model_folder
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare ``--model``, ``--config``, ``--weights`` and ``--device``."""
+    """Declare ``--model``, ``--config``, ``--weights``, ``--device`` and ``--trust-config``."""
     parser.add_argument(
         "--model",
         type=Path,
@@ -23,6 +23,17 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights", type=Path, metavar="FILE", help=".safetensors or .pth; needs --config"
     )
     parser.add_argument("--device", help='"cpu", "cuda", ... (default: the GPU if there is one)')
+    add_trust_argument(parser)
+
+
+def add_trust_argument(parser: argparse.ArgumentParser) -> None:
+    """Declare ``--trust-config``."""
+    parser.add_argument(
+        "--trust-config",
+        action="store_true",
+        help="let a .yaml config build anything it names, which may run any code, as a .py config "
+        "always may",
+    )
 
 
 def config_and_weights(args: argparse.Namespace) -> tuple[Path, Path]:

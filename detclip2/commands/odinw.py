@@ -77,7 +77,9 @@ def run(args: argparse.Namespace) -> int:
     found, not_found = found_sets(sets, settings)
     for one in found:
         read_split(one, settings)  # report errors before hours of detection
-    predictor = OpenVocabularyPredictor(*config_and_weights(args), device=args.device)
+    predictor = OpenVocabularyPredictor(
+        *config_and_weights(args), device=args.device, trust_config=args.trust_config
+    )
     console = Console()
 
     def detect(paths: list[Path], prompts: list[str]) -> Iterable[Instances]:

@@ -20,10 +20,10 @@ from detclip2.data.text.noun_phrases.offline import (
     plan_parts,
     prepare_folder,
     total_counts,
-    write_json,
 )
 from detclip2.data.text.noun_phrases.records import FORMATS, Options, Part
 from detclip2.utils.errors import UserError
+from detclip2.utils.files import write_json
 
 EXAMPLE = "detclip2 phrases captions.tsv --output phrases"
 

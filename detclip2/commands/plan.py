@@ -12,6 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch import nn
 
+from detclip2.commands.model_arguments import add_trust_argument
 from detclip2.commands.tables import console_for_tables
 from detclip2.config import apply_overrides, build_model, get_config, load_config
 from detclip2.data.hybrid_loader import source_nodes
@@ -40,12 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="B",
         help="images of a measured step (default: a process's share on a GPU, 1 or 2 on a CPU)",
     )
+    add_trust_argument(parser)
     parser.add_argument("overrides", nargs="*", help="config changes, such as train.max_iter=100")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print a table of the sources and the totals."""
-    cfg, name = load_config(args.config)
+    cfg, name = load_config(args.config, args.trust_config)
     cfg.train = OmegaConf.merge(get_config("train.py").train, cfg.get("train", {}))
     apply_overrides(cfg, args.overrides, name)
     sources, shares = check(cfg, args.gpus)

@@ -1,21 +1,22 @@
 """``detclip2 predict``: detect named things in images and videos; print and draw them."""
 
 import argparse
-import os
+import logging
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from detectron2.structures import Instances
-from PIL import Image
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from detclip2.commands.input_files import input_files
 from detclip2.commands.model_arguments import add_model_arguments, config_and_weights
 from detclip2.commands.tables import console_for_tables
 from detclip2.data.io.video import is_video
+from detclip2.data.text.names import BUILTIN_NAMES
 from detclip2.inference.predictor import OpenVocabularyPredictor
 from detclip2.inference.vocabulary import Vocabulary
 from detclip2.modeling.postprocess import MEANINGS
@@ -23,6 +24,8 @@ from detclip2.utils.errors import UserError
 from detclip2.visualization.annotate import Tally, annotate_image, annotate_video
 
 ROWS_SHOWN = 20
+
+logger = logging.getLogger(__name__)
 
 EXAMPLE = 'detclip2 predict street.jpg --names "bus, traffic light" --output annotated'
 
@@ -34,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=Path,
         metavar="FILE",
-        help="an image, a video, or a folder of images",
+        help="an image, a video, or a folder of them",
     )
     names = parser.add_mutually_exclusive_group(required=True)
     names.add_argument("--names", help='names to detect, such as "red apple, fire engine"')
@@ -42,7 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--names-file", type=Path, metavar="FILE", help="a file of names, one per line, or a .csv"
     )
     names.add_argument(
-        "--vocabulary", type=Path, metavar="FILE", help="a saved vocabulary (.safetensors)"
+        "--vocabulary",
+        metavar="FILE|NAME",
+        help=f"a saved vocabulary (.safetensors), or a built-in list: {', '.join(BUILTIN_NAMES)}",
     )
     parser.add_argument(
         "--output", type=Path, required=True, metavar="DIR", help="folder for annotated files"
@@ -67,15 +72,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Detect in every file; return 2 if one of them failed."""
+    """Detect in every file; return 2 if one of them failed.
+
+    What was passed over in folders is listed at the end, and is no failure.
+    """
     vocabulary = _vocabulary(args)  # before the model is loaded: errors are reported at once
-    files = list(_files(args.files))
+    files, errors, passed_over = input_files(args.files, args.output)
+    if not files:
+        raise UserError("\n".join([*errors, *passed_over]))
     _make_folder(args.output)
     settings = {name: getattr(args, name) for name in MEANINGS}
-    predictor = OpenVocabularyPredictor(*config_and_weights(args), args.device, **settings)
+    predictor = OpenVocabularyPredictor(
+        *config_and_weights(args), args.device, trust_config=args.trust_config, **settings
+    )
     predictor.set_vocabulary(vocabulary)
     console = console_for_tables()
     failed = 0
+    for error in errors:
+        failed += _report_failure(error)
     for file, annotated in zip(files, _outputs(files, args.output), strict=True):
         record = annotated.with_name(f"{annotated.name}.json") if args.json else None
         try:
@@ -86,37 +100,34 @@ def run(args: argparse.Namespace) -> int:
                 instances = annotate_image(predictor, file, annotated, record)
                 _report_image(console, file, instances)
         except UserError as error:
-            print(f"detclip2: {error}", file=sys.stderr)
-            failed += 1
+            failed += _report_failure(error)
             continue
         kind = "video" if is_video(file) else "image"
         console.print(Text(f"annotated {kind}: {annotated}"), soft_wrap=True)
+    for line in passed_over:
+        print(line, file=sys.stderr)
     return 2 if failed else 0
 
 
+def _report_failure(error: UserError | str) -> int:
+    """Print why a file or folder failed; 1, their number."""
+    print(f"detclip2: {error}", file=sys.stderr)
+    return 1
+
+
 def _vocabulary(args: argparse.Namespace) -> Vocabulary:
+    if args.vocabulary in BUILTIN_NAMES:
+        return Vocabulary.builtin(args.vocabulary)
     if args.vocabulary is not None:
         return Vocabulary.load(args.vocabulary)
     if args.names_file is not None:
         return Vocabulary.from_file(args.names_file)
+    if args.names in BUILTIN_NAMES:
+        logger.warning(
+            "--names %s looks for a thing of this name; its built-in list is --vocabulary %s",
+            *(args.names, args.names),
+        )
     return Vocabulary.from_text(args.names)
-
-
-def _files(paths: Iterable[Path]) -> Iterator[Path]:
-    """The files, and the images in folders, by name."""
-    suffixes = Image.registered_extensions().keys()
-    for path in paths:
-        if not os.path.isdir(path):  # Path.is_dir raises for a name that is too long
-            yield path
-            continue
-        try:
-            found = [file for file in sorted(path.iterdir()) if file.suffix.lower() in suffixes]
-            found = [file for file in found if not is_video(file)]  # Pillow lists .mpg
-        except OSError as error:
-            raise UserError(f"{path}: this folder cannot be read: {error.strerror}") from None
-        if not found:
-            raise UserError(f"{path}: there is no image in this folder")
-        yield from found
 
 
 def _outputs(files: list[Path], folder: Path) -> Iterator[Path]:

@@ -10,6 +10,7 @@ import numpy as np
 import supervision as sv
 from PIL import Image
 
+from detclip2.commands.model_arguments import add_trust_argument
 from detclip2.config import apply_overrides, build, load_config
 from detclip2.data.hybrid_loader import source_nodes
 from detclip2.data.mappers import draw_sample
@@ -36,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, help="random seed of records and augmentation (default: 0)"
     )
+    add_trust_argument(parser)
     parser.add_argument("overrides", nargs="*", help="config changes, such as world.size=640")
 
 
@@ -43,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     """Write an image of each sample; print its contents and the skipped records."""
     if args.count < 1:
         raise UserError(f"--count {args.count}: expected 1 or more")
-    source = load_source(args.config, args.source, args.overrides)
+    source = load_source(args.config, args.source, args.overrides, args.trust_config)
     samples = draw_samples(source, args.count, args.seed)
     try:
         args.output.mkdir(parents=True, exist_ok=True)
@@ -62,13 +64,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def load_source(config: Path, name: str | None, overrides: list[str]) -> Source:
+def load_source(
+    config: Path, name: str | None, overrides: list[str], trust_config: bool = False
+) -> Source:
     """The source `name` of a config's ``dataloader.train``, with its ``records`` and ``mapper``.
 
     Raises:
         UserError: the config cannot be loaded, has no such source, or the source cannot be built.
     """
-    cfg, file = load_config(config)
+    cfg, file = load_config(config, trust_config)
     apply_overrides(cfg, overrides, file)
     names = sorted(source_nodes(cfg))
     if name is None and len(names) == 1:

@@ -10,9 +10,11 @@ from typing import Any
 
 from detectron2.engine import default_argument_parser
 
+from detclip2.commands.model_arguments import add_trust_argument
 from detclip2.config import build_model
 from detclip2.engine.launch import run_processes
-from detclip2.engine.train_loop import evaluate, set_up, train
+from detclip2.engine.test_sets import check_test_sets
+from detclip2.engine.train_loop import evaluate, evaluation_nodes, set_up, train
 from detclip2.utils.errors import UserError
 from detclip2.utils.repository import config_of_user, runnable_names
 from detclip2.utils.weights import load_weights
@@ -53,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dist-url", metavar="URL", help="where processes meet; auto: a free port of one machine"
     )
+    add_trust_argument(parser)
     parser.add_argument(
         "overrides",
         nargs="*",
@@ -69,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
         if value is not None and hasattr(arguments, key):
             setattr(arguments, key, value)
     arguments.opts = args.overrides
+    arguments.trust_config = args.trust_config
     run_processes(_run, arguments)
     return 0
 
@@ -78,6 +82,7 @@ def train_or_evaluate(args: argparse.Namespace) -> dict[str, Any]:
 
     Args:
         args: from Detectron2's ``default_argument_parser``; ``config_file`` may also be a name.
+            ``trust_config``, if it is there: see `detclip2.config.load_config`.
 
     Returns:
         The results of the last evaluation, in the main process.
@@ -92,6 +97,7 @@ def train_or_evaluate(args: argparse.Namespace) -> dict[str, Any]:
         return train(cfg, model, args.resume)
     if not cfg.train.init_checkpoint:
         raise UserError("--eval-only needs weights: add train.init_checkpoint=FILE")
+    check_test_sets(cfg, evaluation_nodes(cfg).values())
     load_weights(model, cfg.train.init_checkpoint)
     return evaluate(cfg, model.eval())
 

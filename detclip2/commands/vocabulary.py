@@ -50,7 +50,9 @@ def run(args: argparse.Namespace) -> int:
     if args.output.suffix != ".safetensors":  # readers recognise vocabularies by it
         raise UserError(f"{args.output}: a vocabulary's file name ends in .safetensors")
     vocabulary = _vocabulary(args)  # before the model is loaded: errors are reported at once
-    predictor = OpenVocabularyPredictor(*config_and_weights(args), device=args.device)
+    predictor = OpenVocabularyPredictor(
+        *config_and_weights(args), device=args.device, trust_config=args.trust_config
+    )
     vocabulary = predictor.encode(vocabulary)
     vocabulary.save(args.output)
     print(f"{args.output}: {vocabulary}")

@@ -12,19 +12,26 @@ KINDS = {
     "image-extreme": "an image more than 100 times as long as wide",
     "image-unknown": "an annotation names an image that is not in the file",
     "image-duplicate": "a second image with the same id",
+    "image-listed-twice": "a file that is listed under another image id too (made one image)",
+    "size-malformed": "a stated width or height that is no size (that of the file counts)",
+    "annotation-repeated": "an exact repeat of an annotation",
     "annotation-duplicate": "a second annotation with the same id (kept, ids are not used)",
     "category-unknown": "an annotation names a category that is not in the file",
     "category-duplicate": "a second category with the same id",
     "category-unnamed": "a box of a category without a name",
-    "box-invalid": "a box with NaN, inverted, without area or outside the image",
+    "box-fraction": "a box in fractions of its image (read as such, not skipped)",
+    "box-invalid": "a box with NaN, inverted, without area, below a pixel or outside the image",
     "mask-invalid": "a mask that is neither polygons nor an RLE of the image's size",
     "caption-empty": "no caption, or nothing but whitespace",
     "caption-encoding": "a caption that is not UTF-8",
+    "caption-several": "several captions of an image: their phrases are extracted in training",
     "caption-without-phrase": "a caption in which there is no noun phrase",
     "span-outside": "a phrase span that is empty or outside of its caption",
     "phrase-over-limit": "a positive phrase beyond the most that a sample may have",
     "record-malformed": "a line or record that is not in the format",
+    "member-unread": "a file in a tar shard that belongs to no image-text pair",
     "shard-unreadable": "a tar shard that is missing, truncated or damaged",
+    "member-unusable": "a link, a device or a huge file in a tar shard",
     "worker-died": "a worker process that ended and was started again",
     "other": "everything else; the log has the words",
 }
@@ -54,6 +61,8 @@ class SkipCounter:
 
     def add(self, kind: str, message: str = "", number: int = 1) -> None:
         """Count `number` skips of a kind; `message` is for the log, with the file."""
+        # A file name that is not UTF-8 cannot be logged as it is.
+        message = message.encode("utf-8", "backslashreplace").decode()
         slot = self._slots.get(kind)
         if slot is None:
             slot, message = self._slots["other"], f"{kind}: {message}"

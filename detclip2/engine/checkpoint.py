@@ -9,7 +9,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 
 from detclip2.utils.errors import UserError
 from detclip2.utils.files import write_whole
-from detclip2.utils.weights import read_checkpoint
+from detclip2.utils.weights import read_checkpoint, without_wrappers
 
 
 class Checkpointer(DetectionCheckpointer):
@@ -65,6 +65,7 @@ class Checkpointer(DetectionCheckpointer):
         content = read_checkpoint(filename)
         if self._weights_only and "ema" in content:
             content["model"] = content.pop("ema")
+        content["model"] = without_wrappers(content["model"])
         return content
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:

@@ -6,7 +6,8 @@ runs the same loop on the config that it writes.
 
 import contextlib
 import logging
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,10 @@ from detclip2.engine.hooks.source_schedule import (
 )
 from detclip2.engine.hooks.speed import Speed, SpeedPrinter
 from detclip2.engine.hooks.wandb_writer import WandbWriter
+from detclip2.engine.resumed_config import check_resumed
 from detclip2.engine.runtime import apply_runtime_options, keep_freed_memory
 from detclip2.engine.solver import set_epochs, shard_optimizer_state
+from detclip2.engine.test_sets import check_test_sets
 from detclip2.engine.trainer import NonFiniteSteps, Trainer
 from detclip2.evaluation.streaming import set_vocabulary_description
 from detclip2.modeling.protocol import OpenVocabularyModel
@@ -126,6 +129,15 @@ def _evaluate_on(
     return results or {}
 
 
+def metrics_of(results: Mapping[str, Any]) -> dict[str, Any]:
+    """The results of evaluations by names such as "bbox/AP", for the writers of metrics.
+
+    An undefined one, such as the AP of a category without a box, is none: json has no NaN.
+    """
+    flat = flatten_results_dict(results)
+    return {k: v for k, v in flat.items() if not (isinstance(v, float) and math.isnan(v))}
+
+
 def best_metric(cfg: DictConfig) -> str:
     """The metric by which an evaluation is the best: ``train.best_metric``, or the evaluator's."""
     if cfg.train.best_metric is not None:
@@ -155,6 +167,7 @@ def train(cfg: DictConfig, model: Any, resume: bool, progress_bar: bool = False)
     optimizer = build(cfg, "optimizer")
     optimizer = shard_optimizer_state(optimizer) if keys.zero else optimizer
     loader = build(cfg, "dataloader.train")
+    check_test_sets(cfg, evaluation_nodes(cfg).values())
     set_epochs(cfg.train, loader)
     # DistributedDataParallel takes no device for a model on the CPU.
     ddp = {**keys.ddp, **({"device_ids": None} if keys.device == "cpu" else {})}
@@ -184,7 +197,7 @@ def train(cfg: DictConfig, model: Any, resume: bool, progress_bar: bool = False)
                 raise UserError(
                     f"train.best_metric is {metric!r}, but the evaluation gives {', '.join(known)}"
                 )
-        return results
+        return metrics_of(results)
 
     period, plateau = keys.eval_period, plain["reduce_lr_on_plateau"]
     schedule = hooks.LRScheduler(scheduler=build(cfg, "lr_multiplier"))
@@ -250,7 +263,7 @@ def load(args: Any) -> DictConfig:
     Raises:
         UserError: it cannot be loaded, has an unknown key, or lacks the model or data.
     """
-    cfg, name = load_config(args.config_file)
+    cfg, name = load_config(args.config_file, getattr(args, "trust_config", False))
     known = get_config("train.py").train
     cfg.train = OmegaConf.merge(known, cfg.get("train", {}))
     apply_overrides(cfg, args.opts, name)
@@ -276,6 +289,9 @@ def set_up(args: Any, output_dir: str = "") -> DictConfig:
         args: from Detectron2's ``default_argument_parser``.
         output_dir: replaces ``train.output_dir``; an override cannot hold a name with spaces, "="
             or "[".
+
+    Raises:
+        UserError: as `load`; a resumed run has another config than before, see `check_resumed`.
     """
     cfg = load(args)
     if output_dir:
@@ -287,6 +303,8 @@ def set_up(args: Any, output_dir: str = "") -> DictConfig:
         cfg.train.device, cfg.train.amp.enabled = "cpu", False
     if cfg.train.device == "cpu":
         keep_freed_memory()
+    if args.resume and comm.is_main_process():
+        check_resumed(cfg)  # before the folder's config is replaced
     default_setup(cfg, args)
     setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="detclip2")
     # A UserError is reported in one sentence; the trainer would log its traceback too.

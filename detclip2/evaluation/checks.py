@@ -1,7 +1,5 @@
 """Checks of the detections that evaluators accept, and the file of their results."""
 
-import json
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +10,7 @@ from detectron2.structures import Instances
 
 from detclip2.evaluation.protocol import Protocol
 from detclip2.utils.errors import UserError
-from detclip2.utils.files import write_whole
+from detclip2.utils.files import write_json
 
 
 def check_known(image_id: Any, image_ids: Collection[Any], json_file: str) -> None:
@@ -44,12 +42,4 @@ def check_finite(image_id: Any, instances: Instances) -> None:
 
 def write_results(path: Path, protocol: Protocol, results: Mapping[str, Any]) -> None:
     """Write results and their protocol as JSON; NaN is written as null."""
-    content = {"protocol": asdict(protocol), **_without_nan(results)}
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    write_whole(path, lambda file: file.write(text.encode()))
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _without_nan(item) for key, item in value.items()}
-    return None if isinstance(value, float) and math.isnan(value) else value
+    write_json(path, {"protocol": asdict(protocol), **results}, indent=2)

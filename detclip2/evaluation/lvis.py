@@ -2,10 +2,12 @@
 
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import IO, Any
+from unittest import mock
 
 import numpy as np
 from detectron2 import evaluation
@@ -13,7 +15,9 @@ from detectron2.data import MetadataCatalog
 from detectron2.structures import Instances
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
+from lvis import LVIS
 
+from detclip2.data.io.coco_values import id_of
 from detclip2.evaluation.detections import (
     DETECTION,
     BestOfClasses,
@@ -23,7 +27,7 @@ from detclip2.evaluation.detections import (
     detections_of,
     gather,
 )
-from detclip2.evaluation.lvis_ap import METRICS, Annotations, average_precision
+from detclip2.evaluation.lvis_ap import METRICS, Annotations, average_precision, read_lvis_json
 from detclip2.evaluation.protocol import Protocol, annotations_of
 from detclip2.evaluation.streaming import StreamingEvaluator
 from detclip2.utils.errors import UserError
@@ -90,16 +94,14 @@ class LVISFixedAPEvaluator(StreamingEvaluator, evaluation.LVISEvaluator):
             raise UserError(f"data set {dataset_name!r} has no json_file: register it before")
         self._json_file: str = PathManager.get_local_path(str(metadata.json_file))
         try:
-            evaluation.LVISEvaluator.__init__(
-                self, dataset_name, ("bbox",), distributed, output_dir
-            )
-        except OSError as error:
-            raise UserError(f"{self._json_file}: {error.strerror or error}") from error
-        except KeyError as error:
-            raise UserError(f"{self._json_file} lacks LVIS's key {error.args[0]!r}") from error
-        except (ValueError, AssertionError, TypeError) as error:
-            raise UserError(f"{self._json_file} is not a json of LVIS: {error}") from error
-        self._annotations = Annotations(self._lvis_api, self._json_file)
+            # Its annotations are to be those of all readers.
+            with mock.patch.object(LVIS, "_load_json", lambda _, path: read_lvis_json(path)):
+                evaluation.LVISEvaluator.__init__(
+                    self, dataset_name, ("bbox",), distributed, output_dir
+                )
+        except (KeyError, ValueError, AssertionError, TypeError) as error:
+            raise UserError(f"{self._json_file} is not a json of LVIS: {error!r}") from error
+        self._annotations = Annotations(self._lvis_api)
         self._class_of = _class_positions(metadata, self._annotations)
         self._dataset_name = dataset_name
         self._max_dets = 300 if max_dets_per_image is None else max_dets_per_image
@@ -230,10 +232,14 @@ def table(results: Mapping[str, Mapping[str, float]]) -> str:
     """A table of results in percent, one protocol per line."""
     head = " " * 12 + "".join(f"{name:>7}" for name in METRICS)
     rows = [
-        f"{_TITLES[key]:12}" + "".join(f"{values[name]:7.2f}" for name in METRICS)
+        f"{_TITLES[key]:12}" + "".join(f"{_shown(values[name]):>7}" for name in METRICS)
         for key, values in results.items()
     ]
     return "\n".join([head, *rows])
+
+
+def _shown(percent: float) -> str:
+    return "-" if math.isnan(percent) else f"{percent:.2f}"
 
 
 def write_detections(file: IO[bytes], detections: ByClass, category_ids: Sequence[int]) -> None:
@@ -256,11 +262,14 @@ def write_detections(file: IO[bytes], detections: ByClass, category_ids: Sequenc
 
 def _class_positions(metadata: Any, annotations: Annotations) -> Any:
     """Class of the model -> position in the annotations, -1 if they lack the category."""
-    position = {category_id: i for i, category_id in enumerate(annotations.category_ids)}
+    position: dict[int | str, int] = {
+        category_id: i for i, category_id in enumerate(annotations.category_ids)
+    }
     # Without metadata, category ids are those of LVIS: from 1.
-    id_to_class = metadata.get("thing_dataset_id_to_contiguous_id") or {
+    registered = metadata.get("thing_dataset_id_to_contiguous_id") or {
         category_id: category_id - 1 for category_id in annotations.category_ids
     }
+    id_to_class = {id_of(identity): index for identity, index in registered.items()}
     positions = np.full(max(id_to_class.values()) + 1, -1, np.int32)
     for category_id, index in id_to_class.items():
         positions[index] = position.get(category_id, -1)

@@ -15,6 +15,8 @@ import numpy as np
 from lvis import LVIS, LVISEval, LVISResults
 from numpy.typing import NDArray
 
+from detclip2.data.io.coco_json import checked_coco, read_json
+from detclip2.data.io.coco_parser import KEYS, Content
 from detclip2.evaluation.detections import ByClass, Detections
 from detclip2.utils.errors import UserError
 
@@ -38,14 +40,9 @@ class Annotations:
     Args:
         api: the json as the lvis package reads it; its polygons are dropped, because they take most
             of the memory and boxes do not need them.
-        json_file: path of the json, for messages.
-
-    Raises:
-        UserError: the json lacks a key, or has no image.
     """
 
-    def __init__(self, api: LVIS, json_file: str) -> None:
-        check_keys(api.dataset, json_file)
+    def __init__(self, api: LVIS) -> None:
         self.images: frozenset[int] = frozenset(api.imgs)
         self.category_ids: list[int] = sorted(api.cats)
         """Ids of the json; a class is a position in this list."""
@@ -53,6 +50,8 @@ class Annotations:
         self._boxes: dict[int, list[dict[str, Any]]] = defaultdict(list)
         for annotation in api.dataset["annotations"]:
             annotation.pop("segmentation", None)
+            if annotation.get("iscrowd"):  # not in LVIS itself
+                annotation["ignore"] = 1
             if annotation["image_id"] in self.images:
                 self._boxes[annotation["category_id"]].append(annotation)
         self._absent: dict[int, list[int]] = defaultdict(list)
@@ -173,24 +172,29 @@ def _precision(truth: LVIS, detections: Detections) -> NDArray[np.float64]:
     return precision
 
 
-def check_keys(content: Any, json_file: str) -> None:
-    """Check that a json has the keys that LVIS's protocol reads.
+def read_lvis_json(path: str) -> Content:
+    """The content of a json of LVIS, read as by `read_coco_json`.
 
     Raises:
-        UserError: a key is missing; the message names the file and the first such key.
+        UserError: see `read_coco_json`; or an entry lacks a key that LVIS's protocol reads, or the
+            id of an image or a category is not an integer. The message names the file and the
+            entry.
     """
+    content = read_json(path, KEYS)
+    content = checked_coco(path, content)
     for part, keys in _KEYS.items():
-        if not isinstance(content, dict) or not isinstance(content.get(part), list):
-            raise UserError(f"{json_file}: key {part!r} is missing; expected a json of LVIS")
         for position, entry in enumerate(content[part]):
             for key in keys:
-                if not isinstance(entry, dict) or key not in entry:
+                if key not in entry:
                     raise UserError(
-                        f"{json_file}: {part}[{position}] has no key {key!r}; LVIS's protocol "
-                        "needs it"
+                        f"{path}: {part}[{position}] has no valid {key!r}; LVIS's protocol needs it"
                     )
-    if not content["images"]:
-        raise UserError(f"{json_file} has no images, so that there is nothing to evaluate")
+            if isinstance(entry["id"], str) and part != "annotations":
+                raise UserError(
+                    f"{path}: {part}[{position}] has the id {entry['id']!r}; LVIS's protocol needs "
+                    "integers"
+                )
+    return content
 
 
 @contextmanager

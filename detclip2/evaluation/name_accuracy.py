@@ -10,6 +10,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.structures import Boxes, BoxMode, Instances, pairwise_iou
 
 from detclip2.data.io.coco_json import read_coco_json
+from detclip2.data.io.coco_values import id_of
 from detclip2.evaluation.protocol import Protocol, annotations_of
 from detclip2.evaluation.streaming import StreamingEvaluator
 
@@ -46,9 +47,10 @@ class NameAccuracyEvaluator(StreamingEvaluator):
         metadata = MetadataCatalog.get(dataset_name)
         content = read_coco_json(metadata.json_file)
         categories = sorted(content["categories"], key=lambda category: category["id"])
-        id_to_class = metadata.get("thing_dataset_id_to_contiguous_id") or {
+        registered = metadata.get("thing_dataset_id_to_contiguous_id") or {
             category["id"]: number for number, category in enumerate(categories)
         }
+        id_to_class = {id_of(identity): number for identity, number in registered.items()}
         self._split_of = {id_to_class[c["id"]]: c.get("split") for c in categories}
         self._truth: dict[Any, list[tuple[list[float], int]]] = defaultdict(list)
         for one in content["annotations"]:

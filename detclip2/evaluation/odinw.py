@@ -1,6 +1,5 @@
 """Evaluation on ODinW: AP of each data set on disk, and their mean."""
 
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,13 +9,15 @@ from typing import Any
 from detectron2.structures import Instances
 
 from detclip2.data.datasets.odinw import OdinwSet, read_odinw
-from detclip2.data.io.coco_json import Content
+from detclip2.data.io.coco_parser import Content
+from detclip2.data.io.image_files import image_problem
 from detclip2.evaluation.checks import check_finite, write_results
 from detclip2.evaluation.coco_api import METRICS, average_precision, coco_of
 from detclip2.evaluation.protocol import Protocol, annotations_of
 from detclip2.inference.results import to_coco
 from detclip2.utils.errors import UserError
-from detclip2.utils.files import write_whole
+from detclip2.utils.files import write_json
+from detclip2.utils.paths import path_as_written
 
 Detect = Callable[[list[Path], list[str]], Iterable[Instances]]
 """Images and C prompts -> detections of each image; ``pred_classes`` index the prompts."""
@@ -60,16 +61,19 @@ def read_split(one: OdinwSet, settings: OdinwSettings) -> tuple[Content, list[Pa
     """The annotations, as from `read_odinw`, and the paths of their images.
 
     Raises:
-        UserError: annotations cannot be read or lack a key, or an image is missing.
+        UserError: annotations cannot be read or lack a key, or an image is missing, damaged or of
+            another size than they state.
     """
     path = one.annotations(settings.root, settings.split)
     content = read_odinw(one, settings.root, settings.split)
     for image in content["images"]:
         if "file_name" not in image:
             raise UserError(f"{path}: id {image['id']} of 'images' has no key 'file_name'")
-        if not (path.parent / image["file_name"]).is_file():
-            raise UserError(f"{path.parent / image['file_name']}: this image does not exist")
-    return content, [path.parent / image["file_name"] for image in content["images"]]
+    paths = [path_as_written(path.parent, image["file_name"]) for image in content["images"]]
+    records = zip(paths, content["images"], strict=True)
+    if problem := image_problem([{**image, "file_name": file} for file, image in records]):
+        raise UserError(f"{path}: {problem}")
+    return content, list(map(Path, paths))
 
 
 def evaluate_odinw(
@@ -91,8 +95,7 @@ def evaluate_odinw(
     for image, instances in zip(content["images"], detect(paths, prompts), strict=True):
         check_finite(image["id"], instances)
         found += to_coco(instances, image["id"], category_ids)
-    text = json.dumps(found)
-    write_whole(output_dir / f"{one.name}.json", lambda file: file.write(text.encode()))
+    write_json(output_dir / f"{one.name}.json", found, indent=None)
     truth = coco_of(content["images"], content["annotations"], content["categories"])
     detections = coco_of(content["images"], found, content["categories"])
     metrics, of_classes = average_precision(truth, detections, MAX_DETECTIONS)

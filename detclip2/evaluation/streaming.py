@@ -11,6 +11,7 @@ from detectron2.structures import Instances
 from detectron2.utils import comm
 from numpy.typing import NDArray
 
+from detclip2.data.io.coco_values import id_of
 from detclip2.evaluation.checks import check_finite, check_known, write_results
 from detclip2.evaluation.protocol import Protocol
 from detclip2.utils.errors import UserError
@@ -83,8 +84,8 @@ class StreamingEvaluator(DatasetEvaluator):
             self.add(self.key_of(image), output["instances"].to("cpu"))
 
     def key_of(self, image: Mapping[str, Any]) -> Any:
-        """The key of an image: its id."""
-        return image["image_id"]
+        """The key of an image: its id, in the form of `detclip2.data.io.coco_json`."""
+        return id_of(image["image_id"])
 
     def add(self, key: Any, instances: Instances) -> None:
         """Add the detections of one image, which are checked and on the CPU."""

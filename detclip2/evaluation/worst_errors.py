@@ -3,7 +3,7 @@
 import html
 import json
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as masks
 
+from detclip2.data.io.coco_json import read_coco_json
 from detclip2.data.io.image import read_image
+from detclip2.evaluation.federated import Federated
 from detclip2.utils.files import write_whole
+from detclip2.utils.paths import path_in
 from detclip2.visualization.detections import font_for
 
 Entry = dict[str, Any]
@@ -42,7 +45,8 @@ def errors_of(content: Entry, detections: list[Entry], score_threshold: float) -
     """The errors of each image, the image with the most first.
 
     As in COCO's protocol, detections are matched by descending score, each to the box of its
-    category with the highest IoU of at least 0.5; in crowd regions no detection is wrong.
+    category with the highest IoU of at least 0.5; in crowd regions no detection is wrong. Nor is
+    one of a category that is unknown in its image, or not exhaustive (`Federated`).
 
     Args:
         content: annotations in COCO's format.
@@ -55,7 +59,19 @@ def errors_of(content: Entry, detections: list[Entry], score_threshold: float) -
     for one in detections:
         if one["score"] >= score_threshold:
             found[one["image_id"]].append(one)
-    errors = [_match(i, truths[i["id"]], found[i["id"]]) for i in content["images"]]
+    federated = Federated(content)
+    errors = []
+    for image in content["images"]:
+        of_image = _match(image, truths[image["id"]], found[image["id"]])
+        categories = [one["category_id"] for one in of_image.wrong]
+        wrong = [
+            one
+            for one, known in zip(
+                of_image.wrong, federated.known(image["id"], categories), strict=True
+            )
+            if known and not federated.is_partial(image["id"], one["category_id"])
+        ]
+        errors.append(replace(of_image, wrong=wrong))
     return sorted(errors, key=lambda one: -one.weight)
 
 
@@ -80,7 +96,7 @@ def write_worst_errors(
     Returns:
         The path of the page.
     """
-    content = json.loads(annotations.read_text("utf-8"))
+    content = read_coco_json(annotations)
     results = json.loads(detections.read_text("utf-8")) if detections.is_file() else []
     names = {category["id"]: category["name"] for category in content["categories"]}
     figures = []
@@ -88,7 +104,8 @@ def write_worst_errors(
     for number, errors in enumerate(errors_of(content, results, score_threshold)[:count], 1):
         if not errors.weight:
             break
-        drawn = draw_errors(read_image(image_root / errors.image["file_name"]), errors, names)
+        image = path_in(image_root, errors.image["file_name"])
+        drawn = draw_errors(read_image(image), errors, names)
         drawn.save(folder / f"{number:02d}.jpg", quality=88)
         caption = (
             f"{errors.image['file_name']}: {len(errors.found)} found, {len(errors.missed)} missed, "
@@ -109,7 +126,8 @@ def write_worst_errors(
         f"<h1>Worst errors</h1>{legend}\n{body}\n"
     )
     path = folder / "index.html"
-    write_whole(path, lambda file: file.write(page.encode()))
+    # A file name need not be UTF-8.
+    write_whole(path, lambda file: file.write(page.encode("utf-8", "backslashreplace")))
     return path
 
 

@@ -4,7 +4,6 @@ Tools differ in what they write as COCO's format. Each fault is fixed, or skippe
 training is possible with the rest, the file is refused in a sentence before the training starts.
 """
 
-import math
 import os
 from collections import Counter
 from dataclasses import dataclass, field
@@ -12,32 +11,51 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from pycocotools import mask as coco_masks
 
-from detclip2.data.io.coco_json import POLICIES, Entry, ParsedCoco, Problem, parse_coco, read_json
+from detclip2.data.io.coco_json import POLICIES, read_json
+from detclip2.data.io.coco_parser import Entry, Id, ParsedCoco, Problem, file_of, parse_coco
+from detclip2.data.io.coco_values import four_finite_numbers, scaled
+from detclip2.data.io.image import Header
+from detclip2.data.io.image_files import check_images, size_problem, stated_size
 from detclip2.data.io.masks import rle_of
 from detclip2.data.text.clean import clean_phrase
+from detclip2.finetuning import partial_labels
 from detclip2.utils.errors import UserError
+from detclip2.utils.paths import FolderOfFiles
 
 FINDINGS = {
     "key-unknown": ("keys that are not of COCO's format", "ignored"),
     "id-not-integer": ("ids that are not integers", "renumbered"),
     "id-twice": ("entries without an id, or with that of an earlier one", "skipped"),
+    "annotation-repeated": ("exact repeats of an annotation", "skipped"),
+    "annotation-id-twice": ("annotations with the id of another one", "renumbered"),
     "box-derived": ("annotations with a polygon or RLE and no box", "boxed by its mask"),
     "box-corners": ("boxes that hold two corners, not a width and height", "read as corners"),
+    "box-fraction": ("boxes in fractions of their image", "read as x, y, width, height"),
+    "box-speck": ("boxes below a pixel: fractions of the image?", "skipped"),
     "box-flipped": ("boxes of negative width or height", "corners sorted"),
     "box-outside": ("boxes that reach beyond their image", "clipped to it"),
     "box-unusable": ("boxes without four numbers, or without area in their image", "skipped"),
+    "box-crowd": ("boxes of crowds (iscrowd or ignore)", "kept: not objects to find"),
+    "box-all-crowds": ("all boxes are of crowds: nothing to find", "kept: AP is undefined"),
     "image-unknown": ("annotations of an image that is not listed", "skipped"),
     "category-unknown": ("annotations of a category that is not listed or named", "skipped"),
     "category-twice": ("categories with the name of an earlier one", "merged"),
     "category-empty": ("categories without a box", "kept: detected by name only"),
     "category-alone": ("a single category", "kept: it learns from background only"),
+    "image-listed-twice": ("files that are listed under several ids", "made one image"),
     "image-missing": ("images that are not in the folder", "skipped"),
     "image-damaged": ("images that cannot be read", "skipped"),
+    "size-malformed": ("stated widths or heights that are no sizes", "that of the file counts"),
+    "image-rotated": ("images turned by EXIF: boxes look to be in the sensor's frame", "skipped"),
     "image-mismatched": ("images of another size than stated", "skipped"),
     "image-empty": ("images without a box", "kept: all background"),
+    "image-unlabelled": ("images without any known name", "skipped"),
+    "image-shared": ("images that several files have", "joined, with the labels of all"),
+    "box-shared": ("boxes of one name on an object that several files have", "kept once"),
+    "label-unknown": ("lists of absent or exhaustive names with another entry", "entry skipped"),
+    "label-contradicted": ("names listed as absent that have a box", "the box is kept"),
 }
 """Kind of finding -> its description, and what is done; in the order of reports."""
 
@@ -45,17 +63,19 @@ _KNOWN_KEYS = {
     "the file": {"info", "licenses", "images", "annotations", "categories", "type"},
     "images": {
         "id", "file_name", "width", "height", "license", "flickr_url", "coco_url",
-        "date_captured", "neg_category_ids", "not_exhaustive_category_ids",
+        "date_captured", *partial_labels.KEYS,
     },
     "annotations": {
         "id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation", "ignore",
         "keypoints", "num_keypoints", "caption",
     },
-    "categories": {"id", "name", "supercategory", "keypoints", "skeleton"},
+    "categories": {
+        "id", "name", "supercategory", "keypoints", "skeleton", "synonyms", "synset", "def",
+        "frequency", "image_count", "instance_count",
+    },
 }  # fmt: skip
 _KEYS = {"images": ("id",), "annotations": (), "categories": ("id",)}
 _ENOUGH_BOXES = 10  # the least that decide the meaning of four numbers
-_ROTATED = range(5, 9)  # EXIF orientations that swap width and height
 
 
 @dataclass
@@ -63,15 +83,25 @@ class OwnData:
     """The usable part of a json and its images."""
 
     path: Path
-    names: list[str]
+    image_root: Path
+    """The folder that ``file_name`` is relative to."""
+    names: list[str] = field(default_factory=list)
     """C distinct names, as phrases."""
-    images: list[Entry]
-    """``id`` from 1, ``file_name``, ``height``, ``width``."""
-    annotations: list[Entry]
+    synonyms: list[tuple[str, ...]] = field(default_factory=list)
+    """Those that the json has for each name."""
+    images: list[Entry] = field(default_factory=list)
+    """``id`` from 1, ``file_name``, ``height``, ``width``; where not every name is known, the lists
+    of `detclip2.finetuning.partial_labels`, as indices into `names`."""
+    annotations: list[Entry] = field(default_factory=list)
     """``id`` from 1, ``image_id``, ``category_id`` (index into `names`), ``bbox`` XYWH inside the
     image, ``area``, ``iscrowd``."""
     findings: dict[str, list[str]] = field(default_factory=dict)
     """Kind -> each place where it was found."""
+
+    @property
+    def file(self) -> str:
+        """The json in messages, with its folder: many exports have one name for all."""
+        return f"{self.path.absolute().parent.name}/{self.path.name}"
 
     def note(self, kind: str, where: str) -> None:
         """Count a finding."""
@@ -88,8 +118,12 @@ class OwnData:
         """The data as COCO json, with category ids from 1 in the order of `names`."""
         identity = {name.casefold(): i for i, name in enumerate(names, 1)}
         ids = [identity[name.casefold()] for name in self.names]
+        lists = (partial_labels.NEGATIVE, partial_labels.PARTIAL)
         return {
-            "images": self.images,
+            "images": [
+                {**image, **{key: [ids[i] for i in image[key]] for key in lists if key in image}}
+                for image in self.images
+            ],
             "annotations": [
                 {**one, "category_id": ids[one["category_id"]]} for one in self.annotations
             ],
@@ -97,12 +131,15 @@ class OwnData:
         }
 
 
-def read_own_data(path: str | os.PathLike[str], image_root: str | os.PathLike[str]) -> OwnData:
-    """Read and check a json in COCO's format and the headers of its images.
+def read_own_data(
+    path: str | os.PathLike[str], image_root: str | os.PathLike[str], exhaustive: bool = False
+) -> OwnData:
+    """Read and check a json in COCO's format and its images.
 
     Args:
         path: the json.
         image_root: the folder that its ``file_name`` is relative to.
+        exhaustive: whether a name without a box is absent, whatever the lists of an image say.
 
     Raises:
         UserError: the json cannot be read or has another format, half of the images are missing, or
@@ -110,15 +147,17 @@ def read_own_data(path: str | os.PathLike[str], image_root: str | os.PathLike[st
     """
     path = Path(path)
     content = read_json(os.fspath(path), _KEYS)
-    parsed = parse_coco(path, content, _KEYS, _key)
-    data = OwnData(path, [], [], [])
+    parsed = parse_coco(path, content, _KEYS)
+    data = OwnData(path, Path(image_root))
     for problem in parsed.problems:
         _note_problem(data, problem)
     _note_unknown_keys(data, content)
     index_of = _read_categories(data, parsed)
-    image_of = _read_images(data, parsed, Path(image_root))
+    image_of = _read_images(data, parsed)
     _read_annotations(data, parsed, index_of, image_of)
-    _note_what_is_empty(data)
+    if not exhaustive:
+        partial_labels.read_partial_labels(data, parsed, index_of, image_of)
+    note_what_is_empty(data)
     return data
 
 
@@ -138,14 +177,14 @@ def _note_unknown_keys(data: OwnData, content: Entry) -> None:
             data.note("key-unknown", f"{key!r} of {part}")
 
 
-def _read_categories(data: OwnData, parsed: ParsedCoco) -> dict[str, int]:
-    """Fill `names`; return id in the file, as text -> index into `names`."""
-    index_of: dict[str, int] = {}
+def _read_categories(data: OwnData, parsed: ParsedCoco) -> dict[Id, int]:
+    """Fill `names`; return id in the file -> index into `names`."""
+    index_of: dict[Id, int] = {}
     by_name: dict[str, int] = {}
     for identity, entry in parsed.categories.items():
         where = f"category {entry.get('name')!r}"
         _check_id(data, entry, where)
-        name = clean_phrase(str(entry.get("name") or "").replace("_", " "))
+        name = clean_phrase(entry.get("name", "").replace("_", " "))
         if not name:
             continue
         if name.casefold() in by_name:
@@ -153,32 +192,52 @@ def _read_categories(data: OwnData, parsed: ParsedCoco) -> dict[str, int]:
         else:
             by_name[name.casefold()] = len(data.names)
             data.names.append(name)
+            data.synonyms.append(_synonyms(entry))
         index_of[identity] = by_name[name.casefold()]
     if not data.names:
         raise UserError(f"{data.path}: 'categories' has no entry with an id and a name")
     return index_of
 
 
-def _read_images(data: OwnData, parsed: ParsedCoco, root: Path) -> dict[str, Entry | None]:
-    """Fill `images`; return id in the file, as text -> the image, None if it is skipped."""
-    image_of: dict[str, Entry | None] = dict.fromkeys(parsed.images)
+def _synonyms(category: Entry) -> tuple[str, ...]:
+    listed = category.get("synonyms")
+    return tuple(map(str, listed)) if isinstance(listed, list) else ()
+
+
+def _read_images(data: OwnData, parsed: ParsedCoco) -> dict[Id, Entry | None]:
+    """Fill `images`; return id in the file -> the image, None if it is skipped."""
+    root = data.image_root
+    image_of: dict[Id, Entry | None] = dict.fromkeys(parsed.images)
+    present: dict[Id, str] = {}
+    folder = FolderOfFiles(root)
     for identity, entry in parsed.images.items():
-        file_name = str(entry.get("file_name") or "")
-        where = file_name or f"image {entry.get('id')}"
+        file_name = entry.get("file_name") or file_of(entry)
+        where = file_name or f"image {identity}"
         _check_id(data, entry, where)
-        path = root / file_name
-        if not file_name or not path.is_file():
-            data.note("image-missing", where)
+        try:
+            path = folder.path(file_name)
+        except UserError as error:
+            data.note("image-missing", str(error))
             continue
-        size = _size_of(path)
-        if size is None:
-            data.note("image-damaged", where)
-        elif (stated := _stated_size(entry, size)) != size:
-            data.note("image-mismatched", f"{where} is {_by(size)}, not {_by(stated)}")
+        if file_name and os.path.isfile(path):
+            present[identity] = path
         else:
-            image = {"id": len(data.images) + 1, "file_name": file_name}
-            data.images.append({**image, "width": size[0], "height": size[1]})
-            image_of[identity] = data.images[-1]
+            data.note("image-missing", where)
+    for (identity, path), header in zip(
+        present.items(), check_images(present.values()), strict=True
+    ):
+        file_name = path.removeprefix(os.path.join(root, ""))
+        if not isinstance(header, Header):
+            data.note("image-damaged", str(header).removeprefix(f"{root}{os.sep}"))
+            continue
+        stated = stated_size(parsed.images[identity], header.size)
+        if problem := size_problem(stated, header):
+            turned = stated == header.stored
+            data.note("image-rotated" if turned else "image-mismatched", f"{file_name} {problem}")
+            continue
+        image = {"id": len(data.images) + 1, "file_name": file_name}
+        data.images.append({**image, "width": header.size[0], "height": header.size[1]})
+        image_of[identity] = data.images[-1]
     missing = data.findings.get("image-missing", [])
     if missing and 2 * len(missing) >= len(parsed.images):
         raise UserError(
@@ -193,22 +252,26 @@ def _read_images(data: OwnData, parsed: ParsedCoco, root: Path) -> dict[str, Ent
 def _read_annotations(
     data: OwnData,
     parsed: ParsedCoco,
-    index_of: dict[str, int],
-    image_of: dict[str, Entry | None],
+    index_of: dict[Id, int],
+    image_of: dict[Id, Entry | None],
 ) -> None:
     """Fill `annotations`."""
     boxed: list[tuple[Entry, Entry, int, tuple[float, ...]]] = []
+    seen: set[Any] = set()
     for entry in parsed.annotations:
         where = f"annotation {entry.get('id')}"
-        image = image_of[_key(entry.get("image_id"))]
-        index = index_of.get(_key(entry.get("category_id")))
+        image, index = image_of[entry["image_id"]], index_of.get(entry.get("category_id", ""))
         if image is None:
             continue
         if index is None:  # a category without a name
             data.note("category-unknown", f"{where}: category {entry.get('category_id')!r}")
             continue
         where = f"{where} in {image['file_name']}"
-        box = four_numbers(entry.get("bbox"))
+        numbers = four_finite_numbers(entry.get("bbox"))
+        box: tuple[float, ...] | None = numbers
+        if numbers and parsed.in_fractions:
+            data.note("box-fraction", f"{where}: {list(numbers)}")
+            box = scaled(numbers, image["width"], image["height"])
         if box is None and entry.get("segmentation"):
             box = box_of_mask(entry["segmentation"], image)
             if box is not None:
@@ -216,8 +279,14 @@ def _read_annotations(
         if box is None:
             data.note("box-unusable", f"{where}: {entry.get('bbox')!r}")
             continue
+        if (what := (image["id"], index, box)) in seen:
+            data.note("annotation-repeated", where)
+            continue
+        seen.add(what)
         boxed.append((entry, image, index, box))
-    corners = are_corners([box for *_, box in boxed], [image for _, image, *_ in boxed])
+    corners = not parsed.in_fractions and are_corners(
+        [box for *_, box in boxed], [image for _, image, *_ in boxed]
+    )
     for entry, image, index, box in boxed:
         where = f"annotation {entry.get('id')} in {image['file_name']}"
         if corners:
@@ -225,6 +294,8 @@ def _read_annotations(
             box = (box[0], box[1], box[2] - box[0], box[3] - box[1])
         inside = _inside(data, box, image, where)
         if inside is not None:
+            if entry.get("iscrowd"):
+                data.note("box-crowd", where)
             data.annotations.append(
                 {
                     "id": len(data.annotations) + 1,
@@ -232,7 +303,7 @@ def _read_annotations(
                     "category_id": index,
                     "bbox": inside,
                     "area": inside[2] * inside[3],
-                    "iscrowd": int(bool(entry.get("iscrowd") or entry.get("ignore"))),
+                    "iscrowd": entry.get("iscrowd", 0),
                 }
             )
     if not data.annotations:
@@ -241,10 +312,13 @@ def _read_annotations(
         )
 
 
-def _note_what_is_empty(data: OwnData) -> None:
+def note_what_is_empty(data: OwnData) -> None:
+    """Note names and images without boxes, and a name that is alone."""
     for name, (_, boxes) in zip(data.names, data.counts(), strict=True):
         if not boxes:
             data.note("category-empty", repr(name))
+    if all(one["iscrowd"] for one in data.annotations):
+        data.note("box-all-crowds", os.fspath(data.path))
     with_boxes = {one["image_id"] for one in data.annotations}
     for image in data.images:
         if image["id"] not in with_boxes:
@@ -258,20 +332,6 @@ def _check_id(data: OwnData, entry: Entry, where: str) -> None:
     value = entry["id"]
     if not isinstance(value, int) or isinstance(value, bool):
         data.note("id-not-integer", f"{value!r} of {where}")
-
-
-def _key(identity: Any) -> str:
-    """An id as text, so that "7" and 7 are the same."""
-    return str(int(identity) if isinstance(identity, float) and identity.is_integer() else identity)
-
-
-def four_numbers(box: Any) -> tuple[float, ...] | None:
-    """A box of a json; None unless it is a list of four finite numbers."""
-    if not isinstance(box, list) or len(box) != 4:
-        return None
-    if not all(isinstance(v, int | float) and math.isfinite(v) for v in box):
-        return None
-    return tuple(float(v) for v in box)
 
 
 def box_of_mask(segmentation: Any, image: Entry) -> tuple[float, ...] | None:
@@ -298,17 +358,6 @@ def are_corners(boxes: list[tuple[float, ...]], images: list[Entry]) -> bool:
     return bool(as_sizes.mean() > 0.5 and as_corners.all())
 
 
-def _size_of(path: Path) -> tuple[int, int] | None:
-    """Width and height as a viewer shows the image; None if its header cannot be read."""
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            rotated = image.getexif().get(0x0112) in _ROTATED
-    except Exception:  # damaged headers raise almost anything in Pillow
-        return None
-    return (height, width) if rotated else (width, height)
-
-
 def _inside(data: OwnData, box: tuple[float, ...], image: Entry, where: str) -> list[float] | None:
     """A box XYWH, cut to its image; None if nothing remains."""
     x, y, width, height = box
@@ -324,16 +373,6 @@ def _inside(data: OwnData, box: tuple[float, ...], image: Entry, where: str) -> 
     if x < -1 or y < -1 or x + width > image["width"] + 1 or y + height > image["height"] + 1:
         data.note("box-outside", where)
     return [x1, y1, x2 - x1, y2 - y1]
-
-
-def _stated_size(entry: Entry, size: tuple[int, int]) -> tuple[Any, Any]:
-    """Width and height by the json, or else by `size`."""
-    width, height = entry.get("width"), entry.get("height")
-    return size[0] if width is None else width, size[1] if height is None else height
-
-
-def _by(size: tuple[Any, Any]) -> str:
-    return f"{size[0]} x {size[1]}"
 
 
 def _first_problem(data: OwnData, *about: str) -> str:

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.config import LazyCall as L
-from detectron2.data import DatasetMapper, build_detection_test_loader
+from detectron2.data import build_detection_test_loader
 from detectron2.data import transforms as T
 from omegaconf import DictConfig, OmegaConf
 
 from detclip2.config import get_config, inference_settings, load_config
 from detclip2.data.datasets.detection import detection_set, names_of_json
 from detclip2.data.hybrid_loader import HybridLoader, Source, source_nodes
-from detclip2.data.mappers import DetectionMapper
+from detclip2.data.mappers import DetectionMapper, EvaluationMapper
 from detclip2.engine.solver import iterations_of_epochs, warmup_cosine
 from detclip2.evaluation.coco import CheckedCOCOEvaluator
 from detclip2.inference.vocabulary import Vocabulary
@@ -54,6 +54,8 @@ class Settings:
     """Share of that source in the iterations."""
     num_workers: int = 2
     device: str = "cpu"
+    trust_config: bool = False
+    """Whether a .yaml config of `mix` may build anything."""
     seed: int = 0
 
 
@@ -114,7 +116,7 @@ def finetune_config(
     resize = cfg.dataloader.train.own.mapper.augmentations[0]
     resize.update(short_edge_length=[round(scale * size) for scale in SCALES], max_size=max_size)
     if settings.mix:
-        mixed = Mixed.of(settings.mix, output / ZERO_SHOT)
+        mixed = Mixed.of(settings.mix, output / ZERO_SHOT, settings.trust_config)
         cfg.dataloader.train.mixed = mixed.source
         if mixed.test:
             cfg[ZERO_SHOT] = mixed.test
@@ -144,12 +146,13 @@ class Mixed:
     evaluator of AP."""
 
     @classmethod
-    def of(cls, name: str, folder: Path) -> "Mixed":
+    def of(cls, name: str, folder: Path, trust_config: bool = False) -> "Mixed":
         """Read a source and the test set of a config.
 
         Args:
             name: CONFIG/SOURCE.
             folder: replaces that config's output folder.
+            trust_config: see `detclip2.config.load_config`.
 
         Raises:
             UserError: there is no such config or source, or it refers to a missing key.
@@ -157,7 +160,7 @@ class Mixed:
         file, _, source = name.rpartition("/")
         if not file:
             raise UserError(f"--mix {name}: expected CONFIG/SOURCE, such as coco.py/detection")
-        cfg, file = load_config(file)
+        cfg, file = load_config(file, trust_config)
         sources = source_nodes(cfg)
         if source not in sources:
             raise UserError(f"--mix: {file} has the sources {sorted(sources)}, not {source!r}")
@@ -211,15 +214,13 @@ def _dataloader(data: Data, name: str, batch_size: int, settings: Settings) -> d
             dataset=L(detection_set)(
                 name=f"{name}_val", json_file=str(data.val), image_root=str(data.images)
             ),
-            mapper=L(DatasetMapper)(
-                is_train=False,
+            mapper=L(EvaluationMapper)(
                 augmentations=[
                     L(T.ResizeShortestEdge)(
                         short_edge_length="${inference.min_size}",
                         max_size="${inference.max_size}",
                     )
                 ],
-                image_format="RGB",
             ),
             num_workers=0,
             batch_size=1,

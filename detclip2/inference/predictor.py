@@ -15,10 +15,10 @@ from detectron2.structures import Instances
 from PIL import Image
 from torch import nn
 
-from detclip2.config import InferenceSettings, build_model, inference_settings, load_config
+from detclip2.config import InferenceSettings, build_model, inference_settings, load_model_config
 from detclip2.data.io.image import ImageSource, read_image
 from detclip2.data.io.video import Video, is_video
-from detclip2.data.text.names import Names, check_names
+from detclip2.data.text.names import BUILTIN_NAMES, Names, check_names
 from detclip2.inference.results import Labels
 from detclip2.inference.vocabulary import Vocabulary
 from detclip2.modeling.postprocess import DetectionThresholds
@@ -59,6 +59,7 @@ class OpenVocabularyPredictor:
         device: "cpu", "cuda", ...; None: the GPU, if there is one.
         thresholds: the four settings; None: all fall back to the next level.
         batch_size: how many images are read and processed at once; None: that of the config.
+        trust_config: let a .yaml config build anything that it names, see docs/trust.md.
         **overrides: some of the four settings by name; they override ``thresholds``.
 
     Raises:
@@ -73,6 +74,7 @@ class OpenVocabularyPredictor:
         *,
         thresholds: DetectionThresholds | None = None,
         batch_size: int | None = None,
+        trust_config: bool = False,
         **overrides: Any,
     ) -> None:
         if config is None:
@@ -80,7 +82,7 @@ class OpenVocabularyPredictor:
                 raise UserError("weights without a config: give the config they were trained with")
             config, weights = default_model()
         own = _thresholds(thresholds, overrides)
-        cfg, name = load_config(config)
+        cfg, name = load_model_config(config, trust_config)
         settings = inference_settings(cfg, name)
         settings = replace(settings, thresholds=own.or_else(settings.thresholds))
         if batch_size is not None:
@@ -123,7 +125,9 @@ class OpenVocabularyPredictor:
                 vocabulary (.safetensors); or a `Vocabulary`.
 
         Raises:
-            UserError: a name is invalid, or the vocabulary does not fit the model.
+            UserError: a name is invalid; a string is the name of a built-in list ("coco"), which
+                may mean the list (`Vocabulary.builtin`) or a thing (``["coco"]``); or the
+                vocabulary does not fit the model.
         """
         self._prepared = self._prepare(vocabulary)
 
@@ -276,6 +280,12 @@ class OpenVocabularyPredictor:
 def _to_vocabulary(source: VocabularySource) -> Vocabulary:
     if isinstance(source, Vocabulary):
         return source
+    if isinstance(source, str) and source.strip().casefold() in BUILTIN_NAMES:
+        name = source.strip().casefold()
+        raise UserError(
+            f"{source!r} is the name of a built-in list: give Vocabulary.builtin({name!r}) for its "
+            f"names, or [{source!r}] to look for a thing that is called so"
+        )
     if isinstance(source, str) and Path(source).suffix not in (*_FILES_OF_NAMES, ".safetensors"):
         return Vocabulary.from_text(source)
     if isinstance(source, str | os.PathLike):

@@ -10,8 +10,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from detclip2.data.text.names import BUILTIN_NAMES
 from detclip2.utils.errors import UserError
 from detclip2.utils.files import write_whole
+from detclip2.utils.json_text import parse_json
 
 SYNONYM_RULES = ("mean", "max")
 FORMAT = "detclip2-vocabulary-3"
@@ -61,7 +63,10 @@ def read_vocabulary(path: str | os.PathLike[str]) -> dict[str, Any]:
         UserError: the file is missing, damaged, of another version, or no vocabulary.
     """
     if not os.path.isfile(path):
-        raise UserError(f"{path}: there is no such vocabulary file")
+        lists = ", ".join(BUILTIN_NAMES)
+        raise UserError(
+            f"{path}: there is no such vocabulary file, nor a built-in list of this name ({lists})"
+        )
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -77,7 +82,7 @@ def read_vocabulary(path: str | os.PathLike[str]) -> dict[str, Any]:
     if written not in READABLE:
         raise UserError(f"{path}: this is no vocabulary (format {FORMAT})")
     try:
-        fields = {key: _tuples(json.loads(metadata.get(key, "null"))) for key in _TEXTS}
+        fields = {key: _tuples(parse_json(metadata.get(key, "null"))) for key in _TEXTS}
         fields |= {key: metadata[key] for key in ("synonyms", "encoder")}
         fields |= {key: tensors[key] for key in ("embeddings", "probe")}
         reason = _inconsistency(fields, int(metadata["width"]))

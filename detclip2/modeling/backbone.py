@@ -17,6 +17,7 @@ from detclip2.utils.errors import UserError
 from detclip2.utils.weights import State, load_weights
 
 STRIDES = (8, 16, 32)
+_LOADING = {"checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay"}
 
 
 class TimmBackbone(Backbone):
@@ -32,11 +33,13 @@ class TimmBackbone(Backbone):
         drop_path_rate: stochastic depth; 0.2 in the paper (Tab. 9).
         norm_outputs: LayerNorm on each output, over channels.
         gradient_checkpointing: save memory by a second forward pass (paper, sec. 4.1).
-        weights: a .safetensors or .pth file with timm's names for this model; "" for random ones.
+        weights: a .safetensors or .pth file of a whole timm model of this name, or of its features;
+            "" for random ones.
         **timm_args: passed to ``timm.create_model``.
 
     Raises:
-        UserError: the weights do not fit the model.
+        UserError: timm has no model of this name, an argument would load weights, or the weights do
+            not fit the model.
         ValueError: the model has no features at one of the strides.
     """
 
@@ -51,6 +54,7 @@ class TimmBackbone(Backbone):
         **timm_args: Any,
     ) -> None:
         super().__init__()
+        _check_source(name, timm_args)
         # PyTorch does not accept OmegaConf's lists.
         timm_args = {
             key: tuple(value) if isinstance(value, ListConfig) else value
@@ -91,14 +95,17 @@ class TimmBackbone(Backbone):
             load_weights(
                 self.extractor,
                 weights,
-                ignore=("head.", "fc.", "norm."),
                 convert=lambda state: self._extractor_state(state, name, timm_args),
             )
 
     def _extractor_state(self, state: State, name: str, timm_args: dict[str, Any]) -> State:
-        """Rename the weights of a whole timm model to those of the extractor."""
+        """The weights of a whole timm model as those of the extractor.
+
+        What the whole model has behind the features, such as a classifier, is dropped.
+        """
         with torch.device("meta"):
-            whole = timm.create_model(name, **timm_args)
+            # A file may have a classifier where the config asks for none.
+            whole = timm.create_model(name, **{**timm_args, "num_classes": 1})
         # timm's conversion of checkpoints from other sources, e.g. Swin's authors.
         convert = getattr(sys.modules[type(whole).__module__], "checkpoint_filter_fn", None)
         if convert is not None:
@@ -110,7 +117,12 @@ class TimmBackbone(Backbone):
                 ) from error
         # An extractor's modules are not nested: "layers.0.blocks" becomes "layers_0.blocks".
         own = {key.replace(".", "_"): key for key in self.extractor.state_dict()}
-        return {own.get(key.replace(".", "_"), key): value for key, value in state.items()}
+        behind = {key for key in whole.state_dict() if key.replace(".", "_") not in own}
+        return {
+            own.get(key.replace(".", "_"), key): value
+            for key, value in state.items()
+            if key not in behind
+        }
 
     @property
     def size_divisibility(self) -> int:
@@ -138,6 +150,20 @@ class TimmBackbone(Backbone):
             )
             for name in self._out_features
         }
+
+
+def _check_source(name: str, timm_args: dict[str, Any]) -> None:
+    """Refuse a name or an argument with which timm would fetch or load a file.
+
+    timm takes "hf-hub:..." for a repository of the hub, and "local-dir:..." for a folder.
+
+    Raises:
+        UserError: see above.
+    """
+    if ":" in name or "/" in name or not timm.is_model(name):
+        raise UserError(f"backbone: timm has no model {name!r}; timm.list_models() gives the names")
+    for key in _LOADING & timm_args.keys():
+        raise UserError(f"backbone: {key!r} is not taken: give a file as `weights`")
 
 
 def feature_pyramid(bottom_up: Backbone, channels: int = 256) -> FPN:

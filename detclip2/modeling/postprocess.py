@@ -47,7 +47,8 @@ class DetectionThresholds:
         "boxes of different names suppress each other too, so that an object gets one name"
     )
     max_detections: int | None = _setting(
-        "the best so many of an image are kept, all names together; at least 1"
+        "the best so many of an image are kept, all names together; at least 1. Thousands take "
+        "long: the time of the suppression grows with their square"
     )
 
     def __post_init__(self) -> None:
@@ -80,7 +81,8 @@ class PostProcess:
         score_threshold: see `DetectionThresholds`.
         nms_threshold: see `DetectionThresholds`.
         class_agnostic_nms: see `DetectionThresholds`.
-        max_candidates: how many (box, name) pairs enter the suppression.
+        max_candidates: how many (box, name) pairs enter the suppression; more, if a call asks for
+            more detections.
         max_detections: see `DetectionThresholds`.
     """
 
@@ -117,7 +119,9 @@ class PostProcess:
             and ``pred_classes`` in [0, C).
         """
         chosen = self.resolved(thresholds)
-        scores, anchor, name = self.candidates(outputs, b, vocabulary, chosen.score_threshold)
+        scores, anchor, name = self.candidates(
+            outputs, b, vocabulary, chosen.score_threshold, self._limit(thresholds)
+        )
         image_size = outputs.image_sizes[b]
         boxes = Boxes(outputs.boxes_at(b, anchor))
         boxes.clip(image_size)
@@ -132,10 +136,23 @@ class PostProcess:
         """These thresholds, with this object's own in place of None."""
         return self.thresholds if thresholds is None else thresholds.or_else(self.thresholds)
 
+    def _limit(self, thresholds: DetectionThresholds | None) -> int:
+        """How many candidates enter the suppression, so that all that are asked for can come out.
+
+        The object's own ``max_detections`` does not count: it stands beside ``max_candidates``.
+        """
+        asked = thresholds.max_detections if thresholds is not None else None
+        return max(self.max_candidates, asked or 0)
+
     def candidates(
-        self, outputs: HeadOutputs, b: int, vocabulary: VocabularyState, score_threshold: float
+        self,
+        outputs: HeadOutputs,
+        b: int,
+        vocabulary: VocabularyState,
+        score_threshold: float,
+        limit: int | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The best ``max_candidates`` pairs of an anchor and a name above the threshold.
+        """The best pairs of an anchor and a name above the threshold, at most ``max_candidates``.
 
         S is computed for some anchors and names at a time: memory does not grow with K times C.
 
@@ -144,12 +161,14 @@ class PostProcess:
             b: index of the image.
             vocabulary: C labels.
             score_threshold: in [0, 1].
+            limit: replaces ``max_candidates``.
 
         Returns:
             Scores, anchors in [0, K) and names in [0, C): three tensors (P,) of P pairs.
         """
         regions, centerness = outputs.regions[b], outputs.centerness[b].float().sigmoid()
         floor = score_threshold**2
+        limit = self.max_candidates if limit is None else limit
         # sqrt(p * c) > t needs c > t^2 and p > t^2 / c: most anchors and names drop out before
         # any sigmoid, and the result is the same.
         alive = (centerness > floor).nonzero().squeeze(1)
@@ -169,8 +188,8 @@ class PostProcess:
                 scores = torch.cat([scores, found])
                 of_anchor = torch.cat([of_anchor, anchors])
                 of_name = torch.cat([of_name, name + first])
-                if len(scores) > self.max_candidates:
-                    scores, best = scores.topk(self.max_candidates)
+                if len(scores) > limit:
+                    scores, best = scores.topk(limit)
                     of_anchor, of_name = of_anchor[best], of_name[best]
                     # Later pairs must be better than the last of these; 1e-6 is for rounding.
                     floor = max(floor, float(scores[-1]) ** 2 * (1 - 1e-6))
@@ -197,7 +216,8 @@ class TopKPerPhrase(PostProcess):
     Args:
         nms_threshold: of two boxes of a name with a higher IoU, the one with the lower score is
             dropped.
-        max_candidates: how many boxes of a name enter the suppression.
+        max_candidates: how many boxes of a name enter the suppression; more, if a call asks for
+            more detections.
         max_detections: how many boxes of a name are kept at most.
     """
 
@@ -228,9 +248,10 @@ class TopKPerPhrase(PostProcess):
         boxes = boxes[has_area]
         scores = vocabulary.similarity(outputs.regions[b, has_area]).float().sigmoid()  # (K, C)
         scores = (scores * outputs.centerness[b, has_area].float().sigmoid()[:, None]).sqrt()
+        limit = self._limit(thresholds)
         kept = torch.full_like(scores, -1)  # -1: not kept
         for of_name, kept_of_name in zip(scores.nan_to_num(-1).T, kept.T, strict=True):
-            best, candidate = of_name.topk(min(self.max_candidates, len(of_name)))
+            best, candidate = of_name.topk(min(limit, len(of_name)))
             keep = nms(boxes[candidate].tensor, best, chosen.nms_threshold)
             keep = keep[: chosen.max_detections]
             kept_of_name[candidate[keep]] = best[keep]

@@ -1,8 +1,10 @@
-"""Atomic writing of files, and errors of full disks."""
+"""Atomic writing of files, their text as json, and errors of full disks."""
 
 import errno
+import json
+import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -10,6 +12,21 @@ from typing import IO, Any
 from detclip2.utils.errors import UserError
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def json_bytes(content: Any, indent: int | None = None) -> bytes:
+    r"""Json that every parser reads, in UTF-8.
+
+    NaN and infinity, which json lacks, become null. A name that is not UTF-8 keeps Python's
+    surrogates as escapes ("caf\udce9.png"): ``os.fsencode`` of the string that a parser returns
+    is the name's bytes.
+
+    Args:
+        content: what json can hold.
+        indent: spaces of a level; None: one line.
+    """
+    text = json.dumps(without_nan(content), ensure_ascii=False, allow_nan=False, indent=indent)
+    return text.encode("utf-8", "backslashreplace")
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
@@ -24,6 +41,30 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     """
     with whole_file(path) as file:
         write(file)
+
+
+def write_json(path: Path, content: Any, indent: int | None = 1) -> None:
+    """Write `json_bytes` atomically.
+
+    Args:
+        path: path of the file; its folder is made.
+        content: what json can hold.
+        indent: spaces of a level; None: one line.
+
+    Raises:
+        UserError: there is no space left; the old file stays.
+    """
+    text = json_bytes(content, indent)
+    write_whole(path, lambda file: file.write(text + b"\n"))
+
+
+def without_nan(value: Any) -> Any:
+    """The value with None for every float in it that is not finite."""
+    if isinstance(value, Mapping):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextmanager

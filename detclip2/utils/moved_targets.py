@@ -44,10 +44,13 @@ _NAMES = {
     "detclip2.modeling.losses.detection.BoxLosses": (
         "detclip2.modeling.losses.detection.DetectionCriterion"
     ),
+    # Former configs read test images by it; it decodes some in another way than training does.
+    "detectron2.data.DatasetMapper": "detclip2.data.mappers.EvaluationMapper",
     "detclip2.modeling.postprocess.BestOfEachName": "detclip2.modeling.postprocess.TopKPerPhrase",
 }
 # Target -> former argument -> present argument.
 _ARGUMENTS = {"detclip2.engine.solver.WarmupHoldCosine": {"shared": "decay_start"}}
+_DATASET_MAPPER = "detectron2.data.DatasetMapper"
 
 
 def present_target(target: str) -> str:
@@ -79,6 +82,11 @@ def _with_present_targets(node: Any) -> Any:
         changed = {key: _with_present_targets(value) for key, value in node.items()}
         if isinstance(target := node.get("_target_"), str):
             changed["_target_"] = present_target(target)
+            if target == _DATASET_MAPPER:
+                if node.get("is_train", True):
+                    changed["_target_"] = target
+                else:
+                    changed = {k: changed[k] for k in ("_target_", "augmentations") if k in changed}
             names = _ARGUMENTS.get(changed["_target_"], {})
             changed = {names.get(key, key): value for key, value in changed.items()}
         return changed

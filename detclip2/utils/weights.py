@@ -13,6 +13,8 @@ from torch import nn
 from detclip2.utils.errors import UserError
 
 State = dict[str, torch.Tensor]
+_COMPILED = "_orig_mod"
+_WRAPPERS = ("module", _COMPILED)
 NO_STATE = "holds no state dict of tensors (expected name -> tensor)"
 
 
@@ -21,6 +23,8 @@ def read_weights(path: str | Path) -> State:
 
     A torch file has the state dict itself, or a checkpoint with it under "model", or with an
     average of the weights under "ema", which is preferred.
+
+    Prefixes that wrappers of PyTorch put before names are removed: see `without_wrappers`.
 
     Raises:
         UserError: the file is missing, broken, or needs pickle, which could run any code.
@@ -32,7 +36,7 @@ def read_weights(path: str | Path) -> State:
     state = content.get("ema", content["model"])
     if not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
         raise UserError(f"{path} {NO_STATE}")
-    return state
+    return without_wrappers(state)
 
 
 def read_checkpoint(path: str | Path, what: str = "a checkpoint") -> dict[str, Any]:
@@ -49,7 +53,10 @@ def read_checkpoint(path: str | Path, what: str = "a checkpoint") -> dict[str, A
     try:
         if path.suffix == ".safetensors":
             return {"model": load_file(path)}
+        _check_entries(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except pickle.UnpicklingError as error:
         # Torch's files are zip files; other files only look like pickle.
         if not zipfile.is_zipfile(path):
@@ -67,6 +74,38 @@ def read_checkpoint(path: str | Path, what: str = "a checkpoint") -> dict[str, A
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
         raise UserError(f"{path} {NO_STATE}")
     return content
+
+
+def _check_entries(path: Path) -> None:
+    """Refuse a zip file that unpacks to more than itself: torch writes entries as they are.
+
+    Raises:
+        UserError: the entries are compressed.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as file:
+        unpacked = sum(entry.file_size for entry in file.infolist())
+    if unpacked > path.stat().st_size:
+        raise UserError(
+            f"{path} is refused: it unpacks to {unpacked:,} bytes, more than its own "
+            f"{path.stat().st_size:,}; expected a file of torch.save, which compresses nothing"
+        )
+
+
+def without_wrappers(state: State) -> State:
+    """A state dict with the names of the model itself, without those of wrappers.
+
+    ``DistributedDataParallel`` and ``DataParallel`` put "module." before every name;
+    ``torch.compile`` puts "_orig_mod." before the names of what it compiles, which may be a part.
+    """
+    names = [name.split(".") for name in state]
+    while names and all(len(parts) > 1 and parts[0] in _WRAPPERS for parts in names):
+        names = [parts[1:] for parts in names]
+    plain = [".".join(part for part in parts if part != _COMPILED) for parts in names]
+    if len({*plain}) < len(plain):  # no wrapper makes these names
+        return state
+    return dict(zip(plain, state.values(), strict=True))
 
 
 def load_weights(

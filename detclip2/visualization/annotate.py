@@ -1,7 +1,6 @@
 """Annotation of image and video files: detections are drawn in, and written as json."""
 
 import itertools
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
@@ -19,7 +18,7 @@ from detclip2.data.io.image import read_image
 from detclip2.data.io.video import Frame, Video, write_video
 from detclip2.inference.results import to_coco
 from detclip2.utils.errors import UserError
-from detclip2.utils.files import whole_file, write_whole
+from detclip2.utils.files import json_bytes, whole_file, write_whole
 from detclip2.visualization.detections import draw_instances
 
 StrPath: TypeAlias = str | os.PathLike[str]
@@ -77,9 +76,9 @@ def annotate_image(
     if record is not None:
         height, width = image.shape[:2]
         head = {"file_name": os.fspath(source), "width": width, "height": height}
-        text = json.dumps({**head, "detections": _rows(instances)}, ensure_ascii=False)
+        text = json_bytes({**head, "detections": _rows(instances)})
         try:
-            write_whole(Path(record), lambda file: file.write(text.encode()))
+            write_whole(Path(record), lambda file: file.write(text))
         except OSError as error:
             raise UserError(f"{record}: this file cannot be written: {error}") from None
     return instances
@@ -95,8 +94,8 @@ def annotate_video(
         source: the video file.
         target: the .mp4 file to write; it has no sound.
         record: a json file to write too: ``file_name``, ``rate`` and ``frames``, one a line, each
-            with ``frame`` (from 0), ``time`` (seconds) and ``detections``, see
-            `annotate_image`.
+            with ``frame`` (from 0), ``time`` (seconds), ``width``, ``height`` and ``detections``,
+            see `annotate_image`.
 
     Returns:
         A summary of the detections.
@@ -144,11 +143,12 @@ def _draw_frames(found: Iterable[Found], tally: Tally) -> Iterator[Frame]:
 def _write_frames(found: Iterable[Found], file: IO[bytes], video: Video) -> Iterator[Found]:
     """The same, after writing the line of each frame."""
     head = {"file_name": str(video.path), "rate": float(video.rate)}
-    file.write(json.dumps(head, ensure_ascii=False)[:-1].encode() + b', "frames": [')
+    file.write(json_bytes(head)[:-1] + b', "frames": [')
     for number, (frame, instances) in enumerate(found):
-        line = {"frame": number, "time": frame.time, "detections": _rows(instances)}
+        height, width = frame.image.shape[:2]
+        head = {"frame": number, "time": frame.time, "width": width, "height": height}
         file.write(b",\n" if number else b"\n")
-        file.write(json.dumps(line, ensure_ascii=False).encode())
+        file.write(json_bytes({**head, "detections": _rows(instances)}))
         yield frame, instances
     file.write(b"\n]}\n")
 

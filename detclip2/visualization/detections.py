@@ -13,6 +13,9 @@ from PIL import Image
 
 from detclip2.inference.results import to_supervision
 
+MOST_SPREAD = 500
+"""Most labels that are moved apart."""
+
 _COLORS = sv.ColorPalette.DEFAULT
 # Font folders of systems. matplotlib's own search would write a cache into the home folder.
 _FONT_FOLDERS = (
@@ -60,7 +63,8 @@ def draw_instances(image: np.ndarray, instances: Instances) -> np.ndarray:
         font_path=font_for("".join(sorted({*"0123456789.", *"".join(texts)}))),
         font_size=max(8, round(15 * scale)),
         text_padding=max(1, round(4 * scale)),
-        smart_position=True,  # moves labels apart and into the image
+        # Moves labels apart and into the image. Thousands cannot be, and trying takes minutes.
+        smart_position=len(instances) <= MOST_SPREAD,
     )
     # A Pillow image, because supervision reads arrays as OpenCV's BGR.
     drawn = boxes.annotate(Image.fromarray(image), detections)

@@ -16,9 +16,9 @@ from detclip2.utils.environment import require_packages
 require_packages("demo")
 
 import cv2
-from detectron2.config import LazyConfig
 
 from detclip2.cli import main as detclip2
+from detclip2.config import load_config
 from detclip2.data.emojiscenes import EmojiScenes
 from detclip2.data.emojiscenes.categories import World, make_world, names_of
 from detclip2.utils.errors import UserError
@@ -51,7 +51,7 @@ def main() -> int:
     )
     args = parser.parse_args()
     try:
-        cfg = LazyConfig.load(str(default_model()[0]))
+        cfg, _ = load_config(default_model()[0])
         world = make_world(cfg.world.categories)
         images, shown = args.images, []
         if not images:

@@ -1,7 +1,7 @@
 """Train, resume or evaluate DetCLIPv2 from a LazyConfig, on one process or many.
 
     python projects/DetCLIPv2/train_net.py --config-file CONFIG [--resume | --eval-only]
-        [--num-gpus N] [key=value ...]
+        [--num-gpus N] [--trust-config] [key=value ...]
 
 CONFIG is a file, or the name of a config of this project. It reads these keys of the config, and no
 others:
@@ -23,6 +23,7 @@ require_packages("train_net")
 
 from detectron2.engine import default_argument_parser
 
+from detclip2.commands.model_arguments import add_trust_argument
 from detclip2.commands.train import run_in_process, train_or_evaluate
 from detclip2.engine.launch import run_processes
 
@@ -38,4 +39,6 @@ def run(args: Any) -> None:
 
 
 if __name__ == "__main__":
-    run_processes(run, default_argument_parser(__doc__).parse_args())
+    parser = default_argument_parser(__doc__)
+    add_trust_argument(parser)
+    run_processes(run, parser.parse_args())

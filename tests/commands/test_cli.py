@@ -104,6 +104,19 @@ def test_a_folder_and_equal_names(predict, tmp_path):
     assert predict(tmp_path / "c")[0] == 2
 
 
+def test_a_name_that_is_not_utf_8(predict, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in (b"caf\xe9.png", b"z.png"):
+        Image.new("RGB", (20, 20)).save(os.fsencode(folder) + b"/" + name, "png")
+    code, out, err, written = predict(folder, more=("--json",))
+    assert code == 0, err
+    assert "caf\\udce9.png" in out
+    assert len(written) == 4
+    names = {os.fsencode(json.loads(p.read_bytes())["file_name"]) for p in written[1::2]}
+    assert names == {os.fsencode(folder) + b"/caf\xe9.png", os.fsencode(folder) + b"/z.png"}
+
+
 def test_input_images_are_never_overwritten(predict, tmp_path):
     output = tmp_path / "output"
     output.mkdir()

@@ -1,3 +1,4 @@
+import argparse
 import json
 import math
 from pathlib import Path
@@ -7,6 +8,8 @@ import pytest
 from detectron2.config import LazyConfig, instantiate
 
 from detclip2.cli import main as detclip2
+from detclip2.commands import finetune
+from detclip2.commands.resumed_arguments import check_resumed, noted
 from detclip2.finetuning.coco_check import FINDINGS
 from detclip2.finetuning.config import Mixed, iterations_for
 from detclip2.utils.errors import UserError
@@ -81,8 +84,46 @@ def test_annotations_become_a_model_its_config_and_its_errors(command, base, tmp
     # Repeating it is refused, and --resume of a finished run only evaluates.
     assert run([*command, *words]) == 2
     assert "this folder has files" in capsys.readouterr().err
+    assert run([*command, "--resume", "--iterations", 50]) == 2
+    sentence = "was begun with --iterations 4, not --iterations 50"
+    assert sentence in capsys.readouterr().err
     assert run([*command, "--resume"]) == 0
     np.testing.assert_equal(json.loads((output / "finetune.json").read_text()), results)
+
+
+@pytest.mark.parametrize(
+    ("begun", "resumed", "sentence"),
+    [
+        ([], [], None),
+        (["--lr", 0.1, "--seed", 3], [], None),  # what is not given stays
+        (["--lr", 0.1, "--seed", 3], ["--seed", 3, "--lr", "1e-1"], None),
+        (["--train", "./{data}/train.json"], ["--train", "{data}/../{data}/train.json"], None),
+        (["--lr", 0.1], ["--lr", 0.01], "with --lr 0.1, not --lr 0.01"),
+        ([], ["--seed", 0], "with no --seed, not --seed 0"),
+        (["--iterations", 9], ["--max-minutes", 2], "no --max-minutes, not --max-minutes 2.0"),
+        ([], ["--train", "other.json"], "other.json"),
+        ([], ["--mix-share", 0.5], "with no --mix-share"),
+        ([], ["--num-workers", 7], "with --num-workers 0, not --num-workers 7"),
+    ],
+)
+def test_resuming_with_other_arguments_is_refused(tmp_path, monkeypatch, begun, resumed, sentence):
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path)
+    parser = argparse.ArgumentParser()
+    finetune.add_arguments(parser)
+
+    def parsed(*words):
+        common = ["--train", "a", "--val", "b", "--images", "c", "--output", "d"]
+        words = [str(word).format(data="data") for word in words]
+        return parser.parse_args([*common, "--num-workers", "0", *words])
+
+    before = json.loads(json.dumps(noted(parsed(*begun))))
+    if sentence is None:
+        check_resumed(parsed("--resume", *resumed), before)
+        return
+    with pytest.raises(UserError) as error:
+        check_resumed(parsed("--resume", *resumed), before)
+    assert sentence in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -189,3 +230,25 @@ def test_a_config_without_a_test_set_can_be_mixed_in(tmp_path):
         del cfg.dataloader[key]
     LazyConfig.save(cfg, str(tmp_path / "config.yaml"))
     assert Mixed.of(f"{tmp_path / 'config.yaml'}/pairs", tmp_path).test is None
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_a_refused_run_leaves_its_folder_as_it_was(command, tmp_path, capsys, monkeypatch, made):
+    """Also if it fails after it has written files."""
+    output = tmp_path / "new" / "own"
+    if made:
+        output.mkdir(parents=True)
+    words = [str(output) if before == "--output" else word
+             for before, word in zip(["", *command], command, strict=False)]  # fmt: skip
+    seen = []
+
+    def fails(*args):
+        seen.extend(path.name for path in output.iterdir())
+        raise UserError("no measure today")
+
+    monkeypatch.setattr(finetune, "_measure", fails)
+    assert run(words) == 2
+    assert "no measure today" in capsys.readouterr().err
+    assert "config.yaml" in seen
+    assert output.exists() is output.parent.exists() is made
+    assert not made or not any(output.iterdir())

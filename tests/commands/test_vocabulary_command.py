@@ -1,3 +1,4 @@
+import argparse
 import math
 
 import numpy as np
@@ -7,9 +8,11 @@ from PIL import Image
 
 from detclip2.cli import main
 from detclip2.commands import vocabulary as command
+from detclip2.commands.predict import _vocabulary as predict_vocabulary
 from detclip2.inference.predictor import OpenVocabularyPredictor
 from detclip2.inference.vocabulary import PROBE, Vocabulary
 from detclip2.modeling.text.text_tower import BATCH_SIZE, TextTower
+from detclip2.utils.errors import UserError
 from detclip2.utils.model_folder import read_model_folder
 
 
@@ -123,3 +126,18 @@ def test_predict_reads_the_written_vocabulary(vocabulary, tmp_path, nano_folder,
     out = capsys.readouterr().out
     assert "apple" in out
     assert "pomme" not in out
+
+
+@pytest.mark.parametrize(("given", "number"), [("coco", 80), ("lvis", 1203), ("objects365", 365)])
+def test_predict_takes_a_builtin_list_by_its_name(given, number):
+    args = argparse.Namespace(vocabulary=given, names_file=None, names=None)
+    assert len(predict_vocabulary(args)) == number
+
+
+def test_predict_says_that_a_name_may_mean_a_builtin_list(caplog):
+    args = argparse.Namespace(vocabulary=None, names_file=None, names="coco")
+    assert predict_vocabulary(args).labels == ("coco",)
+    assert "its built-in list is --vocabulary coco" in caplog.text
+    args.vocabulary = "cocoa"
+    with pytest.raises(UserError, match=r"no such vocabulary file.*coco, lvis, objects365"):
+        predict_vocabulary(args)

@@ -167,6 +167,28 @@ def test_coco_metrics(coco):
     assert math.isnan(results["AP-cow"])
 
 
+def test_boxes_can_be_added_to_the_annotations_of_an_evaluator(coco):
+    """A crowd over all of an image: its detections without a match do not count as wrong."""
+    evaluator = COCOEvaluator(NAME, use_fast_impl=False)
+    before = run(evaluator, coco.detections)["bbox"]
+    annotations = evaluator._coco_api.dataset["annotations"]
+    for image_id in evaluator._coco_api.getImgIds():
+        annotations.append(
+            {
+                "id": len(annotations) + 1,
+                "image_id": image_id,
+                "category_id": 3,
+                "bbox": [-1e6, -1e6, 2e6, 2e6],
+                "area": 4e12,
+                "iscrowd": 1,
+            }
+        )
+    evaluator._coco_api.createIndex()
+    after = run(evaluator, coco.detections)["bbox"]
+    assert after["AP-cat"] > before["AP-cat"] + 1
+    assert after["AP-dog"] == before["AP-dog"]
+
+
 def test_coco_metrics_do_not_depend_on_the_implementation(coco):
     fast = run(COCOEvaluator(NAME), coco.detections)["bbox"]
     slow = run(COCOEvaluator(NAME, use_fast_impl=False), coco.detections)["bbox"]

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import re
 from pathlib import Path
 
 import pytest
@@ -138,8 +139,8 @@ class TestRunnable:
     def test_images_are_read_in_the_models_channel_order(self, path):
         cfg = load(path)
         formats = set(nodes_of(cfg, "image_format"))
-        if "MentionMapper" in str(cfg.dataloader.get("test")):
-            formats.add("RGB")  # the only format that it reads
+        if {"MentionMapper", "EvaluationMapper"} & set(re.findall(r"\w+", str(cfg.dataloader))):
+            formats.add("RGB")  # the only format that they read
         assert formats == {DetCLIPv2.input_format}
 
     def test_it_is_valid_after_saving_and_loading(self, path, tmp_path):

@@ -30,6 +30,11 @@ def test_counts_of_worker_processes_are_collected(method):
     assert counter.total() == 40
 
 
+def test_a_name_that_is_not_utf_8_is_logged_with_escapes(caplog):
+    SkipCounter().add("image-unreadable", "caf\udce9.png")
+    assert "caf\\udce9.png" in caplog.text
+
+
 def test_report_and_state():
     counter = SkipCounter("web")
     assert counter.report() == "web: skipped 0"

@@ -117,7 +117,9 @@ def test_a_section_trains_evaluates_and_predicts(folder, section):
     assert f"{module}." in str(saved), "the new class is not used"
     if section == "An evaluator":
         assert results["count"]["mean"] >= 0
-    predictor = OpenVocabularyPredictor(*read_model_folder(output / "fast_dev_run"))
+    predictor = OpenVocabularyPredictor(
+        *read_model_folder(output / "fast_dev_run"), trust_config=True
+    )
     found = predictor(np.zeros((48, 64, 3), np.uint8), vocabulary=["a", "b"], score_threshold=0)
     assert set(found.labels) <= {"a", "b"}
     assert len(found)

@@ -153,6 +153,20 @@ def test_a_killed_process_leaves_a_whole_checkpoint(tmp_path):
         value_of_the_last(folder)
 
 
+def test_names_of_wrappers_are_removed(tmp_path):
+    """Of weights as of their average, which a new run starts from."""
+    content = {
+        key: {f"_orig_mod.module.{name}": t for name, t in model_of(value).state_dict().items()}
+        for key, value in (("model", 1.0), ("ema", 2.0))
+    }
+    torch.save(content, tmp_path / "wrapped.pth")
+    for resume, value in ((False, 2.0), (True, 1.0)):
+        model = model_of(0.0)
+        kwargs = {} if resume else {"checkpointables": []}
+        Checkpointer(model).load(str(tmp_path / "wrapped.pth"), **kwargs)
+        assert_constant(model, value)
+
+
 def test_reads_safetensors_and_bare_state_dicts(tmp_path):
     save_file(model_of(3.0).state_dict(), tmp_path / "model.safetensors")
     torch.save(model_of(4.0).state_dict(), tmp_path / "model.pth")

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from detclip2.config import get_config
-from detclip2.engine.train_loop import best_metric, evaluate
+from detclip2.engine.train_loop import best_metric, evaluate, metrics_of
 from detclip2.evaluation.average_recall import AverageRecallEvaluator
 from detclip2.evaluation.coco import CheckedCOCOEvaluator
 from detclip2.evaluation.lvis import LVISFixedAPEvaluator
@@ -156,3 +156,8 @@ def test_the_evaluators_metric_chooses_the_best(evaluator, metric):
     several = config({"tests": {"lvis": {"evaluator": node}, "other": {"evaluator": {}}}})
     assert best_metric(several) == f"lvis/{metric}"
     assert best_metric(config({"evaluator": node}, best_metric="bbox/AP50")) == "bbox/AP50"
+
+
+def test_an_undefined_result_is_no_metric():
+    results = {"bbox": {"AP": 1.5, "AP-cat": float("nan")}, "count": 3}
+    assert metrics_of(results) == {"bbox/AP": 1.5, "count": 3}

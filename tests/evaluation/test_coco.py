@@ -1,8 +1,12 @@
 import hashlib
 import json
 import logging
+import math
 
 import pytest
+import torch
+from detectron2.data import MetadataCatalog
+from detectron2.structures import Boxes, Instances
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -100,23 +104,80 @@ def test_an_evaluation_over_no_images_is_refused(truth, tmp_path):
         CheckedCOCOEvaluator(NAME)
 
 
-@pytest.mark.parametrize("key", ["area", "iscrowd", "image_id"])
+@pytest.mark.parametrize("key", ["id", "image_id", "category_id", "bbox"])
 def test_a_missing_key_is_named(truth, tmp_path, key):
     del truth["annotations"][2][key]
     toy_coco.register(NAME, truth, tmp_path)
-    with pytest.raises(UserError, match=rf"{NAME}\.json: id 3 of 'annotations' has no key '{key}'"):
+    with pytest.raises(UserError, match=rf"{NAME}\.json: .* of 'annotations' has no key '{key}'"):
         CheckedCOCOEvaluator(NAME)
 
 
-def test_a_box_with_id_0_is_reported_and_matched_by_our_index(truth, tmp_path, caplog):
-    """COCOeval stores 0 for no match: a file with ids from 0 loses one match."""
+@pytest.mark.parametrize("value", [None, "text", "absent"])
+def test_area_and_iscrowd_may_be_null_text_or_absent(truth, tmp_path, value):
+    """The area is that of the box then, and no box is a crowd."""
+    for one in truth["annotations"]:
+        one.update(area=one["bbox"][2] * one["bbox"][3], iscrowd=0)
+    found = toy_coco.detections(truth)
+    expected = by_pycocotools(truth, found, tmp_path)
+    for one in truth["annotations"]:
+        if value == "absent":
+            del one["area"], one["iscrowd"]
+        else:
+            one["area"] = value and str(one["area"])
+            one["iscrowd"] = value and "0"
+    toy_coco.register(NAME, truth, tmp_path)
+    results = toy_coco.feed(CheckedCOCOEvaluator(NAME), found).evaluate()["bbox"]
+    assert {name: results[name] for name in METRICS} == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("detected", [True, False])
+def test_ap_is_undefined_if_all_boxes_are_crowds(truth, tmp_path, detected):
+    for one in truth["annotations"]:
+        one["iscrowd"] = "1"
+    toy_coco.register(NAME, truth, tmp_path)
+    found = toy_coco.detections(truth)
+    if not detected:
+        found = {image_id: instances[:0] for image_id, instances in found.items()}
+    folder = tmp_path / "out"
+    evaluator = toy_coco.feed(CheckedCOCOEvaluator(NAME, output_dir=str(folder)), found)
+    assert math.isnan(evaluator.evaluate()["bbox"]["AP"])
+    assert json.loads((folder / "results.json").read_text())["bbox"]["AP"] is None
+
+
+def test_ids_as_text_are_those_of_detectron2s_own_reader(truth, tmp_path):
+    """It keeps them as text, in records and in the metadata."""
+    found = toy_coco.detections(truth)
+    expected = by_pycocotools(truth, found, tmp_path)
+    for part, keys in {"images": ["id"], "categories": ["id"],
+                       "annotations": ["id", "image_id", "category_id"]}.items():  # fmt: skip
+        for one in truth[part]:
+            one.update({key: str(one[key]) for key in keys})
+    toy_coco.register(NAME, truth, tmp_path)
+    metadata = MetadataCatalog.get(NAME)
+    del metadata.thing_dataset_id_to_contiguous_id
+    metadata.set(
+        thing_dataset_id_to_contiguous_id={str(key): i for i, key in enumerate(toy_coco.IDS)}
+    )
+    of_text = {str(image_id): instances for image_id, instances in found.items()}
+    results = toy_coco.feed(CheckedCOCOEvaluator(NAME), of_text).evaluate()["bbox"]
+    assert {name: results[name] for name in METRICS} == pytest.approx(expected)
+
+
+def test_a_box_with_id_0_is_matched(truth, tmp_path):
+    """COCOeval stores 0 for no match: a file with ids from 0 would lose one match."""
     truth["annotations"] = [
         {"id": 0, "image_id": 1, "category_id": 3, "bbox": [0, 0, 50, 50], "area": 2500,
          "iscrowd": 0}
     ]  # fmt: skip
     toy_coco.register(NAME, truth, tmp_path)
-    CheckedCOCOEvaluator(NAME)
-    assert "number annotations from 1" in caplog.text
+    instances = Instances(
+        (360, 360),
+        pred_boxes=Boxes(torch.tensor([[0.0, 0.0, 50.0, 50.0]])),
+        scores=torch.tensor([0.5]),
+        pred_classes=torch.tensor([0]),
+    )
+    evaluator = toy_coco.feed(CheckedCOCOEvaluator(NAME), {1: instances})
+    assert evaluator.evaluate()["bbox"]["AP"] == pytest.approx(100)
     found = [{"image_id": 1, "category_id": 3, "bbox": [0, 0, 50, 50], "score": 0.5}]
     parts = (truth["images"], truth["categories"])
     index = [coco_of(parts[0], boxes, parts[1]) for boxes in (truth["annotations"], found)]

@@ -33,6 +33,12 @@ def write(path, images=None, codec="libx264", noise=False, options=None, pixels=
     return path
 
 
+def join(path, *others):
+    """Append files to the first one, byte by byte."""
+    path.write_bytes(b"".join(other.read_bytes() for other in (path, *others)))
+    return path
+
+
 def cut(path, share):
     """Truncate the file to a share of its bytes."""
     content = path.read_bytes()

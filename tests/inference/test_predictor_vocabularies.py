@@ -29,6 +29,14 @@ def test_a_vocabulary_for_one_call_or_for_each_image(colors):
         colors(image, vocabulary=["red"], vocabularies=[["red"]])
 
 
+@pytest.mark.parametrize("name", ["coco", " LVIS"])
+def test_the_name_of_a_builtin_list_is_asked_about(colors, name):
+    with pytest.raises(UserError, match=r"give Vocabulary\.builtin"):
+        colors.set_vocabulary(name)
+    colors.set_vocabulary([name])
+    assert colors.vocabulary.labels == (name,)
+
+
 def test_equal_vocabularies_are_encoded_only_once(colors, tmp_path):
     image = draw_image(red=(0, 0, 20, 20), blue=(30, 30, 50, 50))
     (tmp_path / "names.txt").write_text("blue")

@@ -415,6 +415,7 @@ def test_damaged_files_are_refused(tmp_path):
     for change, reason in [
         ({"labels": '["cat", "dog", "cow"]'}, "prompts for 2 of its 3 labels"),
         ({"labels": "["}, "damaged"),
+        ({"labels": "[" * 100_000}, "nested too deeply"),
         ({"prompts": '[[["cat"]], []]'}, "prompts for 1 of its 2 labels"),
         ({"prompts": '[[["cat"], ["kitty"]], [["dog"]]]'}, "for 3 names"),
         ({"prompts": "[1, 2]"}, "damaged"),

@@ -188,3 +188,55 @@ def test_shapes_of_the_pyramid(name):
 def test_a_model_without_the_strides_is_refused():
     with pytest.raises(ValueError, match=r"no features at strides \[8, 32\]"):
         TimmBackbone("vit_tiny_patch16_224")
+
+
+@pytest.mark.parametrize(
+    "name", ["mobilenetv3_small_050", "tinynet_e", "resnet10t", "mobilenetv4_conv_small_035"]
+)
+def test_the_file_of_a_whole_timm_model_is_read(name, tmp_path):
+    """Entries behind the features, such as conv_head, bn2 and classifier, are ignored."""
+    torch.manual_seed(0)
+    whole = timm.create_model(name).eval()
+    path = tmp_path / "whole.safetensors"
+    save_file(whole.state_dict(), path)
+    # As in the config of a backbone that was made without a classifier.
+    backbone = TimmBackbone(name, norm_outputs=False, weights=str(path), num_classes=0).eval()
+    own = backbone.extractor.state_dict()
+    behind = {key for key in whole.state_dict() if key not in own}
+    assert any("weight" in key for key in behind)
+    x = image(64, 96)
+    theirs = timm.create_model(name, features_only=True, out_indices=_indices(name)).eval()
+    theirs.load_state_dict({key: whole.state_dict()[key] for key in theirs.state_dict()})
+    with torch.no_grad():
+        for ours, expected in zip(backbone(x).values(), theirs(x), strict=True):
+            torch.testing.assert_close(ours, expected)
+    save_file({**whole.state_dict(), "classifier2.weight": torch.zeros(1)}, path)
+    with pytest.raises(UserError, match=r"1 entries differ: unknown classifier2\.weight"):
+        TimmBackbone(name, weights=str(path))
+
+
+def _indices(name):
+    reductions = timm.create_model(name, features_only=True).feature_info.reduction()
+    return [reductions.index(stride) for stride in (8, 16, 32)]
+
+
+def test_names_of_wrappers_in_a_backbones_file_are_removed(few, tmp_path):
+    state, path = few
+    save_file(
+        {f"module.{key}": value for key, value in state.items()}, tmp_path / "ddp.safetensors"
+    )
+    ours = TimmBackbone(SWIN, weights=str(tmp_path / "ddp.safetensors"), **FEW).state_dict()
+    theirs = TimmBackbone(SWIN, weights=path, **FEW).state_dict()
+    assert all(torch.equal(ours[key], value) for key, value in theirs.items() if "extractor" in key)
+
+
+@pytest.mark.parametrize("name", ["hf-hub:timm/resnet10t.c3_in1k", "local-dir:/tmp", "resnet0"])
+def test_a_name_that_timm_would_look_up_elsewhere_is_refused(name):
+    with pytest.raises(UserError, match="timm has no model"):
+        TimmBackbone(name)
+
+
+@pytest.mark.parametrize("key", ["checkpoint_path", "pretrained_cfg", "pretrained"])
+def test_arguments_that_load_weights_are_refused(key):
+    with pytest.raises(UserError, match=f"backbone: '{key}' is not taken"):
+        TimmBackbone("resnet10t", **{key: "weights.pth"})

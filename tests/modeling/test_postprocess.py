@@ -250,3 +250,13 @@ def test_the_similarities_are_never_all_in_memory(monkeypatch):
     assert len(found[0]) == 100
     # a pair above the threshold has two indices; the vocabulary itself is 500 x 6
     assert max(sizes) <= 2 * 2000 < K * 500
+
+
+@pytest.mark.parametrize("kind", [PostProcess, TopKPerPhrase])
+def test_more_detections_than_candidates(kind):
+    everything = DetectionThresholds(score_threshold=0.0, nms_threshold=1.0, max_detections=K * C)
+    outputs = Outputs()
+    few = outputs.detect(kind, everything, max_candidates=5)
+    assert len(few) > 5 * C
+    whole = outputs.detect(kind, everything, max_candidates=K * C)
+    assert torch.equal(few.scores, whole.scores)

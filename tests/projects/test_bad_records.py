@@ -8,6 +8,7 @@ import pytest
 from detectron2.config import LazyCall, LazyConfig
 from detectron2.engine import default_argument_parser
 
+from detclip2.commands.model_arguments import add_trust_argument
 from detclip2.data.hybrid_loader import Source
 from detclip2.data.mappers import GroundingMapper
 from tests.helpers import bad_records
@@ -49,8 +50,10 @@ def test_counts_by_kind_are_reported_during_the_run_and_at_its_end(train_net, tm
     sources.pairs.num_workers = 1  # counts come from worker processes too
     cfg.train.update(source_ratios=dict.fromkeys(KINDS, 1), report_period=3)
     LazyConfig.save(cfg, str(tmp_path / "bad.yaml"))
-    words = ["--config-file", str(tmp_path / "bad.yaml")]
-    train_net.main(default_argument_parser().parse_args(words))
+    parser = default_argument_parser()
+    add_trust_argument(parser)
+    words = ["--config-file", str(tmp_path / "bad.yaml"), "--trust-config"]
+    train_net.main(parser.parse_args(words))
 
     metrics = (tmp_path / "output" / "metrics.json").read_text().splitlines()
     losses = [line["total_loss"] for line in map(json.loads, metrics) if "total_loss" in line]

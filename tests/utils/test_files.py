@@ -1,3 +1,4 @@
+import json
 import os
 import stat
 import threading
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from detclip2.utils.errors import UserError
-from detclip2.utils.files import write_whole
+from detclip2.utils.files import json_bytes, write_whole
 
 
 def test_writes_and_makes_the_folder(tmp_path):
@@ -15,6 +16,30 @@ def test_writes_and_makes_the_folder(tmp_path):
     write_whole(path, lambda file: file.write(b"content"))
     assert path.read_bytes() == b"content"
     assert os.listdir(path.parent) == ["file.bin"]
+
+
+@pytest.mark.parametrize(
+    ("content", "read"),
+    [
+        ({"a": [1, 2.5, "ü", None, True]}, {"a": [1, 2.5, "ü", None, True]}),
+        (
+            {"a": (float("nan"), {"b": -float("inf")}), "c": 1e308},
+            {"a": [None, {"b": None}], "c": 1e308},
+        ),
+        (["caf\udce9.png", "\U0001f34e", "\\udce9"], ["caf\udce9.png", "\U0001f34e", "\\udce9"]),
+    ],
+)
+def test_json_that_every_parser_reads(content, read):
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    text = json_bytes(content).decode("utf-8")  # valid UTF-8
+    assert json.loads(text, parse_constant=refuse) == read
+
+
+def test_a_name_that_is_not_utf_8_comes_back_from_json():
+    name = b"caf\xe9.png"
+    assert os.fsencode(json.loads(json_bytes(os.fsdecode(name)))) == name
 
 
 @pytest.mark.parametrize("old", [None, b"old"])

@@ -1,4 +1,5 @@
 import pickle
+import zipfile
 
 import pytest
 import torch
@@ -6,7 +7,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from detclip2.utils.errors import UserError
-from detclip2.utils.weights import load_weights, read_weights
+from detclip2.utils.weights import load_weights, read_weights, without_wrappers
 
 
 def module(seed=0):
@@ -125,3 +126,60 @@ def test_missing_files_and_folders_are_named(path, tmp_path):
         read_weights(path)
     with pytest.raises(UserError, match=f"no weights file at {tmp_path}"):
         read_weights(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        "module.{}",
+        "_orig_mod.{}",
+        "module._orig_mod.{}",
+        "_orig_mod.module.{}",
+        "module.module.{}",
+    ],
+)
+def test_names_of_wrappers_are_removed(path, wrapped):
+    """Of DistributedDataParallel and torch.compile, in any order."""
+    trained, fresh = module(0), module(1)
+    write({wrapped.format(name): t for name, t in trained.state_dict().items()}, path)
+    load_weights(fresh, path)
+    assert_equal_states(fresh.state_dict(), trained.state_dict())
+
+
+def test_names_of_a_compiled_part():
+    """As torch.compile of a part gives them, inside DistributedDataParallel."""
+    state = {"module.0._orig_mod.weight": torch.zeros(1), "module.1.bias": torch.ones(1)}
+    assert without_wrappers(state) == {"0.weight": torch.zeros(1), "1.bias": torch.ones(1)}
+
+
+def test_own_parts_called_module_stay():
+    state = {name: torch.zeros(1) for name in ("module.weight", "head.module.bias")}
+    assert list(without_wrappers(state)) == list(state)
+    same = {"a._orig_mod.b": torch.zeros(1), "a.b": torch.ones(1)}
+    assert without_wrappers(same) == same
+    assert without_wrappers({}) == {}
+
+
+def test_a_file_that_unpacks_to_more_than_itself_is_refused(tmp_path):
+    path = tmp_path / "bomb.pth"
+    torch.save({"weight": torch.zeros(1_000_000)}, tmp_path / "plain.pth")
+    compressed = zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED)
+    with zipfile.ZipFile(tmp_path / "plain.pth") as plain, compressed as bomb:
+        for entry in plain.namelist():
+            bomb.writestr(entry, plain.read(entry))
+    assert path.stat().st_size < 20_000
+    with pytest.raises(UserError, match=r"bomb.pth is refused: it unpacks to 4,\d{3},\d{3} bytes"):
+        read_weights(path)
+
+
+def test_a_head_that_claims_a_huge_size_is_refused(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes((2**40).to_bytes(8, "little") + b"{}")
+    with pytest.raises(UserError, match=r"weights.safetensors cannot be read"):
+        read_weights(path)
+    head = (
+        b'{"a": {"dtype": "F32", "shape": [1000000, 1000000], "data_offsets": [0, 4000000000000]}}'
+    )
+    path.write_bytes(len(head).to_bytes(8, "little") + head)
+    with pytest.raises(UserError, match=r"weights.safetensors cannot be read"):
+        read_weights(path)

@@ -13,7 +13,7 @@ from detclip2.data.io.video import Video
 from detclip2.inference.results import Labels
 from detclip2.utils.errors import UserError
 from detclip2.visualization.annotate import annotate_image, annotate_video
-from tests.helpers.videos import COUNT, RATE, SIZE, cut, draw_frames, write
+from tests.helpers.videos import COUNT, RATE, SIZE, cut, draw_frames, join, write
 
 
 def detect(images, at_least=200):
@@ -88,6 +88,27 @@ def test_frames_of_an_odd_size(tmp_path):
     assert next(iter(Video(clip))).shape == (63, 95, 3)
     annotate_video(detect, clip, tmp_path / "out.mp4")
     assert next(iter(Video(tmp_path / "out.mp4"))).shape == (*SIZE, 3)
+
+
+def test_frames_of_two_sizes(tmp_path):
+    small = write(tmp_path / "small.avi", draw_frames(size=(48, 64)), codec="mpeg4")
+    clip = join(write(tmp_path / "clip.avi", codec="mpeg4"), small)
+    annotate_video(detect, clip, tmp_path / "out.mp4", tmp_path / "out.json")
+    frames = json.loads((tmp_path / "out.json").read_text())["frames"]
+    sizes = [(frame["height"], frame["width"]) for frame in frames]
+    assert sizes == [SIZE] * COUNT + [(48, 64)] * COUNT
+    assert {image.shape[:2] for image in Video(tmp_path / "out.mp4")} == {SIZE}
+
+
+def test_names_that_are_not_utf_8(tmp_path):
+    name = os.fsdecode(b"caf\xe9")
+    video, image = write(tmp_path / f"{name}.mp4"), tmp_path / f"{name}.png"
+    Image.new("RGB", (20, 20)).save(image)
+    for annotate, source in ((annotate_video, video), (annotate_image, image)):
+        record = source.with_suffix(".json")
+        annotate(detect, source, tmp_path / "out" / source.name, record)
+        assert (tmp_path / "out" / source.name).is_file()
+        assert json.loads(record.read_bytes())["file_name"] == str(source)
 
 
 def test_a_truncated_video_leaves_no_output(tmp_path):

@@ -2,10 +2,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import supervision as sv
 import torch
 from detectron2.structures import Boxes, Instances
 
 from detclip2.inference.results import Labels
+from detclip2.visualization import detections as module
 from detclip2.visualization.detections import draw_instances, font_for
 
 
@@ -89,3 +91,16 @@ def test_font_has_the_characters_or_is_the_default():
     assert font_for("яблоко") == default
     assert font_for("\U0010fffd") == default  # a character of no font
     assert FT2Font(font_for("🍎 0.9")).scalable
+
+
+@pytest.mark.parametrize(("count", "spread"), [(1, True), (3, False)])
+def test_only_so_many_labels_are_moved_apart(monkeypatch, count, spread):
+    # The time to move them grows with the square of their number: minutes for thousands.
+    seen, annotator = [], sv.RichLabelAnnotator
+    monkeypatch.setattr(module, "MOST_SPREAD", 2)
+    monkeypatch.setattr(
+        sv, "RichLabelAnnotator", lambda **o: seen.append(o["smart_position"]) or annotator(**o)
+    )
+    image = np.zeros((100, 200, 3), np.uint8)
+    draw_instances(image, instances((100, 200), [[10, 40, 80, 90]] * count))
+    assert seen == [spread]

@@ -82,7 +82,7 @@ class COCOEvaluator(DatasetEvaluator):
             self._metadata.json_file = json_file
         json_file = PathManager.get_local_path(self._metadata.json_file)
         with contextlib.redirect_stdout(io.StringIO()):
-            self._coco = COCO(json_file)
+            self._coco_api = COCO(json_file)
 
     def reset(self):
         self._predictions = []
@@ -105,7 +105,7 @@ class COCOEvaluator(DatasetEvaluator):
         _save_predictions(predictions, self._output_dir)
         detections = self._with_ids_of_json(predictions)
         _save_detections(detections, self._output_dir, "coco_instances_results.json")
-        if "annotations" not in self._coco.dataset:
+        if "annotations" not in self._coco_api.dataset:
             logger.info("no annotations to evaluate with")
             return {}
         return {"bbox": self._evaluate_boxes(detections, img_ids)}
@@ -130,7 +130,7 @@ class COCOEvaluator(DatasetEvaluator):
         if not detections:
             logger.warning("[COCOEvaluator] the model has detected nothing")
             return dict.fromkeys(_METRICS, float("nan"))
-        evaluation = COCOeval(self._coco, self._coco.loadRes(detections), "bbox")
+        evaluation = COCOeval(self._coco_api, self._coco_api.loadRes(detections), "bbox")
         evaluation.params.maxDets = [1, 10, self._max_dets]
         if img_ids is not None:
             evaluation.params.imgIds = img_ids

@@ -6,14 +6,15 @@ phrases that were extracted beforehand.
 """
 
 import hashlib
-import os
 from typing import Any
 
-from detclip2.data.io.coco_json import count_problems, image_records, parse_coco, read_json
+from detclip2.data.io.coco_json import count_problems, image_records, read_json
+from detclip2.data.io.coco_parser import parse_coco
 from detclip2.data.io.lines import JsonLines, LazyRecords, LineFile
 from detclip2.data.sample import SkipSample
 from detclip2.data.skips import SkipCounter
 from detclip2.utils.errors import UserError
+from detclip2.utils.paths import path_in
 
 
 class CaptionTsv(LazyRecords[dict[str, Any]]):
@@ -48,7 +49,7 @@ class CaptionTsv(LazyRecords[dict[str, Any]]):
         self.caption_column = caption_column
         self.url_column = url_column
         try:
-            self._image_path(0, b"")
+            self._image_name(0, b"")
         except (KeyError, ValueError, IndexError) as error:
             raise UserError(
                 f"file_name {file_name!r} is no format of index, md5 and sha1: {error!r}"
@@ -63,19 +64,23 @@ class CaptionTsv(LazyRecords[dict[str, Any]]):
             where = f"{self.lines.path}, line {index + 1}"
             raise SkipSample("record-malformed", f"{where}: no column {self.caption_column}")
         url = columns[self.url_column] if len(columns) > self.url_column else b""
+        try:
+            path = path_in(self.image_root, self._image_name(index, url))
+        except UserError as error:
+            raise SkipSample("record-malformed", str(error)) from error
         return {
-            "file_name": self._image_path(index, url),
+            "file_name": path,
             "image_id": index,
             "caption": columns[self.caption_column],
         }
 
-    def _image_path(self, index: int, url: bytes) -> str:
+    def _image_name(self, index: int, url: bytes) -> str:
         names = {
             "index": index,
             "md5": hashlib.md5(url.strip(), usedforsecurity=False).hexdigest(),
             "sha1": hashlib.sha1(url.strip(), usedforsecurity=False).hexdigest(),
         }
-        return os.path.join(self.image_root, self.file_name.format(**names))
+        return self.file_name.format(**names)
 
 
 class CaptionJsonl(JsonLines):

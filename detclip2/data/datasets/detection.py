@@ -5,7 +5,6 @@ give any data set of the catalogs, including Detectron2's own, in DetectionMappe
 """
 
 import functools
-import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,12 +12,15 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
 from detclip2.data.datasets.catalog import register
-from detclip2.data.io.coco_json import count_problems, parse_coco, read_json
+from detclip2.data.io.coco_json import count_problems, read_json, to_pixels
+from detclip2.data.io.coco_parser import ID_LISTS, file_of, parse_coco
+from detclip2.data.io.coco_values import flag_of, id_of, name_of_category, order_of_id
 from detclip2.data.skips import SkipCounter
 from detclip2.data.text.clean import clean_phrase
 from detclip2.utils.errors import UserError
+from detclip2.utils.paths import FolderOfFiles
 
-_ID_LISTS = ("neg_category_ids", "not_exhaustive_category_ids")
+_CROWD = ("iscrowd", "ignore")
 _KEYS = {"images": ("id",), "annotations": (), "categories": ("id",)}
 
 
@@ -97,12 +99,12 @@ def detection_records(dataset: str, masks: bool = False) -> list[dict[str, Any]]
     def to_contiguous(ids: Iterable[int]) -> list[int]:
         if contiguous is None:  # Detectron2's LVIS: ids from 1, without gaps
             return [i - 1 for i in ids]
-        return [contiguous[i] for i in ids if i in contiguous]
+        return [contiguous[i] for i in map(id_of, ids) if i in contiguous]
 
     return [
         {
             **record,
-            **{key: to_contiguous(record[key]) for key in _ID_LISTS if key in record},
+            **{key: to_contiguous(record[key]) for key in ID_LISTS if key in record},
             "annotations": [_slim(one, masks) for one in record.get("annotations", ())],
         }
         for record in records
@@ -120,7 +122,7 @@ def category_names(dataset: str) -> list[str]:
     metadata = MetadataCatalog.get(dataset)
     if not hasattr(metadata, "thing_classes"):
         _catalog_records(dataset)
-    return [clean_phrase(name.replace("_", " ")) for name in metadata.thing_classes]
+    return [_as_phrase(name) for name in metadata.thing_classes]
 
 
 def category_synonyms(dataset: str) -> dict[str, list[str]]:
@@ -132,10 +134,10 @@ def category_synonyms(dataset: str) -> dict[str, list[str]]:
         UserError: the json cannot be read.
     """
     content = read_json(MetadataCatalog.get(dataset).json_file, ("categories",))
-    as_phrase = lambda text: clean_phrase(text.replace("_", " "))  # noqa: E731
+    parsed = parse_coco(MetadataCatalog.get(dataset).json_file, content, {"categories": ("id",)})
     synonyms = {
-        as_phrase(one.get("name") or ""): [as_phrase(text) for text in one.get("synonyms", ())]
-        for one in content["categories"]
+        _as_phrase(one.get("name", "")): list(map(_as_phrase, one.get("synonyms") or ()))
+        for one in parsed.categories.values()
     }
     return {name: [s for s in texts if s != name] for name, texts in synonyms.items()}
 
@@ -151,13 +153,13 @@ def names_of_json(json_file: str) -> list[str]:
     """
     content = read_json(json_file, ("categories",))
     categories = parse_coco(json_file, content, {"categories": ("id",)}).categories
-    names = (str(categories[identity].get("name") or "") for identity in sorted(categories))
-    return [clean_phrase(name.replace("_", " ")) for name in names]
+    ordered = sorted(categories, key=order_of_id)
+    return [_as_phrase(categories[identity].get("name", "")) for identity in ordered]
 
 
 def load_detection_json(
     json_file: str, image_root: str, counter: SkipCounter, masks: bool = False
-) -> tuple[list[str], list[dict[str, Any]], dict[int, int]]:
+) -> tuple[list[str], list[dict[str, Any]], dict[int | str, int]]:
     """Read a COCO-style json; faulty entries are skipped and counted.
 
     Args:
@@ -172,14 +174,18 @@ def load_detection_json(
         ids, and LVIS's id lists as in the file; and file id -> contiguous id.
 
     Raises:
-        UserError: the file is missing, not json, or not in this format.
+        UserError: the file is missing, not json, or not in this format, or an image is outside of
+            the folder.
     """
     parsed = parse_coco(json_file, read_json(json_file, _KEYS), _KEYS)
-    contiguous = {identity: index for index, identity in enumerate(sorted(parsed.categories))}
-    names = [str(parsed.categories[identity].get("name") or "") for identity in contiguous]
+    to_pixels(parsed)
+    ordered = sorted(parsed.categories, key=order_of_id)
+    contiguous = {identity: index for index, identity in enumerate(ordered)}
+    names = [parsed.categories[identity].get("name", "") for identity in ordered]
+    folder = FolderOfFiles(image_root)
     records = {
-        identity: _image_record(parsed.images[identity], image_root)
-        for identity in sorted(parsed.images)
+        identity: _image_record(parsed.images[identity], folder)
+        for identity in sorted(parsed.images, key=order_of_id)
     }
     for annotation in parsed.annotations:
         category_id = contiguous[annotation["category_id"]]
@@ -188,6 +194,10 @@ def load_detection_json(
         )
     count_problems(parsed, counter)
     return names, list(records.values()), contiguous
+
+
+def _as_phrase(name: Any) -> str:
+    return clean_phrase(name_of_category(name).replace("_", " "))
 
 
 def _catalog_records(dataset: str) -> list[dict[str, Any]]:
@@ -199,15 +209,10 @@ def _catalog_records(dataset: str) -> list[dict[str, Any]]:
         raise UserError(f"data set {dataset!r}: {error}") from error
 
 
-def _image_record(image: dict[str, Any], image_root: str) -> dict[str, Any]:
+def _image_record(image: dict[str, Any], folder: FolderOfFiles) -> dict[str, Any]:
     record: dict[str, Any] = {"image_id": image["id"], "annotations": []}
-    if "neg_category_ids" in image and "coco_url" in image:
-        # LVIS v1 has no file_name, and v0.5 has that of COCO 2014; the URL has that of 2017.
-        file_name = os.path.join(*image["coco_url"].split("/")[-2:])
-    else:
-        file_name = str(image.get("file_name", ""))
-    record["file_name"] = os.path.join(image_root, file_name)
-    record.update({key: image[key] for key in ("height", "width", *_ID_LISTS) if key in image})
+    record["file_name"] = folder.path(file_of(image))
+    record.update({key: image[key] for key in ("height", "width", *ID_LISTS) if key in image})
     return record
 
 
@@ -217,7 +222,7 @@ def _slim(annotation: dict[str, Any], masks: bool) -> dict[str, Any]:
         "bbox": annotation.get("bbox"),
         "bbox_mode": annotation.get("bbox_mode", BoxMode.XYWH_ABS),
         "category_id": annotation.get("category_id"),
-        "iscrowd": int(bool(annotation.get("iscrowd", 0) or annotation.get("ignore", 0))),
+        "iscrowd": int(any(flag_of(annotation.get(key)) is not False for key in _CROWD)),
     }
     if masks and annotation.get("segmentation"):
         slim["segmentation"] = annotation["segmentation"]

@@ -4,15 +4,17 @@ A grounding record is a dataset record with ``caption``. Its annotations have ``
 phrases of the caption that the box belongs to.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from detectron2.structures import BoxMode
 
-from detclip2.data.io.coco_json import count_problems, image_records, parse_coco, read_json
+from detclip2.data.io.coco_json import count_problems, image_records, read_json, to_pixels
+from detclip2.data.io.coco_parser import parse_coco
 from detclip2.data.io.lines import JsonLines
 from detclip2.data.skips import SkipCounter
-from detclip2.data.text.spans import is_span, join_spans
+from detclip2.data.text.clean import read_phrases
+from detclip2.data.text.spans import join_spans, read_spans
 from detclip2.utils.errors import UserError
 
 
@@ -32,7 +34,8 @@ def mdetr_records(
         json_file: the annotations.
         image_root: the folder of the images; for GoldG's mixed file, which has images of two data
             sets, a folder for each ``data_source`` ({"vg": ..., "coco": ...}).
-        counter: counts spans outside the caption, unknown images and duplicate ids.
+        counter: counts spans outside the caption, captions that are no text, unknown images and
+            duplicate ids.
         spans: whether annotations keep ``tokens_positive``, for ``keep=["phrase_spans"]`` of the
             mapper.
 
@@ -41,45 +44,53 @@ def mdetr_records(
     """
     counter = counter or SkipCounter("grounding")
     keys: dict[str, tuple[str, ...]] = {"images": ("id", "file_name"), "annotations": ()}
-    parsed = parse_coco(json_file, read_json(json_file, keys), keys, annotation_ids=False)
+    # An image with several captions is listed once for each.
+    parsed = parse_coco(
+        json_file, read_json(json_file, keys), keys, annotation_ids=False, one_image_a_file=False
+    )
+    to_pixels(parsed)
     records = image_records(
         parsed,
         lambda image: _root_of(image, image_root),
-        lambda image: {"caption": image.get("caption") or "", "annotations": []},
+        lambda image: {"caption": _caption_of(image, counter, json_file), "annotations": []},
     )
     for annotation in parsed.annotations:
         where = f"{json_file}: annotation {annotation.get('id')}"
         record = records[annotation["image_id"]]
-        marked = annotation.get("tokens_positive") or []
+        marked = annotation.get("tokens_positive")
         slim = {
             "bbox": annotation.get("bbox"),
             "bbox_mode": BoxMode.XYWH_ABS,
-            "iscrowd": int(bool(annotation.get("iscrowd", 0))),
+            "iscrowd": annotation.get("iscrowd", 0),
             "phrases": phrases_of_spans(record["caption"], marked, counter, where),
         }
         if spans:
-            slim["tokens_positive"] = [s for s in marked if is_span(s, record["caption"])]
+            slim["tokens_positive"], _ = read_spans(marked, record["caption"])
         record["annotations"].append(slim)
     count_problems(parsed, counter)
     return list(records.values())
 
 
-def phrases_of_spans(
-    caption: str, spans: Sequence[Sequence[int]], counter: SkipCounter, where: str
-) -> list[str]:
+def phrases_of_spans(caption: str, marked: Any, counter: SkipCounter, where: str) -> list[str]:
     """The phrases of character spans [begin, end) of a caption.
 
-    Spans that overlap or have only whitespace between them form one phrase. Spans that are empty or
-    not inside the caption are skipped and counted.
+    Spans that overlap or have only whitespace between them form one phrase. What is no span inside
+    the caption is skipped and counted, see `read_spans`.
     """
-    valid = []
-    for span in spans:
-        if is_span(span, caption):
-            valid.append(span)
-        else:
-            counter.add("span-outside", f"{where}: {list(span)} of {len(caption)} characters")
+    valid, invalid = read_spans(marked, caption)
+    for entry in invalid:
+        counter.add("span-outside", f"{where}: {entry!r} of {len(caption)} characters")
     phrases = [caption[begin:end].strip() for begin, end in join_spans(caption, valid)]
     return [phrase for phrase in phrases if phrase]
+
+
+def _caption_of(image: Mapping[str, Any], counter: SkipCounter, json_file: str) -> str:
+    """The caption of an image; "" for one that is no text, which is counted."""
+    caption = image.get("caption")
+    if caption is not None and not isinstance(caption, str):
+        kind = type(caption).__name__
+        counter.add("record-malformed", f"{json_file}: image {image['id']}: caption is a {kind}")
+    return caption if isinstance(caption, str) else ""
 
 
 def _root_of(image: Mapping[str, Any], image_root: str | Mapping[str, str]) -> str:
@@ -123,7 +134,7 @@ class OdvgFile(JsonLines):
                 {
                     "bbox": box,
                     "bbox_mode": BoxMode.XYXY_ABS,
-                    "phrases": _as_list(region["phrase"]),
+                    "phrases": read_phrases(region["phrase"]),
                     **{key: region[key] for key in ("tokens_positive",) if key in region},
                 }
                 for region in line["grounding"]["regions"]
@@ -152,10 +163,6 @@ def odvg_names(label_map_file: str) -> list[str]:
     except (AttributeError, ValueError) as error:
         raise UserError(f'{label_map_file}: expected {{"0": "name", ...}}, {error}') from error
     return [label_map.get(label, "") for label in range(max(label_map, default=-1) + 1)]
-
-
-def _as_list(phrase: str | list[str]) -> list[str]:
-    return [phrase] if isinstance(phrase, str) else [str(p) for p in phrase]
 
 
 def _boxes_of(bbox: list) -> list[list[float]]:

@@ -17,7 +17,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from detclip2.data.datasets.detection import detection_set
-from detclip2.data.io.coco_json import Content, read_coco_json
+from detclip2.data.io.coco_json import read_coco_json
+from detclip2.data.io.coco_parser import Content
 from detclip2.data.text.clean import clean_phrase
 from detclip2.utils.errors import UserError
 from detclip2.utils.files import write_whole

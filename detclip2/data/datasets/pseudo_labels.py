@@ -1,6 +1,5 @@
 """Pseudo labels: image-text pairs with a model's boxes, as grounding data for training."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from detclip2.data.datasets.grounding import OdvgFile
 from detclip2.data.io.lines import LazyRecords
 from detclip2.utils.errors import UserError
-from detclip2.utils.files import whole_file
+from detclip2.utils.files import json_bytes, whole_file
 
 
 class PseudoLabelled(LazyRecords[dict[str, Any]]):
@@ -75,5 +74,5 @@ def write_odvg(lines: Iterator[dict[str, Any]], path: Path) -> int:
     with whole_file(path) as file:
         for line in lines:
             boxes += len(line["grounding"]["regions"])
-            file.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
+            file.write(json_bytes(line) + b"\n")
     return boxes

@@ -2,11 +2,12 @@
 
 import io
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -21,14 +22,22 @@ ImageSource: TypeAlias = str | PathLike[str] | bytes | np.ndarray | Image.Image 
 # replaces Pillow's: 400 megapixels are 1.2 GB as an array, which fits a common machine.
 MAX_PIXELS = 400_000_000
 
+# PostScript, which Pillow gives to Ghostscript, and Windows metafiles, for the system to draw.
+_PROGRAMS = ("EPS", "WMF")
+# "mif1" and "msf1" are of HEIF in general: most are HEIC.
+_HEIC_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"}
+_AVIF_BRANDS = {b"avif", b"avis"}
 _TRANSPARENT_MODES = {"RGBA", "RGBa", "LA", "La", "PA"}
+_PLAIN_MODES = {"1", "L", "LA", "P", "RGB", "RGBA"}  # `read_image` takes all of their values
+_TURNED = range(5, 9)  # EXIF orientations that swap width and height
 _pillow_limit_lock = threading.Lock()
 
 
 def read_image(source: ImageSource, name: str | None = None) -> np.ndarray:
     """Read an image from a file, its bytes, or pixels in memory.
 
-    - Files and bytes: every format of Pillow; the first frame of an animation.
+    - Files and bytes: every format of Pillow but EPS and WMF, which are programs, and HEIC if
+      pillow-heif is installed. The first frame of an animation.
     - Pillow images, also from files: any mode. The EXIF orientation is applied, so the image and
       the boxes found in it are as a viewer shows them.
     - Arrays (H, W), (H, W, 1), (H, W, 3) or (H, W, 4): RGB, not OpenCV's BGR.
@@ -46,8 +55,9 @@ def read_image(source: ImageSource, name: str | None = None) -> np.ndarray:
         (H, W, 3) uint8 RGB, contiguous; H and W are at least 1.
 
     Raises:
-        UserError: the file is missing, a folder, empty, truncated or not an image; the image has
-            more than `MAX_PIXELS`, or a shape, type or value range that is not listed above.
+        UserError: the file is missing, a folder, empty, truncated, not an image, or of a format
+            that needs another library; the image has more than `MAX_PIXELS`, or a shape, type or
+            value range that is not listed above.
     """
     if isinstance(source, torch.Tensor):
         return _from_tensor(source, name or "the image tensor")
@@ -81,17 +91,53 @@ def _file_bytes(path: Path) -> bytes:
 
 
 def _from_bytes(data: bytes, name: str) -> np.ndarray:
+    with _opened(data, name) as image:
+        return _from_pillow(image, name)
+
+
+def _opened(data: bytes, name: str) -> Image.Image:
+    """The image with its header read."""
     if not data:
         raise UserError(f"{name}: this image is empty (0 bytes).")
+    library = _needed_library(data, name)
     try:
-        with _without_pillow_limit():
+        with _own_pillow_limit():
             image = Image.open(io.BytesIO(data))
+    except Image.DecompressionBombError as error:
+        raise UserError(
+            f"{name}: {str(error).split(',')[0]}; the limit is {MAX_PIXELS // 10**6} megapixels. "
+            "Cut it into tiles or scale it down first."
+        ) from None
     except UnidentifiedImageError:
+        if library:
+            raise UserError(f"{name}: {library}.") from None
         raise UserError(f"{name}: this is not an image, or its head is damaged.") from None
     except Exception as error:  # Pillow's parsers raise almost anything for a damaged header
         raise UserError(f"{name}: this image is damaged: {error}.") from None
-    with image:
-        return _from_pillow(image, name)
+    if image.format in _PROGRAMS:
+        image.close()
+        raise UserError(
+            f"{name}: this {image.format} file is a program that draws, which is not run. Turn "
+            "it into PNG first."
+        )
+    return image
+
+
+def _needed_library(data: bytes, name: str) -> str:
+    """What to install if Pillow cannot open an image of this format; "" for most formats.
+
+    HEIC and AVIF are boxes of ISO 14496-12: after 4 bytes comes "ftyp", and then the brand.
+    """
+    if data[4:8] != b"ftyp" or data[8:12] not in _HEIC_BRANDS | _AVIF_BRANDS:
+        return ""
+    if data[8:12] in _AVIF_BRANDS:
+        return "this is an AVIF image; Pillow reads them from version 11.3: pip install -U pillow"
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return "this is a HEIC image, which pillow-heif reads: pip install 'detclip2[heif]'"
+    register_heif_opener()
+    return "this is a damaged HEIC image"
 
 
 def _from_pillow(image: Image.Image, name: str) -> np.ndarray:
@@ -118,12 +164,59 @@ def _from_pillow(image: Image.Image, name: str) -> np.ndarray:
         raise UserError(f"{name}: colour mode {image.mode} cannot be turned into RGB.") from None
 
 
+class Header(NamedTuple):
+    """The size of an image file, px."""
+
+    size: tuple[int, int]
+    """Width and height as a viewer shows the image, and as `read_image` returns it."""
+    stored: tuple[int, int]
+    """Width and height before the EXIF orientation is applied: those of the sensor."""
+
+
+def check_image(path: str | PathLike[str]) -> Header:
+    """Check that `read_image` can read a file, in a fraction of its time.
+
+    JPEGs are decoded at an eighth of their size, and the checksums of PNGs are compared, which
+    finds files that are truncated or damaged. Other files are decoded.
+
+    Raises:
+        UserError: see `read_image`.
+    """
+    name, data = str(path), _file_bytes(Path(path))
+    with _opened(data, name) as image:
+        _check_size(image.height, image.width, name)
+        size = image.width, image.height
+        try:
+            # The EXIF of a PNG may be at its end: Pillow decodes the whole image to read it.
+            has_exif = b"eXIf" in data or b"Raw profile type exif" in data
+            if image.format == "PNG" and image.mode in _PLAIN_MODES and not has_exif:
+                image.verify()
+                return Header(size, size)
+            turned = _orientation(image) in _TURNED
+            if image.format == "JPEG":
+                image.draft("RGB", (1, 1))
+                image.load()
+                return Header(size[::-1] if turned else size, size)
+            height, width = _from_pillow(image, name).shape[:2]
+        except UserError:
+            raise
+        except Exception as error:  # Pillow's decoders raise almost anything for damaged data
+            raise UserError(f"{name}: this image is truncated or damaged: {error}.") from None
+    return Header((width, height), (height, width) if turned else (width, height))
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # damaged EXIF does not mean damaged pixels
+        return 1
+
+
 def _upright(image: Image.Image) -> Image.Image:
     try:
         # Most images are upright; Pillow would copy them.
-        is_upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
-        return image if is_upright else ImageOps.exif_transpose(image)
-    except Exception:  # damaged EXIF does not mean damaged pixels
+        return image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
+    except Exception:  # of damaged EXIF, as above
         return image
 
 
@@ -156,7 +249,7 @@ def _from_array(array: np.ndarray, name: str) -> np.ndarray:
 def _as_uint8(array: np.ndarray, name: str) -> np.ndarray:
     if array.dtype == np.uint8:
         return array
-    if array.dtype == np.uint16:
+    if array.dtype.kind == "u" and array.dtype.itemsize == 2:  # of either byte order
         return (array >> 8).astype(np.uint8)
     if array.dtype == bool:
         return array.astype(np.uint8) * 255
@@ -193,14 +286,17 @@ def _check_size(height: int, width: int, name: str) -> None:
 
 
 @contextmanager
-def _without_pillow_limit() -> Iterator[None]:
-    """Lift Pillow's limit while a header is read; our limit is checked before pixels are decoded.
+def _own_pillow_limit() -> Iterator[None]:
+    """Replace Pillow's limit by `MAX_PIXELS` while a file is opened.
 
-    The limit is a global variable of Pillow, so it is changed under a lock and then restored.
+    Our limit is checked before pixels are decoded, but an ICO decodes the image inside of it
+    already here. Pillow warns above its limit and refuses twice as much. It is a global variable,
+    so it is changed under a lock and then restored.
     """
-    with _pillow_limit_lock:
+    with _pillow_limit_lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         before = Image.MAX_IMAGE_PIXELS
-        Image.MAX_IMAGE_PIXELS = None
+        Image.MAX_IMAGE_PIXELS = MAX_PIXELS
         try:
             yield
         finally:

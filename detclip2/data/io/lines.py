@@ -1,7 +1,6 @@
 """Sequences that read each item on access, for millions of records in little memory."""
 
-import json
-import os
+import codecs
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,8 @@ import numpy as np
 
 from detclip2.data.sample import SkipSample
 from detclip2.utils.errors import UserError
+from detclip2.utils.json_text import parse_json
+from detclip2.utils.paths import path_in
 
 Item = TypeVar("Item")
 
@@ -36,7 +37,7 @@ class LazyRecords(Sequence[Item]):
 
 
 class LineFile(LazyRecords[bytes]):
-    """The lines of a local file by number, without blank lines and line ends.
+    """The lines of a local file by number, without blank lines, line ends and byte order mark.
 
     Each access opens the file, so worker processes share nothing; it takes microseconds, far less
     than reading an image.
@@ -54,6 +55,8 @@ class LineFile(LazyRecords[bytes]):
         try:
             with open(self.path, "rb") as file:
                 for line in file:
+                    if position == 0 and line.startswith(codecs.BOM_UTF8):
+                        position, line = len(codecs.BOM_UTF8), line.removeprefix(codecs.BOM_UTF8)
                     if line.strip():
                         starts.append(position)
                         lengths.append(len(line))
@@ -97,10 +100,10 @@ class JsonLines(LazyRecords[dict[str, Any]]):
 
     def _record(self, index: int) -> dict[str, Any]:
         try:
-            return self._parse(json.loads(self.lines[index]), index)
+            return self._parse(parse_json(self.lines[index]), index)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             where = f"{self.lines.path}, record {index}"
             raise SkipSample("record-malformed", f"{where}: {error!r}") from error
 
     def _path(self, file_name: str) -> str:
-        return os.path.join(self.image_root, file_name)
+        return path_in(self.image_root, file_name)

@@ -5,12 +5,11 @@
 
 import copy
 import itertools
-import json
 import random
-import tarfile
+import urllib.request
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import Any
+from typing import IO, Any, cast
 from urllib.parse import urlparse
 
 import fsspec
@@ -19,16 +18,19 @@ import webdataset as wds
 from detectron2.utils import comm
 from torch.utils.data import IterableDataset, get_worker_info
 from webdataset.shardlists import expand_urls
-from webdataset.tariterators import group_by_keys
 
+from detclip2.data.io.tar_pairs import read_pairs
 from detclip2.data.mappers import Mapper
 from detclip2.data.sample import SkipSample
 from detclip2.data.skips import SkipCounter
 from detclip2.data.sources import StreamingRecords
 from detclip2.utils.errors import UserError
 
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff")
 LOOKAHEAD = 100
+SCHEMES = ("s3", "gs", "gcs", "az", "abfs", "abfss", "adl", "hdfs", "webhdfs", "hf", "oss", "ftp",
+           "sftp", "ssh", "memory")  # fmt: skip
+"""Schemes of URLs that fsspec opens. Others of fsspec's combine files, or run what they read."""
+_TIMEOUT = 60  # seconds without an answer
 
 
 class ImageTextShards(StreamingRecords):
@@ -36,20 +38,22 @@ class ImageTextShards(StreamingRecords):
 
     A shard has, for each key, an image (``000.jpg``, ``.png``, ``.webp`` ...) and a caption
     (``000.txt``, or ``caption`` in ``000.json``); phrases that were extracted beforehand are a list
-    ``phrases`` in ``000.json``, or ``000.phrases.json``. A missing shard, or the rest of
-    a damaged one, is skipped and counted.
+    ``phrases`` in ``000.json``, or ``000.phrases.json``. Suffixes may be in upper case, keys may
+    have dots, and the members of a key need not follow each other (`tar_pairs`). A missing shard,
+    the rest of a damaged one, and members of no pair are skipped and counted.
 
     The order depends on the seed and the part of the data; each worker of each process has a part.
     With `resampled`, a part draws shards with replacement, without end; otherwise the shuffled
     shards are split among the parts and read once. Records then pass through a shuffle buffer.
 
     Args:
-        urls: a path or URL, or a list: local, ``pipe:command``, a URL for WebDataset (http ...) or
-            fsspec (s3, memory ...); braces are expanded ("cc3m/{00000..00331}.tar").
+        urls: a path or URL, or a list; braces are expanded ("cc3m/{00000..00331}.tar").
         seed: seed of the order.
         resampled: endless with replacement (training), or one pass (tools).
         shuffle_buffer: size of the buffer, in records; 0 keeps the order of the shards' content.
         counter: counts skipped data.
+        opener: opens a URL; None: local files, http(s), and `SCHEMES` of fsspec.
+            ``webdataset.gopen`` also runs commands: ``pipe:aws s3 cp s3://bucket/a.tar -``.
 
     Raises:
         UserError: `urls` names no shard; while iterating, if no shard can be read.
@@ -64,6 +68,7 @@ class ImageTextShards(StreamingRecords):
         resampled: bool = True,
         shuffle_buffer: int = 1000,
         counter: SkipCounter | None = None,
+        opener: Callable[[str], IO[bytes]] | None = None,
     ):
         super().__init__()
         listed = [urls] if isinstance(urls, str) else list(urls)
@@ -74,6 +79,7 @@ class ImageTextShards(StreamingRecords):
         self.resampled = resampled
         self.shuffle_buffer = shuffle_buffer
         self.counter = counter or SkipCounter("image-text shards")
+        self.opener = opener or _open
         # Worker processes do not know the rank of their parent.
         self.rank, self.world_size = comm.get_rank(), comm.get_world_size()
 
@@ -111,55 +117,39 @@ class ImageTextShards(StreamingRecords):
         empty_in_a_row, limit = 0, 4 * len(self.urls) + 16
         for url in shards:
             empty_in_a_row += 1
-            for sample in self._read_shard(url):
-                record = self._record(sample, url)
-                if record is not None:
-                    empty_in_a_row = 0
-                    yield record
+            for record in self._read_shard(url):
+                empty_in_a_row = 0
+                yield record
             if self.resampled and empty_in_a_row >= limit:
                 raise UserError(f"no image-text shard can be read, such as {url}")
 
     def _read_shard(self, url: str) -> Iterator[dict[str, Any]]:
-        """The samples of one shard, up to any damage."""
-
-        def count(error: Exception) -> bool:
-            self.counter.add("shard-unreadable", f"{url}: {error.args[0] if error.args else error}")
-            return True  # continue
-
+        """The records of one shard, up to any damage."""
         try:
-            stream = _open(url)
+            stream = self.opener(url)
         except Exception as error:  # of any library that opens URLs
-            count(error)
+            self._count_unreadable(url, error)
             return
-        # Each shard is grouped by itself. Otherwise the last key of a damaged shard and the first
-        # of the next, if equal, would be joined: an image with the caption of another.
-        yield from group_by_keys(_files(stream, url, count), handler=count)
+        for pair in read_pairs(stream, url, self.counter.add):
+            where = f"{url}/{pair.key}"
+            if pair.image is None:
+                self.counter.add("record-malformed", f"{where}: the caption has no image")
+                continue
+            record = {
+                "file_name": where,
+                "image_id": pair.key,
+                "image_bytes": pair.image,
+                ("captions" if isinstance(pair.caption, list) else "caption"): pair.caption,
+            }
+            yield record if pair.phrases is None else {**record, "phrases": pair.phrases}
         try:
             stream.close()
         except Exception as error:  # a pipe reports a failed command here
-            count(error)
+            self._count_unreadable(url, error)
 
-    def _record(self, sample: dict[str, Any], url: str) -> dict[str, Any] | None:
-        where = f"{url}/{sample['__key__']}"
-        extension = next((e for e in IMAGE_EXTENSIONS if e in sample), None)
-        try:
-            details = json.loads(sample.get("json", b"{}"))
-            caption = sample["txt"] if "txt" in sample else details["caption"]
-            phrases = details.get("phrases")
-            if "phrases.json" in sample:
-                phrases = json.loads(sample["phrases.json"])
-            if extension is None:
-                raise KeyError("image")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            self.counter.add("record-malformed", f"{where}: {error!r}")
-            return None
-        record = {
-            "file_name": where,
-            "image_id": sample["__key__"],
-            "image_bytes": sample[extension],
-            "caption": caption,
-        }
-        return record if phrases is None else {**record, "phrases": phrases}
+    def _count_unreadable(self, url: str, error: Exception) -> None:
+        reason = error.args[0] if error.args else error
+        self.counter.add("shard-unreadable", f"{url}: {reason}")
 
 
 class ShardSamples(IterableDataset):
@@ -236,37 +226,21 @@ def _worker() -> tuple[int, int]:
     return (info.id, info.num_workers) if info else (0, 1)
 
 
-class _TarInfo(tarfile.TarInfo):
-    """Makes tarfile raise ReadError if an archive is cut off or has an invalid header.
+def _open(url: str) -> IO[bytes]:
+    """Open a shard, by means that run no command: a name in a list is data.
 
-    tarfile takes either for the end, but a complete archive ends with blocks of zeros.
+    Raises:
+        ValueError: fsspec's ways of combining files, or a URL that would run a command.
     """
-
-    @classmethod
-    def fromtarfile(cls, tar: tarfile.TarFile) -> "_TarInfo":
-        try:
-            return super().fromtarfile(tar)
-        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
-            raise
-        except tarfile.HeaderError as error:
-            raise tarfile.ReadError(f"not whole: {error} at byte {tar.offset}") from error
-
-
-def _files(stream: Any, url: str, count: Callable[[Exception], bool]) -> Iterator[dict[str, Any]]:
-    """The files of a tar, for WebDataset's grouping, up to any damage."""
-    try:
-        with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_TarInfo) as tar:
-            for member in tar:
-                file = tar.extractfile(member)
-                if file is not None:
-                    yield {"fname": member.name, "data": file.read(), "__url__": url}
-                tar.members = []  # type: ignore[attr-defined] # free memory
-    except Exception as error:  # of the tar, its compression, or the stream
-        count(error)
-
-
-def _open(url: str) -> Any:
     scheme = urlparse(url).scheme
-    if url == "-" or scheme in ("", "file") or scheme in wds.gopen_schemes:
-        return wds.gopen(url, "rb")
-    return fsspec.open(url, "rb").open()
+    if scheme in ("", "file"):
+        return open(url.removeprefix("file:"), "rb")
+    if scheme in ("http", "https"):
+        request = urllib.request.urlopen(url, timeout=_TIMEOUT)  # noqa: S310 (scheme is checked)
+        return cast(IO[bytes], request)
+    if scheme not in SCHEMES or "::" in url:
+        raise ValueError(
+            f"a URL has one of {', '.join(SCHEMES)}; for others, such as pipe:, give `opener`, "
+            "for example webdataset.gopen"
+        )
+    return cast(IO[bytes], fsspec.open(url, "rb").open())

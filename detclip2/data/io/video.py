@@ -3,7 +3,9 @@
 PyAV is imported with the first video: images and training do not need it.
 """
 
+import itertools
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -11,11 +13,20 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
+from PIL import Image, ImageOps
 
 from detclip2.utils.errors import UserError
 
-_MPEG = (".mp4", ".m4v", ".mov", ".3gp", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts")
-_SUFFIXES = (*_MPEG, ".mkv", ".webm", ".ogv", ".avi", ".wmv", ".flv")
+_MPEG_4 = (".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".f4v")
+_MPEG_2 = (".mpg", ".mpeg", ".mpe", ".m1v", ".m2v", ".vob", ".ts", ".mts", ".m2ts")
+_BARE = (".h264", ".264", ".h265", ".265", ".hevc")
+_OTHERS = (".mkv", ".webm", ".ogv", ".ogm", ".avi", ".divx", ".wmv", ".asf", ".flv")
+_SUFFIXES = (*_MPEG_4, *_MPEG_2, *_BARE, *_OTHERS)
+# The demuxers of these suffixes: others are playlists, which read other files and addresses.
+_OPTIONS = {
+    "format_whitelist": "mov,matroska,avi,mpeg,mpegts,mpegvideo,asf,flv,live_flv,ogg,h264,hevc,m4v",
+    "protocol_whitelist": "file",
+}
 _TICKS = 90_000  # per second: MPEG's clock, a multiple of common frame rates
 # A decoder may hold back so many frames (H.264's limit): a damaged one need not come out last.
 _REORDERED = 16
@@ -25,9 +36,9 @@ class Frame(NamedTuple):
     """A frame of a video."""
 
     image: np.ndarray
-    """(H, W, 3) uint8 RGB, upright."""
+    """(H, W, 3) uint8 RGB, upright. The size may change within a video."""
     time: float
-    """Seconds after the first frame."""
+    """Seconds after the first frame; never less than that of the frame before."""
 
 
 class Video:
@@ -37,7 +48,7 @@ class Video:
     shows them.
 
     Args:
-        path: a file in any format of FFmpeg.
+        path: an MP4, Matroska, MPEG, AVI, WMV, FLV or Ogg file, whatever its suffix; no playlist.
 
     Raises:
         UserError: the file is missing, is not a video, or is cut off; while iterating, if it ends
@@ -64,25 +75,22 @@ class Video:
         return (frame.image for frame in self.frames())
 
     def frames(self) -> Iterator[Frame]:
-        """The frames with their times."""
-        done, packet_number, damaged = 0, 0, -_REORDERED
-        start = 0.0
+        """The frames with their times.
+
+        A clock that falls back, as where files were joined, continues one frame after the last one;
+        so do frames without a time.
+        """
+        clock = _Clock(self.rate)
+        end = _End()
         with self._opened() as stream:
-            for packet_number, packet in enumerate(stream.container.demux(stream)):
+            for packet in stream.container.demux(stream):
                 frames, is_whole = _decoded(packet)
-                if not is_whole:
-                    damaged = packet_number
+                end.note(packet, frames, is_whole)
                 for frame in frames:
-                    time = float(done / self.rate) if frame.pts is None else frame.time
-                    start = time if done == 0 else start
-                    done += 1
-                    yield Frame(_pixels(frame), time - start)
-        # Damage before that is a fault that players tolerate.
-        if packet_number - damaged < _REORDERED:
-            raise UserError(
-                f"{self.path}: this video ends in the middle of a frame, after about {done}."
-            )
-        if done == 0:
+                    yield Frame(_pixels(frame), clock.read(frame))
+        if problem := end.problem():
+            raise UserError(f"{self.path}: {problem}; there are about {clock.frames} frames.")
+        if clock.frames == 0:
             raise UserError(f"{self.path}: there is no frame in this video.")
 
     @contextmanager
@@ -93,7 +101,7 @@ class Video:
 
         try:
             # Absolute, so that FFmpeg does not take the name for a URL.
-            container = av.open(str(self.path.absolute()))
+            container = av.open(str(self.path.absolute()), options=dict(_OPTIONS))
         except (FFmpegError, OSError) as error:
             raise UserError(
                 f"{self.path}: this is not a video, or its index is damaged or cut off: "
@@ -125,8 +133,9 @@ def write_video(file: IO[bytes], frames: Iterable[Frame], rate: Fraction) -> Non
 
     Args:
         file: open for writing, seekable.
-        frames: one or more frames of one size, with their times. Odd sizes get one more row or
-            column, because H.264 needs even ones.
+        frames: one or more frames, with their times. The video has the size of the first one, with
+            one more row or column where it is odd, because H.264 needs even sizes. Frames of other
+            sizes are scaled to fit into it, with black bars.
         rate: frames per second, on average.
     """
     import av
@@ -137,15 +146,87 @@ def write_video(file: IO[bytes], frames: Iterable[Frame], rate: Fraction) -> Non
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = Fraction(1, _TICKS)
         for image, time in frames:
-            height, width = image.shape[:2]
-            image = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
             if shown < 0:
-                stream.height, stream.width = image.shape[:2]
+                size = image.shape[:2]
+                stream.height, stream.width = (side + side % 2 for side in size)
+            image = _fitted(image, *size)
+            image = np.pad(image, ((0, size[0] % 2), (0, size[1] % 2), (0, 0)), mode="edge")
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             shown = max(shown + 1, round(time * _TICKS))  # encoders refuse equal times
             frame.pts, frame.time_base = shown, Fraction(1, _TICKS)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
+
+
+def _fitted(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The image scaled to fit into a size, in the middle, with black around it."""
+    if image.shape[:2] == (height, width):
+        return image
+    black = (0, 0, 0)
+    return np.asarray(ImageOps.pad(Image.fromarray(image), (width, height), color=black))
+
+
+class _Clock:
+    """The times of frames, in seconds after the first one."""
+
+    def __init__(self, rate: Fraction) -> None:
+        self.frames = 0
+        self._step, self._time, self._shift = float(1 / rate), 0.0, 0.0
+
+    def read(self, frame: Any) -> float:
+        """The time of the next frame."""
+        shown = None if frame.pts is None else frame.time
+        if self.frames == 0:
+            self._shift = -(shown or 0.0)
+        elif shown is None:
+            self._time += self._step
+        else:
+            if shown + self._shift < self._time:
+                self._shift = self._time + self._step - shown
+            self._time = shown + self._shift
+        self.frames += 1
+        return self._time
+
+
+class _End:
+    """Whether a video ends in a damaged frame.
+
+    Earlier damage is a fault that players tolerate. A decoder returns a frame, or the report of its
+    damage, up to `_REORDERED` packets late; so damage in the last ones counts, unless the frame of
+    the very last packet has come out whole, as where a short file was joined to another.
+    """
+
+    def __init__(self) -> None:
+        self._number, self._damaged, self._in_a_row = 0, -_REORDERED, 0
+        self._last, self._last_is_whole = None, True
+        self._whole: deque[int] = deque(maxlen=2 * _REORDERED)  # pts of frames
+
+    def note(self, packet: Any, frames: list[Any], is_whole: bool) -> None:
+        """Note a packet and what the decoder has returned for it."""
+        if packet.size:  # the packet that ends the stream is empty
+            self._last, self._last_is_whole = packet.pts, not packet.is_corrupt
+            while packet.pts in self._whole:  # a frame of the file that this one was joined to
+                self._whole.remove(packet.pts)
+        if not is_whole:
+            self._damaged = self._number
+        if frames or not is_whole:
+            self._in_a_row = 0 if is_whole else self._in_a_row + 1
+        whole = (frame.pts for frame in frames if not frame.is_corrupt and frame.pts is not None)
+        self._whole.extend(whole)
+        self._number += 1
+
+    def problem(self) -> str:
+        """What is wrong with the end, after all packets; "" if it is whole."""
+        last_came_out = self._last_is_whole and self._last in self._whole
+        if self._number - 1 - self._damaged >= _REORDERED or last_came_out:
+            return ""
+        # A cut damages the last packet, and perhaps the report of it that ends the stream.
+        if self._in_a_row > 2:
+            return (
+                "the last frames of this video cannot be decoded (was it joined of files with "
+                "different settings? Convert it as a whole first)"
+            )
+        return "this video ends in the middle of a frame: it is cut off, or its end is damaged"
 
 
 def _decoded(packet: Any) -> tuple[list[Any], bool]:
@@ -167,18 +248,24 @@ def _pixels(frame: Any) -> np.ndarray:
 
 
 def _matroska_is_cut(path: Path) -> bool:
-    """Whether a Matroska or WebM file is shorter than its header says, which FFmpeg ignores."""
+    """Whether a Matroska or WebM file is shorter than its header says, which FFmpeg ignores.
+
+    Files may be joined: each part has EBML's header and a segment.
+    """
+    size = path.stat().st_size
     with path.open("rb") as file:
         end = 0
-        for element in (b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"):  # EBML's header, the segment
+        for element in itertools.cycle((b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67")):
             file.seek(end)
             if file.read(4) != element:
                 return False
             # EBML's integers (RFC 8794, sec. 4): leading zeros give the number of further bytes.
             first = file.read(1)
-            bits = 7 * (9 - first[0].bit_length())
-            size = int.from_bytes(first + file.read(bits // 7 - 1), "big") % 2**bits
-            if size == 2**bits - 1:  # unknown size, as of a live stream
+            bits = 7 * (9 - first[0].bit_length()) if first else 7
+            length = int.from_bytes(first + file.read(bits // 7 - 1), "big") % 2**bits
+            if length == 2**bits - 1:  # unknown size, as of a live stream
                 return False
-            end = file.tell() + size
-        return end > path.stat().st_size
+            end = file.tell() + length
+            if end >= size:
+                break
+    return end > size

@@ -8,6 +8,14 @@ never changes the record. It skips invalid boxes and counts them in ``mapper.cou
 from detclip2.data.mappers.base import Mapper, draw_sample
 from detclip2.data.mappers.caption import CaptionMapper
 from detclip2.data.mappers.detection import DetectionMapper
+from detclip2.data.mappers.evaluation import EvaluationMapper
 from detclip2.data.mappers.grounding import GroundingMapper
 
-__all__ = ["CaptionMapper", "DetectionMapper", "GroundingMapper", "Mapper", "draw_sample"]
+__all__ = [
+    "CaptionMapper",
+    "DetectionMapper",
+    "EvaluationMapper",
+    "GroundingMapper",
+    "Mapper",
+    "draw_sample",
+]

@@ -11,6 +11,7 @@ from detectron2.data import detection_utils
 from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, BoxMode, Instances
 
+from detclip2.data.io.coco_values import flag_of
 from detclip2.data.io.masks import transform_mask
 from detclip2.data.mappers.records import (
     Record,
@@ -18,6 +19,7 @@ from detclip2.data.mappers.records import (
     box_problem,
     name_of,
     read_record_image,
+    record_size_problem,
 )
 from detclip2.data.sample import (
     TEXT_KEYS,
@@ -97,9 +99,8 @@ class Mapper(ABC):
     def _view(self, record: Record, rng: np.random.Generator) -> _View:
         image = read_record_image(record)
         size = image.shape[0], image.shape[1]
-        stated = record.get("height", size[0]), record.get("width", size[1])
-        if stated != size:
-            raise SkipSample("image-mismatched", f"{name_of(record)}: {size}, not {stated}")
+        if problem := record_size_problem(record, image):
+            raise SkipSample("image-mismatched", f"{name_of(record)} {problem}")
         if max(size) > MAX_ASPECT_RATIO * min(size):
             raise SkipSample("image-extreme", f"{name_of(record)}: {size}")
         with numpy_seed(int(rng.integers(2**32))):
@@ -154,7 +155,7 @@ class Mapper(ABC):
                 problem = str(error)
             if problem:
                 self.counter.add("box-invalid", f"{name_of(record)}: {problem}")
-            if problem or annotation.get("iscrowd"):
+            if problem or flag_of(annotation.get("iscrowd")) is not False:
                 unboxed.append(annotation)
                 continue
             moved = detection_utils.transform_instance_annotations(

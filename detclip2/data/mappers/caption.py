@@ -6,7 +6,7 @@ import numpy as np
 from detectron2.data import transforms as T
 
 from detclip2.data.mappers.base import Mapper, Sample
-from detclip2.data.mappers.records import Record, decode_caption, name_of
+from detclip2.data.mappers.records import Record, decode_caption, given_phrases, name_of
 from detclip2.data.sample import TEXT_KEYS, SkipSample
 from detclip2.data.skips import SkipCounter
 from detclip2.data.text.clean import clean_phrase, unique_phrases
@@ -63,8 +63,8 @@ class CaptionMapper(Mapper):
         caption = clean_phrase(decode_caption(chosen, record))
         if not caption:
             raise SkipSample("caption-empty", name_of(record))
-        ready = record.get("phrases") if len(captions) == 1 else None
-        nouns = unique_phrases(self.noun_phrases(caption) if ready is None else list(ready))
+        ready = given_phrases(record, record) if len(captions) == 1 else None
+        nouns = unique_phrases(self.noun_phrases(caption) if ready is None else ready)
         # A caption without a noun phrase ("and so on") names nothing in the image.
         if not nouns:
             raise SkipSample("caption-without-phrase", f"{name_of(record)}: {caption[:80]!r}")

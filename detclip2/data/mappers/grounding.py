@@ -7,12 +7,12 @@ import numpy as np
 from detectron2.data import transforms as T
 
 from detclip2.data.mappers.base import Mapper, Sample
-from detclip2.data.mappers.records import Record, decode_caption, name_of
+from detclip2.data.mappers.records import Record, decode_caption, given_phrases, name_of
 from detclip2.data.sample import TEXT_KEYS, SkipSample
 from detclip2.data.skips import SkipCounter
 from detclip2.data.text.clean import clean_phrase, unique_phrases
 from detclip2.data.text.concepts import ConceptDictionary
-from detclip2.data.text.spans import is_span, join_spans, readable, spans_of_phrases
+from detclip2.data.text.spans import join_spans, read_spans, readable, spans_of_phrases
 
 
 class GroundingMapper(Mapper):
@@ -52,20 +52,25 @@ class GroundingMapper(Mapper):
     def __call__(self, record: Record, rng: np.random.Generator | None = None) -> Sample:
         """See `Mapper.__call__`."""
         rng = np.random.default_rng() if rng is None else rng
-        if not any(annotation.get("phrases") for annotation in record.get("annotations", ())):
+        if not any(given_phrases(a, record) for a in record.get("annotations", ())):
             raise SkipSample("caption-without-phrase", f"{name_of(record)}: no phrase has a box")
         view = self._view(record, rng)
         boxed, unboxed = self._boxes(record, view)
         spelling: dict[str, str] = {}  # "A Dog" and "a dog" are one phrase, as first written
-        labelled = [(_phrases_of(annotation, spelling), moved) for annotation, moved in boxed]
-        incomplete = {p for annotation in unboxed for p in _phrases_of(annotation, spelling)}
+
+        def phrases_of(annotation: Any) -> list[str]:
+            phrases = unique_phrases(given_phrases(annotation, record) or [])
+            return [spelling.setdefault(phrase.casefold(), phrase) for phrase in phrases]
+
+        labelled = [(phrases_of(annotation), moved) for annotation, moved in boxed]
+        incomplete = {p for annotation in unboxed for p in phrases_of(annotation)}
         positives, instances = self._label(record, view, labelled, sorted(incomplete), rng)
         if not positives:
             raise SkipSample("caption-without-phrase", f"{name_of(record)}: no phrase has a box")
         negatives: list[str] = []
         if self.negatives is not None:
             for annotation in record["annotations"]:
-                _phrases_of(annotation, spelling)
+                phrases_of(annotation)
             caption = clean_phrase(decode_caption(record.get("caption", ""), record))
             negatives = self.negatives.sample_negatives(
                 rng, self.max_phrases - len(positives), exclude=[*spelling.values(), caption]
@@ -85,15 +90,9 @@ class GroundingMapper(Mapper):
             return {"caption": caption}
         marked: set[tuple[int, int]] = set()
         for annotation in record["annotations"]:
-            spans = annotation.get("tokens_positive") or []
-            valid = [span for span in spans if is_span(span, caption)]
-            if len(valid) < len(spans):
-                self.counter.add("span-outside", name_of(record), len(spans) - len(valid))
+            valid, invalid = read_spans(annotation.get("tokens_positive"), caption)
+            if invalid:
+                self.counter.add("span-outside", f"{name_of(record)}: {invalid[0]}", len(invalid))
             marked.update(join_spans(caption, valid))
         spans_of = spans_of_phrases(caption, positives, sorted(marked))
         return {"caption": caption, "phrase_spans": spans_of}
-
-
-def _phrases_of(annotation: Any, spelling: dict[str, str]) -> list[str]:
-    phrases = unique_phrases(list(annotation.get("phrases") or ()))
-    return [spelling.setdefault(phrase.casefold(), phrase) for phrase in phrases]

@@ -8,7 +8,14 @@ import numpy as np
 import torch
 from detectron2.data import transforms as T
 
-from detclip2.data.mappers.records import Record, box_of, name_of, read_record_image
+from detclip2.data.mappers.records import (
+    Record,
+    box_of,
+    given_phrases,
+    name_of,
+    read_record_image,
+    record_size_problem,
+)
 from detclip2.data.sample import SkipSample
 from detclip2.data.text.clean import clean_phrase, unique_phrases
 from detclip2.utils.errors import UserError
@@ -33,7 +40,7 @@ def mentions_of(record: Record) -> list[Mention]:
     two people of a caption, both are one mention.
 
     Raises:
-        UserError: a box is not 4 finite numbers.
+        UserError: a box is not 4 finite numbers, or a phrase is no text.
     """
     if "mentions" in record:
         return list(record["mentions"])
@@ -45,7 +52,11 @@ def mentions_of(record: Record) -> list[Mention]:
             raise UserError(f"{name_of(record)}: {error}") from error
         if not all(map(math.isfinite, box)):
             raise UserError(f"{name_of(record)}: box {list(box)} is not finite")
-        for phrase in filter(None, map(clean_phrase, annotation.get("phrases", ()))):
+        try:
+            phrases = given_phrases(annotation, record) or []
+        except SkipSample as error:
+            raise UserError(error.message) from error
+        for phrase in filter(None, map(clean_phrase, phrases)):
             boxes_of.setdefault(phrase, []).append(box)
     return [Mention(phrase, tuple(boxes)) for phrase, boxes in boxes_of.items()]
 
@@ -71,11 +82,8 @@ class MentionMapper:
         except SkipSample as error:
             raise UserError(error.message) from error
         height, width = image.shape[:2]
-        if (record.get("height", height), record.get("width", width)) != (height, width):
-            raise UserError(
-                f"{name_of(record)} is {width} x {height} pixels, but its annotations are of "
-                f"{record.get('width')} x {record.get('height')}: another version of the image"
-            )
+        if problem := record_size_problem(record, image):
+            raise UserError(f"{name_of(record)} {problem}")
         augmented = T.AugInput(image)
         self.augmentations(augmented)
         return {

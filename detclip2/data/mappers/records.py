@@ -2,13 +2,17 @@
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 from detectron2.structures import BoxMode
 
-from detclip2.data.io.image import read_image
+from detclip2.data.io.coco_values import four_numbers
+from detclip2.data.io.image import Header, check_image, read_image
+from detclip2.data.io.image_files import size_problem, stated_size
 from detclip2.data.sample import SkipSample
+from detclip2.data.text.clean import read_phrases
 from detclip2.utils.errors import UserError
 
 Record = Mapping[str, Any]
@@ -31,6 +35,20 @@ def decode_caption(caption: Any, record: Record) -> str:
     return caption
 
 
+def given_phrases(entry: Any, record: Record) -> list[str] | None:
+    """The ``phrases`` of a record or of one of its annotations; None if it gives none.
+
+    Raises:
+        SkipSample: they are neither a list of texts nor one text.
+    """
+    if entry.get("phrases") is None:
+        return None
+    try:
+        return read_phrases(entry["phrases"])
+    except TypeError as error:
+        raise SkipSample("record-malformed", f"{name_of(record)}: {error}") from error
+
+
 def box_of(annotation: Any) -> tuple[float, float, float, float]:
     """The box of an annotation, XYXY in absolute pixels, as floats.
 
@@ -40,13 +58,12 @@ def box_of(annotation: Any) -> tuple[float, float, float, float]:
     Raises:
         ValueError: ``bbox`` is not 4 numbers.
     """
-    try:
-        x, y, third, fourth = map(float, annotation["bbox"])
-    except (TypeError, ValueError, KeyError) as error:
-        raise ValueError(f"box {annotation.get('bbox')!r} has not 4 numbers") from error
+    box = four_numbers(annotation.get("bbox"))
+    if box is None:
+        raise ValueError(f"box {annotation.get('bbox')!r} has not 4 numbers")
+    x, y, third, fourth = box
     if annotation["bbox_mode"] == BoxMode.XYWH_ABS:  # convert() makes tensors, which is slow
         return x, y, x + third, y + fourth
-    box = (x, y, third, fourth)
     return BoxMode.convert(box, annotation["bbox_mode"], BoxMode.XYXY_ABS)
 
 
@@ -81,6 +98,17 @@ def read_record_image(record: Record) -> np.ndarray:
             except (UserError, OSError) as error:
                 raise SkipSample("image-unreadable", f"{name_of(record)}: {error}") from error
     raise SkipSample("image-unreadable", f"{name_of(record)}: the record has no image")
+
+
+def record_size_problem(record: Record, image: np.ndarray) -> str:
+    """Why the size that a record states is not that of its image, (H, W, 3); "" if it is."""
+    size = image.shape[1], image.shape[0]
+    stated = stated_size(record, size)
+    header = Header(size, size)
+    if stated == size[::-1] != size and record.get("file_name") and not record.get("image"):
+        with suppress(UserError, OSError):  # the sizes alone do not show whether EXIF turns it
+            header = check_image(record["file_name"])
+    return size_problem(stated, header)
 
 
 def name_of(record: Record) -> str:

@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from typing import Any
 
 MAX_PHRASE_LENGTH = 1000  # characters; the text tower reads 16 tokens (paper, sec. 4.1)
 
@@ -35,3 +36,18 @@ def unique_phrases(phrases: list[str]) -> list[str]:
         if phrase:
             found.setdefault(phrase.casefold(), phrase)
     return list(found.values())
+
+
+def read_phrases(phrases: Any) -> list[str]:
+    """The phrases that a record of a file gives: a list of texts, or one text.
+
+    Raises:
+        TypeError: they are anything else that json can hold, such as a number or a list of objects.
+    """
+    listed = [phrases] if isinstance(phrases, str) else phrases
+    if not isinstance(listed, list | tuple):
+        raise TypeError(f"phrases are a {type(phrases).__name__}, not a list of texts")
+    for phrase in listed:
+        if not isinstance(phrase, str):
+            raise TypeError(f"a phrase is a {type(phrase).__name__}, not a text: {phrase!r:.80}")
+    return list(listed)

@@ -18,6 +18,7 @@ import numpy as np
 from detclip2.data.text.clean import clean_phrase
 from detclip2.data.text.names import read_builtin
 from detclip2.utils.errors import UserError
+from detclip2.utils.json_text import parse_json
 
 _WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
 _PARENTHESIS = re.compile(r"[ _]*\([^)]*\)")
@@ -170,7 +171,7 @@ class ConceptDictionary:
         """
         try:
             # Not splitlines, which also splits at characters that a definition may have.
-            lines = Path(path).read_text(encoding="utf-8").split("\n")
+            lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"concept dictionary {path}: {error}") from error
         concepts = []
@@ -241,7 +242,7 @@ class ConceptDictionary:
 
 def _parse(line: str, where: str) -> Concept:
     try:
-        fields = json.loads(line)
+        fields = parse_json(line)
         concept = Concept(**{**fields, "synonyms": tuple(fields.get("synonyms", ()))})
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{where}: expected an entry with a name, got {line[:80]!r}") from error

@@ -2,19 +2,36 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from detclip2.data.text.clean import clean_phrase, is_kept
 
 Span = tuple[int, int]
 
 
-def is_span(span: Sequence[int], caption: str) -> bool:
+def is_span(span: Any, caption: str) -> bool:
     """Whether `span` is a pair of indices with at least one character of the caption."""
-    return (
-        len(span) == 2
-        and all(isinstance(place, int) for place in span)
-        and 0 <= span[0] < span[1] <= len(caption)
-    )
+    return _is_pair(span) and 0 <= span[0] < span[1] <= len(caption)
+
+
+def read_spans(marked: Any, caption: str) -> tuple[list[Span], list[Any]]:
+    """The spans of a caption that an annotation marks, and its entries that are no spans.
+
+    Args:
+        marked: a list of spans; one span alone; None marks nothing. Anything else that json can
+            hold is an entry that is no span.
+        caption: the caption.
+    """
+    if marked is None:
+        return [], []
+    entries = marked if isinstance(marked, list) and not _is_pair(marked) else [marked]
+    valid = [(entry[0], entry[1]) for entry in entries if is_span(entry, caption)]
+    return valid, [entry for entry in entries if not is_span(entry, caption)]
+
+
+def _is_pair(span: Any) -> bool:
+    """Whether `span` is two integers; Python counts the booleans of json among them."""
+    return isinstance(span, list | tuple) and len(span) == 2 and {*map(type, span)} == {int}
 
 
 def join_spans(caption: str, spans: Iterable[Sequence[int]]) -> list[Span]:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from collections import defaultdict
 from pathlib import Path
 
@@ -35,7 +36,8 @@ class DrawCurves(HookBase):
 def read_metrics(path: Path) -> Curves:
     """Name -> (iteration, value) by iteration.
 
-    If a resumed run has repeated an iteration, its last values count.
+    If a resumed run has repeated an iteration, its last values count. Undefined values, null in the
+    file, are NaN.
     """
     values: dict[str, dict[int, float]] = defaultdict(dict)
     for line in path.read_text(encoding="utf-8").splitlines():
@@ -45,7 +47,7 @@ def read_metrics(path: Path) -> Curves:
             continue
         iteration = scalars.pop("iteration")
         for name, value in scalars.items():
-            values[name][iteration] = value
+            values[name][iteration] = math.nan if value is None else value
     return {name: sorted(points.items()) for name, points in values.items()}
 
 

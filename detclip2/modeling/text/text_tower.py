@@ -10,9 +10,14 @@ from torch import Tensor, nn
 
 from detclip2.resources import RESOURCES
 from detclip2.utils.errors import UserError
+from detclip2.utils.json_text import parse_json
+from detclip2.utils.paths import is_outside, path_in
 
 BATCH_SIZE = 256
 """Maximum phrases in one call of the text tower in inference."""
+_UNREADABLE = (OSError, ValueError, ImportError, RecursionError, SafetensorError)
+_NO_CODE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+_TENSORS_ONLY = {**_NO_CODE, "use_safetensors": True}
 
 
 class TextTower(nn.Module):
@@ -115,37 +120,65 @@ def batches_of(phrases: Sequence[str]) -> list[list[str]]:
 def load_text_model(path: str, pretrained: bool = True) -> nn.Module:
     """A transformers text model from a folder, or from the local cache by its hub id.
 
-    It never accesses the network. A model with two towers (CLIP, SigLIP) gives its text tower, one
-    with encoder and decoder (T5) its encoder.
+    It never accesses the network, runs no code of the folder (``auto_map`` in config.json), and
+    reads no weights that need pickle (.bin). A model with two towers (CLIP, SigLIP) gives its text
+    tower, one with encoder and decoder (T5) its encoder.
 
     Args:
         path: a folder with config.json (and model.safetensors), or a hub id already in the cache.
         pretrained: False builds it with random weights from config.json alone.
 
     Raises:
-        UserError: a file is missing; the message names it and where to put it.
+        UserError: a file is missing, or would run code; the message names it and where to put it.
     """
     import transformers
 
     path = resolve_folder(path)
     try:
-        config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
+        config = _read_config(path)
         if config.model_type in ("clip", "clip_text_model"):
             text_config = getattr(config, "text_config", config)
             if pretrained:
                 return transformers.CLIPTextModel.from_pretrained(
-                    path, config=text_config, local_files_only=True
+                    path, config=text_config, **_TENSORS_ONLY
                 )
             return transformers.CLIPTextModel(text_config)
         if pretrained:
-            model = transformers.AutoModel.from_pretrained(path, local_files_only=True)
+            model = transformers.AutoModel.from_pretrained(path, **_TENSORS_ONLY)
         else:
-            model = transformers.AutoModel.from_config(config)
-    except (OSError, ValueError, SafetensorError) as error:
+            model = transformers.AutoModel.from_config(config, trust_remote_code=False)
+    except UserError:
+        raise
+    except _UNREADABLE as error:
         raise UserError(_missing_files(path, "config.json and model.safetensors", error)) from error
     if hasattr(config, "text_config"):
         return model.text_model
     return model.get_encoder() if config.is_encoder_decoder else model
+
+
+def _read_config(path: str) -> Any:
+    """The config of a text model.
+
+    Raises:
+        UserError: it asks for a program, or names weights outside of its folder.
+        OSError, ValueError: it is missing or not readable.
+    """
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(path, **_NO_CODE)
+    for part in (config, getattr(config, "text_config", None)):
+        # A kernel of the hub is a compiled program: "kernels-community/flash-attn".
+        if "/" in str(kernel := getattr(part, "_attn_implementation", None)):
+            raise UserError(
+                f"the text tower {path}: its config.json asks for the attention {kernel!r}, a "
+                "program from the hub, which is not run: remove attn_implementation"
+            )
+    index = Path(path) / "model.safetensors.index.json"
+    if index.is_file():
+        for name in parse_json(index.read_bytes()).get("weight_map", {}).values():
+            if is_outside(str(name)):
+                raise UserError(f"{index}: the weights {name!r} are outside of the folder")
+    return config
 
 
 def fresh_text_model(path: str) -> nn.Module:
@@ -181,18 +214,22 @@ def load_tokenizer(path: str) -> Any:
 
     path = resolve_folder(path)
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
-    except (OSError, ValueError) as error:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path, **_NO_CODE)
+    except _UNREADABLE as error:
         raise UserError(_missing_files(path, "tokenizer.json", error)) from error
     tokenizer.padding_side = tokenizer.truncation_side = "right"
     return tokenizer
 
 
 def resolve_folder(path: str) -> str:
-    """Resolve ``resource://NAME`` to a folder inside this package; other paths stay unchanged."""
+    """Resolve ``resource://NAME`` to a folder inside this package; other paths stay unchanged.
+
+    Raises:
+        UserError: the name leads out of the package.
+    """
     prefix = "resource://"
     if path.startswith(prefix):
-        return str(RESOURCES / path[len(prefix) :])
+        return path_in(RESOURCES, path[len(prefix) :])
     return path
 
 

@@ -121,7 +121,7 @@ def blood_cells(args: argparse.Namespace, number: int) -> Path:
     with Cost(args.output / "photos" / f"{name}.cost"):
         if not (folder / WEIGHTS_NAME).is_file() and detclip2(command) != 0:
             raise UserError(f"detclip2 {' '.join(command)} has failed; see above")
-    cfg, _ = load_config(folder / CONFIG_NAME)
+    cfg, _ = load_config(folder / CONFIG_NAME, trust_config=True)
     cfg.dataloader.test.dataset.update(json_file=str(data / "test.json"), name="bccd_test")
     cfg.dataloader.evaluator.output_dir = str(folder / "test")
     tuned: Any = build_model(cfg).to(cfg.train.device).eval()

@@ -147,8 +147,8 @@ def draw_run(run: Path, folder: Path, data: Path) -> list[Path]:
 
 def words_sheet(run: Path) -> np.ndarray:
     """Captions with novel names, and the regions that their phrases choose."""
-    predictor = OpenVocabularyPredictor(*read_model_folder(run))
-    cfg, _ = load_config(run / CONFIG_NAME)
+    predictor = OpenVocabularyPredictor(*read_model_folder(run), trust_config=True)
+    cfg, _ = load_config(run / CONFIG_NAME, trust_config=True)
     pairs = EmojiPairs(cfg.world.categories, 40, cfg.world.pairs_size, seed=1_000_000)
     novel = {category.name for category in pairs.world.novel}
     chosen = [r for r in pairs if len(novel & set(r["phrases"])) and len(r["phrases"]) > 1][:3]

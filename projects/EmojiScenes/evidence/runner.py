@@ -188,7 +188,7 @@ def label_with_teacher(teacher: Path, cfg: DictConfig) -> None:
     file = Path(cfg.dataloader.train.pairs.records.jsonl_file)
     if file.is_file():
         return
-    teacher_cfg, _ = load_config(teacher / CONFIG_NAME)
+    teacher_cfg, _ = load_config(teacher / CONFIG_NAME, trust_config=True)
     model: Any = build_model(teacher_cfg).to(cfg.train.device).eval()
     load_weights(model, teacher / WEIGHTS_NAME)
     # Interpolations in the node are of the whole config.

@@ -124,7 +124,9 @@ def train_stage(cfg: DictConfig, processes: int = 1) -> None:
     save_config(short, folder)
     close_logs()
     arguments = ["--config-file", str(folder / CONFIG_NAME), "--num-gpus", str(processes)]
-    run_processes(train_process, default_argument_parser().parse_args(arguments))
+    parsed = default_argument_parser().parse_args(arguments)
+    parsed.trust_config = True  # written above; it may name parts of this project
+    run_processes(train_process, parsed)
     save_config(cfg, folder)
 
 

@@ -138,3 +138,23 @@ def test_a_file_in_a_wrong_format_is_named(folder, name, content):
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(UserError, match=re.escape(str(path))):
         read(folder)
+
+
+@pytest.mark.parametrize("identity", ["../secret", "/etc/passwd", "a/../../b"])
+def test_ids_are_no_paths(folder, identity):
+    (folder / "test.txt").write_text(f"11\n{identity}\n")
+    with pytest.raises(UserError, match=r"test\.txt: .* is no id of an image"):
+        read(folder)
+
+
+def test_entities_of_xml_neither_multiply_nor_read_files(folder):
+    secret = folder / "secret.txt"
+    secret.write_text("5")
+    levels = "".join(f'<!ENTITY e{i} "{f"&e{i - 1};" * 10}">' for i in range(1, 12))
+    multiply = f'<!DOCTYPE a [<!ENTITY e0 "1000000000">{levels}]>', "&e11;"
+    reads = f'<!DOCTYPE a [<!ENTITY e SYSTEM "file://{secret}">]>', "&e;"
+    for head, entity in (multiply, reads):
+        text = head + ANNOTATION.replace("<width>500", f"<width>{entity}")
+        (folder / "Annotations" / "11.xml").write_text(text)
+        with pytest.raises(UserError, match="not an annotation of Flickr30k Entities"):
+            read(folder)

@@ -94,6 +94,61 @@ def test_mdetr_json_to_samples(tmp_path):
         mapper({**records[1], "image": blank})
 
 
+@pytest.mark.parametrize(
+    ("marked", "phrases", "counts"),
+    [
+        (span("red apple"), ["red apple"], {}),
+        (None, [], {}),
+        ([[span("red apple")]], [], {"span-outside": 1}),
+        ([[2.0, 11.0]], [], {"span-outside": 1}),
+        ("red apple", [], {"span-outside": 1}),
+    ],
+)
+def test_spans_of_other_forms_are_read_or_counted(tmp_path, marked, phrases, counts):
+    counter = SkipCounter()
+    path = mdetr(tmp_path, [image()], [annotation(tokens_positive=marked)])
+    (record,) = mdetr_records(path, "", counter, spans=True)
+    assert record["annotations"][0]["phrases"] == phrases
+    assert counter.counts() == counts
+    region = {"bbox": [1, 2, 10, 10], "phrase": "apple", "tokens_positive": marked}
+    (of_odvg,) = odvg(tmp_path, {**SIZE, "grounding": {"caption": CAPTION, "regions": [region]}})
+    mapper = GroundingMapper(keep=["phrase_spans"])
+    mapper({**of_odvg, "image": np.zeros((20, 30, 3), np.uint8)}, np.random.default_rng(0))
+    assert mapper.counter.counts() == counts
+
+
+@pytest.mark.parametrize("caption", [["a red apple"], 7, {"text": "a red apple"}])
+def test_a_caption_that_is_no_text_is_counted(tmp_path, caption):
+    counter = SkipCounter()
+    path = mdetr(tmp_path, [image(caption=caption)], [annotation([2, 5])])
+    (record,) = mdetr_records(path, "", counter, spans=True)
+    assert record["annotations"][0]["tokens_positive"] == []
+    assert counter.counts() == {"record-malformed": 1, "span-outside": 1}
+
+
+@pytest.mark.parametrize(
+    ("phrase", "read"),
+    [
+        ("apple", ["apple"]),
+        (["apple", "dog"], ["apple", "dog"]),
+        (3, None),
+        (None, None),
+        ({"text": "apple"}, None),
+        ([{"text": "apple"}], None),
+        (["apple", 3], None),
+    ],
+)
+def test_phrases_of_a_region(tmp_path, phrase, read):
+    region = {"bbox": [1, 2, 10, 10], "phrase": phrase}
+    source = odvg(tmp_path, {**SIZE, "grounding": {"caption": CAPTION, "regions": [region]}})
+    if read is not None:
+        assert source[0]["annotations"][0]["phrases"] == read
+        return
+    with pytest.raises(SkipSample, match="record 0") as skip:
+        source[0]
+    assert skip.value.kind == "record-malformed"
+
+
 def test_spans_are_kept_on_request(tmp_path):
     marks = [span("red"), span("apple"), [0, 500]]
     path = mdetr(tmp_path, [image()], [annotation(*marks)])

@@ -13,10 +13,10 @@ CONTENT = {
 }
 
 
-def read(tmp_path, content, keys=()):
+def read(tmp_path, content):
     path = tmp_path / "annotations.json"
     path.write_text(json.dumps(content))
-    return read_coco_json(path, keys)
+    return read_coco_json(path)
 
 
 def test_a_valid_file_is_returned(tmp_path):
@@ -52,11 +52,6 @@ def test_a_missing_part_is_named(tmp_path, part):
         read(tmp_path, {**CONTENT, part: {}})
     with pytest.raises(UserError, match="not an object"):
         read(tmp_path, {**CONTENT, part: [3]})
-
-
-def test_further_keys_can_be_required(tmp_path):
-    with pytest.raises(UserError, match="id 7 of 'annotations' has no key 'area'"):
-        read(tmp_path, CONTENT, ("area",))
 
 
 def test_no_images_are_refused(tmp_path):

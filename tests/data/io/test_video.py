@@ -2,16 +2,18 @@ import io
 import struct
 import weakref
 from fractions import Fraction
+from types import SimpleNamespace
 
 import av
 import cv2
 import numpy as np
 import pytest
 
+from detclip2.data.io import video as video_module
 from detclip2.data.io.image import read_image
 from detclip2.data.io.video import Frame, Video, is_video, write_video
 from detclip2.utils.errors import UserError
-from tests.helpers.videos import COUNT, RATE, SIZE, cut, draw_frames, write
+from tests.helpers.videos import COUNT, RATE, SIZE, cut, draw_frames, join, write
 
 
 @pytest.fixture
@@ -173,6 +175,8 @@ def test_a_file_with_sound_only(tmp_path):
 def test_is_video():
     assert is_video("a.mp4")
     assert is_video("A.MKV")
+    for suffix in ("vob", "asf", "3g2", "m2v", "h264"):
+        assert is_video(f"a.{suffix}")
     for other in ("a.jpg", "a.gif", "mp4", b"a.mp4", None, np.zeros(3)):
         assert not is_video(other)
     with pytest.raises(UserError, match=r"a\.mp4: this is a video, where an image is expected"):
@@ -193,3 +197,98 @@ def test_a_written_video_is_read_back(tmp_path, size):
         assert frame.image.shape == (height, width, 3)
         assert np.abs(frame.image.astype(int) - image[0, 0]).max() < 6
     assert len(list(by_opencv(path))) == len(times)
+
+
+PLAYLISTS = {
+    "hls": "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{}\n#EXT-X-ENDLIST\n",
+    "concat": "ffconcat version 1.0\nfile {}\n",
+}
+
+
+@pytest.mark.parametrize("kind", PLAYLISTS)
+@pytest.mark.parametrize("suffix", [".mp4", ".ts"])
+def test_a_playlist_reads_no_other_file(tmp_path, kind, suffix):
+    write(tmp_path / "secret.ts", codec="mpeg2video")
+    path = tmp_path / f"video{suffix}"
+    path.write_text(PLAYLISTS[kind].format("secret.ts"))
+    if kind == "concat":  # FFmpeg itself reads the other file
+        with av.open(str(path)) as container:
+            assert container.streams.video
+    with pytest.raises(UserError, match="this is not a video"):
+        Video(path)
+
+
+OTHER_SIZE = (48, 64)
+
+
+# The frames of joined files, of which FFmpeg loses one where MPEG-2 changes its size.
+@pytest.mark.parametrize("count", [COUNT, 25])
+@pytest.mark.parametrize("size", [SIZE, OTHER_SIZE])
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [("clip.ts", "libx264"), ("clip.mpg", "mpeg2video"), ("clip.avi", "mpeg4")],
+)
+def test_joined_videos_go_on_where_the_clock_falls_back(tmp_path, name, codec, size, count):
+    first = write(tmp_path / name, draw_frames(count), codec=codec)
+    path = join(first, write(tmp_path / f"second.{name}", draw_frames(count, size), codec=codec))
+    frames = list(Video(path).frames())
+    assert len(frames) >= 2 * count - (size != SIZE)
+    assert [frame.image.shape[:2] for frame in frames[-count:]] == [size] * count
+    times = [frame.time for frame in frames]
+    np.testing.assert_allclose(np.diff(times), 1 / RATE, atol=1e-6)
+
+
+def test_a_joined_video_with_other_settings_is_not_reported_as_cut(tmp_path):
+    # Matroska has the settings of H.264 once, at its beginning, so the second half is damaged.
+    first = write(tmp_path / "clip.mkv")
+    path = join(first, write(tmp_path / "second.mkv", draw_frames(COUNT, OTHER_SIZE)))
+    with pytest.raises(UserError, match="joined of files with different settings"):
+        list(Video(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"), [("clip.ts", "libx264"), ("clip.mpg", "mpeg2video"), ("clip.mkv", "libx264")]
+)
+def test_a_joined_video_may_be_cut(tmp_path, name, codec):
+    # The two are equal, so that times of frames repeat.
+    first = write(tmp_path / name, codec=codec, noise=True)
+    second = write(tmp_path / f"second.{name}", codec=codec, noise=True)
+    path = join(first, cut(second, 0.6))
+    with pytest.raises(UserError, match=r"middle of a frame|cut off"):
+        list(Video(path))
+
+
+def test_frames_without_times(tmp_path):
+    path = write(tmp_path / "clip.h264")  # a bare stream has no clock
+    times = [frame.time for frame in Video(path).frames()]
+    assert times == pytest.approx(np.arange(COUNT) / RATE)
+
+
+@pytest.mark.parametrize(
+    ("shown", "times"),
+    [
+        ([0.5, 0.6, 0.7], [0.0, 0.1, 0.2]),
+        ([None, None, None], [0.0, 0.1, 0.2]),
+        ([0.0, 0.3, None, 0.5], [0.0, 0.3, 0.4, 0.5]),
+        ([0.0, 5.0, 1.0, 1.3], [0.0, 5.0, 5.1, 5.4]),
+        ([3.0, 3.0, 3.2], [0.0, 0.0, 0.2]),  # equal times are not a fall
+        ([-2.0, -1.9, -2.0], [0.0, 0.1, 0.2]),
+    ],
+)
+def test_times_never_fall(shown, times):
+    clock = video_module._Clock(Fraction(10))
+    frames = [SimpleNamespace(pts=time, time=time) for time in shown]
+    assert [clock.read(frame) for frame in frames] == pytest.approx(times)
+
+
+def test_a_written_video_keeps_its_size(tmp_path):
+    path = tmp_path / "out.mp4"
+    wide = np.full((32, 128, 3), 255, np.uint8)
+    images = [np.full((64, 64, 3), 100, np.uint8), wide, np.full((63, 64, 3), 100, np.uint8)]
+    with path.open("wb") as file:
+        write_video(file, map(Frame, images, [0.0, 0.1, 0.2]), Fraction(10))
+    _, fitted, _ = Video(path)
+    assert fitted.shape == (64, 64, 3)
+    rows = fitted.mean(axis=(1, 2))  # 64 x 16 in the middle, black above and below it
+    assert rows[26:38].min() > 220
+    assert max(rows[:22].max(), rows[42:].max()) < 40

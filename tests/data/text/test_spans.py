@@ -1,7 +1,14 @@
 import pytest
 
 from detclip2.data.text.clean import clean_phrase
-from detclip2.data.text.spans import find_phrase, is_span, join_spans, readable, spans_of_phrases
+from detclip2.data.text.spans import (
+    find_phrase,
+    is_span,
+    join_spans,
+    read_spans,
+    readable,
+    spans_of_phrases,
+)
 
 CAPTION = "A red  apple, two dogs and a dog"
 
@@ -31,6 +38,30 @@ def test_regex_characters_are_matched_literally():
 )
 def test_invalid_spans(span):
     assert not is_span(span, CAPTION)
+
+
+@pytest.mark.parametrize(
+    ("marked", "valid", "invalid"),
+    [
+        (None, [], 0),
+        ([], [], 0),
+        ([[2, 5], [14, 17]], [(2, 5), (14, 17)], 0),
+        ([2, 5], [(2, 5)], 0),  # one span alone
+        ([2, 99], [], 1),
+        ([2, 5, 7], [], 3),
+        ([[2, 5], 7, None, "2-5", {"begin": 2}], [(2, 5)], 4),
+        ([[[2, 5]], [2, [5]], [[], []]], [], 3),
+        ([[2.0, 5.0], [2.5, 5], [float("nan"), 5], [False, True], ["2", "5"]], [], 5),
+        ("2,5", [], 1),
+        (7, [], 1),
+        ({"begin": 2, "end": 5}, [], 1),
+        (False, [], 1),
+    ],
+)
+def test_spans_of_any_nesting_and_type(marked, valid, invalid):
+    found, others = read_spans(marked, CAPTION)
+    assert found == valid
+    assert len(others) == invalid
 
 
 def test_spans_separated_by_whitespace_are_joined():

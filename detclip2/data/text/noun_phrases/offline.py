@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from detclip2.data.text.noun_phrases.records import FORMATS, Options, Part, copy_shard, read_records
 from detclip2.utils.errors import UserError
-from detclip2.utils.files import write_whole
+from detclip2.utils.files import json_bytes, write_json, write_whole
 
 
 def format_of(path: str, wanted: str = "auto") -> str:
@@ -120,16 +120,11 @@ def do_part(part: Part, folder: Path, options: Options) -> dict[str, int]:
             copy_shard(part, file, options, counts)
         else:
             for record in read_records(part, options, counts):
-                file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+                file.write(json_bytes(record) + b"\n")
 
     write_whole(part.output(folder, options), write)
     write_json(part.counts(folder), counts)
     return dict(counts)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a small json file, complete or not at all."""
-    write_whole(path, lambda file: file.write(json.dumps(content, indent=1).encode() + b"\n"))
 
 
 def total_counts(folder: Path, parts: Sequence[Part]) -> dict[str, int]:

@@ -1,9 +1,8 @@
 """Records of captions with their noun phrases, from text files and tar shards."""
 
+import codecs
 import hashlib
 import io
-import json
-import os
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
@@ -11,7 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from detclip2.data.io.tar_pairs import (
+    PHRASES_SUFFIX,
+    Pair,
+    read_members,
+    read_pairs,
+    split_name,
+)
 from detclip2.data.text.noun_phrases.extract import MAX_PHRASES, Backend, extract_noun_phrases
+from detclip2.utils.files import json_bytes
+from detclip2.utils.json_text import parse_json
 
 FORMATS = ("txt", "tsv", "jsonl", "tar")
 
@@ -73,30 +81,26 @@ class Part:
 def read_records(part: Part, options: Options, counts: Counter[str]) -> Iterator[dict[str, Any]]:
     """The records of a part, with caption and phrases; skipped entries are counted."""
     if part.format == "tar":
-        for name, raw in _shard_captions(part.path, counts):
-            phrases = _phrases(raw, options, counts)
-            if phrases is not None:
-                yield {
-                    "shard": part.path,
-                    "key": name,
-                    "caption": raw.decode(),
-                    "phrases": phrases,
-                }
+        for pair, text, phrases in _shard_phrases(part.path, options, counts):
+            yield {"shard": part.path, "key": pair.key, "caption": text, "phrases": phrases}
         return
     read = {"txt": _read_txt, "tsv": _read_tsv, "jsonl": _read_jsonl}[part.format]
     with open(part.path, "rb") as file:
         file.seek(part.start)
-        lines = (line.rstrip(b"\r\n") for line in io.BytesIO(file.read(part.end - part.start)))
+        content = file.read(part.end - part.start)
+        content = content if part.start else content.removeprefix(codecs.BOM_UTF8)
+        lines = (line.rstrip(b"\r\n") for line in io.BytesIO(content))
         for index, line in enumerate(filter(bytes.strip, lines), part.first_index):
             record = read(line, index, options)
             if record is None:
                 counts["record-malformed"] += 1
                 continue
             caption = record[options.caption_key]
-            phrases = _phrases(caption, options, counts)
-            if phrases is not None:
-                text = caption.decode() if isinstance(caption, bytes) else caption
-                yield {**record, options.caption_key: text, "phrases": phrases}
+            found = _phrases(caption, options, counts)
+            if found is not None:
+                yield {**record, options.caption_key: found[0], "phrases": found[1]}
+            elif _are_several(caption):
+                yield {key: value for key, value in record.items() if key != "phrases"}
 
 
 def _read_txt(line: bytes, index: int, options: Options) -> dict[str, Any] | None:
@@ -120,15 +124,30 @@ def _read_tsv(line: bytes, index: int, options: Options) -> dict[str, Any] | Non
 
 def _read_jsonl(line: bytes, index: int, options: Options) -> dict[str, Any] | None:
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
+        record = parse_json(line)
+    except ValueError:
         return None
-    is_usable = isinstance(record, dict) and isinstance(record.get(options.caption_key), str)
-    return record if is_usable else None
+    return record if isinstance(record, dict) and options.caption_key in record else None
 
 
-def _phrases(caption: str | bytes, options: Options, counts: Counter[str]) -> list[str] | None:
-    """The phrases of a caption; None if it has no valid text. Both are counted."""
+def _phrases(caption: Any, options: Options, counts: Counter[str]) -> tuple[str, list[str]] | None:
+    """The text of a caption and its phrases; None if it has no valid text. Both are counted.
+
+    Args:
+        caption: text, UTF-8 bytes or a list of texts, as `CaptionMapper` reads it.
+        options: the options.
+        counts: what is counted.
+    """
+    if _are_several(caption):
+        counts["caption-several"] += 1
+        return None
+    if isinstance(caption, list):
+        caption = caption[0] if caption else None
+    if caption is None:
+        caption = ""
+    if not isinstance(caption, str | bytes):
+        counts["record-malformed"] += 1
+        return None
     try:
         # json may have lone surrogates, which UTF-8 cannot encode.
         text = caption.decode() if isinstance(caption, bytes) else caption.encode().decode()
@@ -142,47 +161,47 @@ def _phrases(caption: str | bytes, options: Options, counts: Counter[str]) -> li
     counts["captions"] += 1
     counts["phrases"] += len(phrases)
     counts["caption-without-phrase"] += not phrases
-    return phrases
+    return text, phrases
 
 
-def _members(path: str, counts: Counter[str]) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
-    """The files of a shard, up to any damage."""
-    try:
-        with tarfile.open(path, "r|*") as tar:
-            for member in tar:
-                if member.isfile():
-                    file = tar.extractfile(member)
-                    yield member, file.read() if file else b""
-        if path.endswith(".tar") and _is_cut_short(path):
-            counts["shard-unreadable"] += 1
-    except (tarfile.TarError, OSError, EOFError):
-        counts["shard-unreadable"] += 1
+def _are_several(caption: Any) -> bool:
+    """Whether these are several captions, of which each sample of a training draws one."""
+    return isinstance(caption, list) and len(caption) > 1
 
 
-def _is_cut_short(path: str) -> bool:
-    """Whether a tar lacks its final zeros; tarfile does not notice a cut between two files."""
-    with open(path, "rb") as file:
-        file.seek(-512, os.SEEK_END)
-        return any(file.read())
+def _shard_phrases(
+    path: str, options: Options, counts: Counter[str]
+) -> Iterator[tuple[Pair, str, list[str]]]:
+    """The captions of a shard, each with its text and its phrases.
 
+    Those without an image are read too, and counted.
+    """
 
-def _shard_captions(path: str, counts: Counter[str]) -> Iterator[tuple[str, bytes]]:
-    for member, content in _members(path, counts):
-        if member.name.endswith(".txt"):
-            yield member.name.removesuffix(".txt"), content
+    def count(kind: str, _: str) -> None:
+        counts[kind] += 1
+
+    with open(path, "rb") as stream:
+        for pair in read_pairs(stream, path, count):
+            counts["image-unreadable"] += pair.image is None
+            found = _phrases(pair.caption, options, counts)
+            if found is not None:
+                yield (pair, *found)
 
 
 def copy_shard(part: Part, file: IO[bytes], options: Options, counts: Counter[str]) -> None:
     """Write a shard's files to `file`, and after each caption its ``.phrases.json``."""
-    with tarfile.open(fileobj=file, mode="w|") as copy:
-        for member, content in _members(part.path, counts):
-            if member.name.endswith(".phrases.json"):
+    added: dict[str, list[list[str]]] = {}  # by the member with the caption; names may repeat
+    for pair, _, phrases in _shard_phrases(part.path, options, counts):
+        added.setdefault(f"{pair.key}.{pair.caption_name}", []).append(phrases)
+    with open(part.path, "rb") as stream, tarfile.open(fileobj=file, mode="w|") as copy:
+        # What cannot be read has been counted above.
+        for member, content in read_members(stream, part.path, lambda kind, message: None):
+            key, suffix = split_name(member.name) or ("", "")
+            if suffix == PHRASES_SUFFIX:
                 continue  # from an earlier run
             copy.addfile(member, io.BytesIO(content))
-            if member.name.endswith(".txt"):
-                phrases = _phrases(content, options, counts)
-                if phrases is not None:
-                    added = tarfile.TarInfo(member.name.removesuffix("txt") + "phrases.json")
-                    text = json.dumps(phrases, ensure_ascii=False).encode()
-                    added.size, added.mtime = len(text), member.mtime
-                    copy.addfile(added, io.BytesIO(text))
+            if ready := added.get(f"{key}.{suffix}"):
+                text = json_bytes(ready.pop(0))
+                info = tarfile.TarInfo(f"{key}.{PHRASES_SUFFIX}")
+                info.size, info.mtime = len(text), member.mtime
+                copy.addfile(info, io.BytesIO(text))
