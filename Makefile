@@ -22,7 +22,7 @@ help:  ## list the targets
 
 setup: $(READY)  ## make .venv with pinned packages; install an emoji font and WordNet
 
-demo: setup  ## detect objects by name in drawn images, with the shipped model
+demo: setup  ## detect objects by name in photographs, with the model that ships
 	$(BIN)/python projects/DetCLIPv2/demo.py
 
 quick: lint types  ## lint, types and the fast tests: for each change

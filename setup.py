@@ -10,7 +10,12 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 # The benchmark of projects/EmojiScenes runs from a checkout alone.
-CARRIED = ("compat/detectron2", "configs", "projects/DetCLIPv2/configs")
+CARRIED = (
+    "compat/detectron2",
+    "configs",
+    "projects/DetCLIPv2/configs",
+    "projects/GLIPv2/configs",
+)
 
 
 class BuildWithFolders(build_py):

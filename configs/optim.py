@@ -6,7 +6,7 @@ import torch
 from detectron2.config import LazyCall as L
 from detectron2.solver import get_default_optimizer_params
 
-from detclip2.engine.solver import Factors, LayerDecay, TextTowerFactor
+from detclip2.engine.solver import BiasFactor, Factors, LayerDecay, TextTowerFactor
 
 AdamW = L(torch.optim.AdamW)(
     params=L(get_default_optimizer_params)(
@@ -28,4 +28,20 @@ AdamW_layer_decay.params.lr_factor_func = L(Factors)(
         L(TextTowerFactor)(factor=0.1),
         L(LayerDecay)(decay=0.8, depths=[2, 2, 6, 2]),  # Swin-L: [2, 2, 18, 2]
     ]
+)
+
+# Of GLIP: biases, in its broad sense, learn at twice the rate and do not decay; norms do.
+AdamW_glip = L(torch.optim.AdamW)(
+    params=L(get_default_optimizer_params)(
+        base_lr="${..lr}",
+        lr_factor_func=L(Factors)(
+            functions=[L(TextTowerFactor)(factor=0.1), L(BiasFactor)(factor=2.0)]
+        ),
+        overrides={
+            name: {"weight_decay": 0.0}
+            for name in ("bias", "in_proj_bias", "text_bias", "relative_position_bias_table")
+        },
+    ),
+    lr=1e-4,
+    weight_decay=1e-4,  # GLIP-L: 0.01
 )

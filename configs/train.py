@@ -4,6 +4,8 @@ The training loop reads these keys besides model, data, optimizer and learning r
 missing keys from here, and refuses unknown ones.
 """
 
+import torch
+
 train = dict(
     # Folder for all files of a run.
     output_dir="./output",
@@ -61,6 +63,6 @@ train = dict(
     wandb=None,
     # A few iterations of everything, in the subfolder fast_dev_run; see engine/train_loop.py.
     fast_dev_run=False,
-    # "cuda" or "cpu".
-    device="cuda",
+    # "cuda" or "cpu": the GPU, if there is one.
+    device="cuda" if torch.cuda.is_available() else "cpu",
 )

@@ -33,13 +33,13 @@ if TYPE_CHECKING:
     from detclip2.inference.predictor import OpenVocabularyPredictor
     from detclip2.inference.results import to_coco, to_pandas, to_supervision
     from detclip2.inference.vocabulary import Vocabulary
-    from detclip2.modeling.postprocess import DetectionThresholds
+    from detclip2.modeling.thresholds import DetectionThresholds
     from detclip2.visualization.detections import draw_instances
 else:
     __getattr__, __dir__ = lazy_names(
         __name__,
         {
-            "DetectionThresholds": "modeling.postprocess",
+            "DetectionThresholds": "modeling.thresholds",
             "OpenVocabularyPredictor": "inference.predictor",
             "Vocabulary": "inference.vocabulary",
             "draw_instances": "visualization.detections",

@@ -1,12 +1,16 @@
 """The command ``detclip2``: one module of `detclip2.commands` for each subcommand."""
 
 import argparse
+import difflib
 import importlib
 import io
+import re
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from detclip2 import __version__
+from detclip2.utils.busy_machine import adapt_to_load
 from detclip2.utils.errors import UserError, missing_package
 from detclip2.utils.quiet import without_upstream_warnings
 
@@ -14,12 +18,16 @@ from detclip2.utils.quiet import without_upstream_warnings
 # is called, so that `detclip2 --help` loads no framework.
 COMMANDS = {
     "check-env": "print versions, Detectron2, device and problems",
+    "convert": "make a model folder of published weights of GLIP",
+    "evaluate": "measure AP on own annotations, or on a config's test sets",
     "explain": "draw the region that each phrase of a caption selects",
+    "export": "write a model as a graph of ONNX or OpenVINO",
     "finetune": "train a model on annotations in COCO's format",
     "odinw": "evaluate a model on the data sets of ODinW on disk",
     "phrases": "extract noun phrases from captions, in parallel",
     "plan": "print the samples, memory and time of a training",
     "predict": "detect named things in images and videos",
+    "run": "detect with an exported graph, without PyTorch",
     "scenes": "draw samples of EmojiScenes as a contact sheet",
     "show-data": "draw samples of a source of a training config",
     "train": "train, resume or evaluate a config",
@@ -38,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             # A file name need not be UTF-8, and a terminal need not show all characters.
             stream.reconfigure(errors="backslashreplace")
+    adapt_to_load()
     try:
         with without_upstream_warnings():
             args = _parse(list(sys.argv[1:] if argv is None else argv))
@@ -51,9 +60,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 2
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one sentence, with the nearest names."""
+
+    def error(self, message: str) -> NoReturn:
+        # After the last subcommand, words that no parser knows are reported by the first one.
+        known = [*COMMANDS] if self.prog == "detclip2" else []
+        parsers = [self, *_subparsers(self)]
+        known += [option for parser in parsers for option in parser._option_string_actions]
+        wrong = re.search(r"invalid choice: '([^']*)'|arguments: (\S+)", message)
+        word = "" if wrong is None else (wrong[1] or wrong[2]).partition("=")[0]
+        near = difflib.get_close_matches(word, known, n=1) if word else []
+        message = re.sub(r" \(choose from .*\)", "", message)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        self.exit(2, f"{self.prog}: {message}{hint} See {self.prog} --help.\n")
+
+
+def _subparsers(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
+    """The parser of the chosen subcommand, which has arguments."""
+    actions = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    return [one for action in actions for one in action.choices.values() if one.epilog]
+
+
 def _parse(argv: list[str]) -> argparse.Namespace:
     listed = "\n".join(f"  {name:12}{help_text}" for name, help_text in COMMANDS.items())
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="detclip2",
         description="Open-vocabulary detection.",
         epilog=f"commands:\n{listed}\n\nexit codes:\n{EXIT_CODES}\n\n"
@@ -76,7 +107,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
             subparser.epilog = f"example:\n  {module.EXAMPLE}"
             module.add_arguments(subparser)
             subparser.set_defaults(run=module.run)
-    return parser.parse_args(argv)
+    return parser.parse_args(argv or ["--help"])
 
 
 if __name__ == "__main__":

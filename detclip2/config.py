@@ -3,6 +3,7 @@
 import difflib
 import inspect
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -14,11 +15,16 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
-from detclip2.data_config import check_paths, check_resolved, read_data_config
-from detclip2.modeling.postprocess import MEANINGS, DetectionThresholds
-from detclip2.utils.errors import UserError
+from detclip2.data_config import change_texts, check_paths, check_resolved, read_data_config
+from detclip2.modeling.thresholds import MEANINGS, DetectionThresholds
+from detclip2.utils.errors import UserError, shown
 from detclip2.utils.moved_targets import with_present_names
+from detclip2.utils.paths import is_outside
 from detclip2.utils.repository import config_file
+
+OWN_FOLDER = "folder://"
+"""Before a path of the node ``model`` in a .yaml config: it is relative to the config's folder."""
+_ENVIRONMENT = re.compile(r"\$\{oc\.env:[^{}]*\}")
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,7 @@ def load_config(
     """Load a config from a .py or .yaml file; a loaded config is returned.
 
     Loading a .py file runs it. A .yaml file is data: what it can build is limited, see
-    `detclip2.data_config`.
+    `detclip2.data_config`. Paths after `OWN_FOLDER` become absolute.
 
     Args:
         source: path of the file, or a loaded config.
@@ -74,6 +80,14 @@ def load_config(
         UserError: the file is missing, not of these kinds, does not run, or is data that names more
             than it may.
     """
+    cfg, name = _read(source, trust_config)
+    _find_own_files(cfg, source, name)
+    return cfg, name
+
+
+def _read(
+    source: str | os.PathLike[str] | Mapping[str, Any], trust_config: bool
+) -> tuple[DictConfig, str]:
     if isinstance(source, Mapping):
         cfg = source if isinstance(source, DictConfig) else _to_omegaconf(source)
         return cfg, "the config"
@@ -103,10 +117,32 @@ def load_model_config(
         UserError: as `load_config`, or a .yaml file names a file outside of its folder for the
             model.
     """
-    cfg, name = load_config(source, trust_config)
+    cfg, name = _read(source, trust_config)
     if not (trust_config or isinstance(source, Mapping) or is_program(source)):
         check_paths(cfg.get("model"), name)
+    _find_own_files(cfg, source, name)
     return cfg, name
+
+
+def _find_own_files(
+    cfg: DictConfig, source: str | os.PathLike[str] | Mapping[str, Any], name: str
+) -> None:
+    """Make paths after `OWN_FOLDER` absolute, in the node ``model`` of a .yaml file."""
+    if isinstance(source, Mapping) or is_program(source):
+        return
+    # Not the real path: a model folder of the hub's cache consists of links.
+    folder = os.path.dirname(os.path.abspath(source))
+
+    def absolute(text: str) -> str:
+        if not text.startswith(OWN_FOLDER):
+            return text
+        own = text.removeprefix(OWN_FOLDER)
+        if is_outside(own):
+            raise UserError(f"{name}: model: {text!r} leads out of the config's folder")
+        return os.path.join(folder, own)
+
+    if OmegaConf.is_config(model := cfg.get("model")):
+        change_texts(model, absolute)
 
 
 def _data_config(path: Path) -> DictConfig:
@@ -114,7 +150,7 @@ def _data_config(path: Path) -> DictConfig:
     try:
         cfg = _to_omegaconf(content)
     except OmegaConfBaseException as error:  # a key or a value of another type
-        raise UserError(f"{path}: this config cannot be loaded: {_reason(error)}") from error
+        raise UserError(f"{path}: this config cannot be loaded: {reason_of(error)}") from error
     check_resolved(cfg, str(path))
     return cfg
 
@@ -143,7 +179,26 @@ def apply_overrides(
         except UserError:
             raise
         except Exception as error:  # from hydra, omegaconf or Detectron2
-            raise UserError(f"{name}: {override!r} cannot be applied: {_reason(error)}") from error
+            raise UserError(
+                f"{name}: {override!r} cannot be applied: {reason_of(error)}"
+            ) from error
+    return cfg
+
+
+def fill_environment(cfg: DictConfig) -> DictConfig:
+    """Put the values of environment variables in place of "${oc.env:NAME}"; changed in place.
+
+    A config that is saved is data, which reads no environment (`detclip2.data_config`). References
+    to variables that are not set stay, and are reported when they are needed.
+    """
+
+    def value_of(reference: re.Match[str]) -> str:
+        try:
+            return str(OmegaConf.create({"value": reference[0]}).value)
+        except OmegaConfBaseException:
+            return reference[0]
+
+    change_texts(cfg, lambda text: _ENVIRONMENT.sub(value_of, text))
     return cfg
 
 
@@ -168,7 +223,7 @@ def build(cfg: DictConfig, path: str, name: str = "the config") -> Any:
     except UserError:
         raise
     except Exception as error:  # constructors raise anything for wrong values
-        raise UserError(f"{name}: {path} cannot be built: {_reason(error)}") from error
+        raise UserError(f"{name}: {path} cannot be built: {reason_of(error)}") from error
 
 
 def build_model(cfg: DictConfig, name: str = "the config") -> nn.Module:
@@ -190,6 +245,7 @@ def inference_settings(cfg: DictConfig, name: str = "the config") -> InferenceSe
         UserError: a key is missing or unknown, or a size is not positive.
     """
     node = _required(cfg, "inference", name)
+    require_keys(node, f"{name}: inference")
     known = [f.name for f in fields(InferenceSettings) if f.name != "thresholds"] + [*MEANINGS]
     for key in node:
         if key not in known:
@@ -204,7 +260,7 @@ def inference_settings(cfg: DictConfig, name: str = "the config") -> InferenceSe
     except UserError as error:
         raise UserError(f"{name}: inference: {error}") from None
     except (TypeError, OmegaConfBaseException) as error:
-        raise UserError(f"{name}: `inference` is wrong: {_reason(error)}") from error
+        raise UserError(f"{name}: `inference` is wrong: {reason_of(error)}") from error
     if not positive:
         raise UserError(f"{name}: inference: sizes must be positive, but it is {dict(node)}")
     return settings
@@ -225,16 +281,15 @@ def check_keys(cfg: Any, path: str, name: str) -> None:
     try:
         nodes = list(_targets(cfg, path))
     except OmegaConfBaseException as error:
-        raise UserError(f"{name}: {path} cannot be read: {_reason(error)}") from error
+        raise UserError(f"{name}: {path} cannot be read: {reason_of(error)}") from error
     for node_path, node in nodes:
         target = node["_target_"]
         if isinstance(target, str):
             try:
                 target = locate(target)
             except Exception as error:  # importing runs code
-                raise UserError(
-                    f"{name}: {node_path}: {node['_target_']} cannot be imported: {_reason(error)}"
-                ) from error
+                where = f"{name}: {node_path}: {node['_target_']}"
+                raise UserError(f"{where} cannot be imported: {reason_of(error)}") from error
         arguments = _arguments(target)
         for key in node:
             if arguments is not None and key != "_target_" and key not in arguments:
@@ -257,7 +312,7 @@ def _load(path: Path, keys: str | tuple[str, ...] | None = None) -> Any:
     except Exception as error:  # a config is a program: anything may go wrong in it
         if keys is not None and isinstance(error, KeyError):
             raise UserError(f"{path}: this config has no key {error}") from error
-        raise UserError(f"{path}: this config cannot be loaded: {_reason(error)}") from error
+        raise UserError(f"{path}: this config cannot be loaded: {reason_of(error)}") from error
 
 
 def _check_overridden(cfg: DictConfig, key: str, name: str) -> None:
@@ -296,11 +351,22 @@ def _arguments(target: Callable[..., Any]) -> list[str] | None:
     return list(parameters)
 
 
+def require_keys(node: Any, name: str) -> None:
+    """Check that a node has keys.
+
+    Raises:
+        UserError: it is a list or a value.
+    """
+    if not isinstance(node, Mapping):
+        raise UserError(f"{name}: expected keys and their values, not {shown(node)}")
+
+
 def _required(cfg: Any, key: str, name: str) -> Any:
+    require_keys(cfg, name)
     try:
         value = cfg.get(key)
     except OmegaConfBaseException as error:
-        raise UserError(f"{name}: key {key!r} cannot be read: {_reason(error)}") from error
+        raise UserError(f"{name}: key {key!r} cannot be read: {reason_of(error)}") from error
     if value is None:
         near = difflib.get_close_matches(key, [str(k) for k in cfg if k != key], n=1)
         raise UserError(
@@ -315,6 +381,12 @@ def _to_omegaconf(source: Mapping[str, Any]) -> DictConfig:
     return cfg
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
+    """The first line of an error of a library, for a message."""
+    if unset := re.search(r"Environment variable '(\w+)' not found", str(error)):
+        return (
+            f"the environment variable {unset[1]} is not set: it names the folder of the data sets "
+            f"(export {unset[1]}=/path/to/datasets)"
+        )
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

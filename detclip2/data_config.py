@@ -7,12 +7,12 @@ else, unless the user trusts it.
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from detclip2.allowed_targets import ALLOWED_TARGETS
@@ -100,6 +100,19 @@ def check_resolved(cfg: Any, name: str) -> None:
     for where, _, value in _entries(cfg, name, ""):
         if where in _RUNNING and value is not None:
             raise UserError(f"{name}: {where}: {_RUNNING[where]}; {TRUST}")
+
+
+def change_texts(tree: Any, change: Callable[[str], str]) -> None:
+    """Change each text of a config, as it is written, in place."""
+
+    def visit(node: Any, plain: Any) -> None:
+        for key, value in plain.items() if isinstance(plain, dict) else enumerate(plain):
+            if isinstance(value, dict | list):
+                visit(node[key], value)
+            elif isinstance(value, str) and (changed := change(value)) != value:
+                node[key] = changed
+
+    visit(tree, OmegaConf.to_container(tree, resolve=False))
 
 
 def _check_target(target: Any, where: str, name: str) -> None:

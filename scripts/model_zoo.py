@@ -78,6 +78,8 @@ def build(node: DictConfig) -> DetCLIPv2:
         if node.text_tower.model.path == CLIP:
             node.text_tower.model = CLIPTextModel(CLIPTextConfig())
             node.text_tower.tokenizer = None
+        elif not node.text_tower.model.path:  # that of scripts/distil_text_tower.py
+            node.text_tower.model.update(path="resource://text_tower_photo", pretrained=False)
         return instantiate(node).eval()
 
 

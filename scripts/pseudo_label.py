@@ -5,9 +5,10 @@ r"""Label image-text pairs with the boxes of a detector, to train on them, as GL
 
 FOLDER is a training's output; CONFIG/SOURCE a source of image-text pairs, such as
 projects/DetCLIPv2/configs/emoji_nano_pairs.py/pairs. The vocabulary of an image is its caption's
-own noun phrases. Boxes of at least --score are kept, and written as ODVG jsonl, one line an image:
-OdvgFile reads it where the images are files, PseudoLabelled where they are drawn on the fly.
-Images without such a box are kept, without regions; training skips and counts them.
+own noun phrases; GLIP reads the caption whole, and gives boxes to the phrases in it. Boxes of at
+least --score are kept, and written as ODVG jsonl, one line an image: OdvgFile reads it where the
+images are files, PseudoLabelled where they are drawn on the fly. Images without such a box are
+kept, without regions; training skips and counts them.
 
 This is a baseline for the word-region contrast of the paper, which needs no such step and is not
 limited to categories that the detector knows.
@@ -33,21 +34,22 @@ from detclip2.data.datasets.pseudo_labels import odvg_line, write_odvg
 from detclip2.data.hybrid_loader import Source, source_nodes
 from detclip2.data.mappers.base import draw_sample
 from detclip2.data.mappers.records import decode_caption
-from detclip2.modeling.meta_arch.detclipv2 import DetCLIPv2
+from detclip2.data.sample import Sample
+from detclip2.data.text.caption_phrases import CaptionPhrases
+from detclip2.modeling.meta_arch.glip import GLIP
 from detclip2.utils.errors import UserError
 from detclip2.utils.weights import load_weights
 
 BATCH = 32
 
 
-def label_pairs(
-    model: DetCLIPv2, pairs: Source, count: int, score: float
-) -> Iterator[dict[str, Any]]:
+def label_pairs(model: Any, pairs: Source, count: int, score: float) -> Iterator[dict[str, Any]]:
     """ODVG lines of the first `count` records of a source.
 
     Args:
-        model: detects in evaluation mode.
-        pairs: its mapper is a CaptionMapper without the whole caption.
+        model: a DetCLIPv2 or GLIP, in evaluation mode.
+        pairs: its mapper is a CaptionMapper without the whole caption as a phrase, which keeps
+            "phrase_spans".
         count: how many.
         score: boxes below are skipped.
     """
@@ -59,19 +61,36 @@ def label_pairs(
             draw_sample([record], 0, pairs.mapper, np.random.default_rng(i))
             for i, record in zip(indices, records, strict=True)
         ]
+        if model.reads_names:
+            drawn = [sample and with_whole_caption(model, sample) for sample in drawn]
         samples = [sample for sample in drawn if sample is not None]
-        fresh = {p for sample in samples for p in sample["phrases"]} - known.keys()
-        if fresh:
-            names = sorted(fresh)
-            known.update(zip(names, model.encode_phrases(names), strict=True))
-        for sample in samples:
-            sample["vocabulary"] = torch.stack([known[phrase] for phrase in sample["phrases"]])
+        if not model.reads_names:
+            fresh = {p for sample in samples for p in sample["phrases"]} - known.keys()
+            if fresh:
+                names = sorted(fresh)
+                known.update(zip(names, model.encode_phrases(names), strict=True))
+            for sample in samples:
+                sample["vocabulary"] = torch.stack([known[phrase] for phrase in sample["phrases"]])
         found = iter(model(samples) if samples else [])
         for record, sample in zip(records, drawn, strict=True):
             regions = [] if sample is None else regions_of(next(found), sample["phrases"], score)
             captions = record.get("captions") or [record.get("caption", "")]
             size = int(record["height"]), int(record["width"])
             yield odvg_line(record["file_name"], size, decode_caption(captions[0], record), regions)
+
+
+def with_whole_caption(model: GLIP, sample: Sample) -> Sample | None:
+    """A sample whose vocabulary is its caption and the phrases that the caption has literally.
+
+    None if there are none, or the caption does not fit the text model.
+    """
+    tower, caption = model.text_tower, sample["caption"]
+    spans = dict(zip(sample["phrases"], sample["phrase_spans"], strict=True))
+    found = {phrase: tuple(map(tuple, own)) for phrase, own in spans.items() if own}
+    if not found or tower.num_tokens([caption])[0] > tower.max_own_tokens:
+        return None
+    vocabulary = CaptionPhrases(caption, tuple(found), tuple(found.values()))
+    return {**sample, "phrases": list(found), "vocabulary": vocabulary}
 
 
 def regions_of(
@@ -88,7 +107,7 @@ def regions_of(
 def build_pairs(node: DictConfig) -> Source:
     """The source of image-text pairs of a config's node, for labelling."""
     node = node.copy()
-    node.mapper.include_caption = False
+    node.mapper.update(include_caption=False, keep=["phrase_spans"])
     return instantiate(node)
 
 

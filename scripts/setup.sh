@@ -27,7 +27,8 @@ find_python() {
     for name in python3 python3.13 python3.12 python3.11 python3.10; do
         if supported "$name"; then echo "$name"; return; fi
     done
-    die "no Python of 3.10 to 3.13 found; install one (apt-get install python3 python3-venv)," \
+    die "no Python of 3.10 to 3.13 found; install one" \
+        "($(how "python3 python3-venv" python@3.12 python3.12))," \
         "or name one: make setup PYTHON=/path/to/python3"
 }
 
@@ -42,13 +43,21 @@ apt_install() {  # install a Debian package where that needs no password; false 
     "${apt[@]}" update && "${apt[@]}" install --yes --no-install-recommends "$1" >/dev/null
 }
 
+how() {  # the command of this system that installs a part, whose Debian package is named first
+    if command -v apt-get >/dev/null; then echo "apt-get install $1"
+    elif [ -n "$2" ] && command -v brew >/dev/null; then echo "brew install $2"
+    elif [ -n "$3" ] && command -v dnf >/dev/null; then echo "dnf install $3"
+    else echo "with the packages of your system (on Debian: $1)"; fi
+}
+
 make_venv() {
     local python version
     python=$(find_python)
     version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
     if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
         apt_install "python$version-venv" || die "Python $version cannot make virtual" \
-            "environments here; install the missing part: apt-get install python$version-venv"
+            "environments here; install the missing part:" \
+            "$(how "python$version-venv" "" "")"
     fi
     say "making $venv with $("$python" --version)"
     "$python" -m venv --clear "$venv"
@@ -93,16 +102,17 @@ except UserError:
     raise SystemExit(3)
 PYTHON
 if [ "$status" -eq 3 ]; then
-    apt_install fonts-noto-color-emoji || say "no colour emoji font found; the demo needs one;" \
-        "install it: apt-get install fonts-noto-color-emoji (or give the path of" \
-        "NotoColorEmoji.ttf in DETCLIP2_EMOJI_FONT)"
+    apt_install fonts-noto-color-emoji || say "no colour emoji font found; EmojiScenes needs one;" \
+        "install it:" \
+        "$(how fonts-noto-color-emoji "--cask font-noto-color-emoji" google-noto-color-emoji-fonts)" \
+        "(or give the path of NotoColorEmoji.ttf in DETCLIP2_EMOJI_FONT)"
 fi
 
 # Two tests of scripts/build_concepts.py need WordNet, and are skipped without it.
 if [ ! -e /usr/share/wordnet/data.noun ]; then
     apt_install wordnet-base || say "WordNet is not installed; two tests need it and are skipped." \
-        "To run them: apt-get install wordnet-base"
+        "To run them: $(how wordnet-base wordnet wordnet)"
 fi
 
 pwd -P >"$venv/.ready"
-say "done"
+say "done; in each shell: source $venv/bin/activate"

@@ -8,7 +8,7 @@ import pytest
 
 import detclip2  # noqa: F401  (offers the stand-in where there is no Detectron2)
 
-pytest_plugins = ["tests.helpers.costs", "pytester"]
+pytest_plugins = ["tests.helpers.costs", "tests.helpers.fuzzing", "pytester"]
 
 # The objects of the imported libraries live as long as the process: the garbage collector does not
 # go through them again and again, neither while tests are collected nor while they run.
@@ -89,13 +89,9 @@ def nano_folder(nano_config, tmp_path_factory):
 @pytest.fixture(scope="session")
 def one_tiny_config():
     """That of `tiny_config`, read-only."""
-    from detectron2.config import LazyConfig
+    from tests.helpers.tiny_detector import config
 
-    cfg = LazyConfig.load(str(MODELS)).nano
-    cfg.backbone.bottom_up.update(layers=[1, 1, 1, 1], channels=[8, 8, 16, 16], stem_width=8)
-    cfg.backbone.channels = 16
-    cfg.head.update(embed_dim=16, num_convs=1, num_groups=4)
-    return cfg
+    return config()
 
 
 @pytest.fixture
@@ -126,7 +122,7 @@ def colors():
     """A predictor whose correct detections are known."""
     from detclip2.config import InferenceSettings
     from detclip2.inference.predictor import OpenVocabularyPredictor
-    from detclip2.modeling.postprocess import DetectionThresholds
+    from detclip2.modeling.thresholds import DetectionThresholds
     from tests.helpers.color_model import ColorModel
 
     thresholds = DetectionThresholds(score_threshold=0.1)

@@ -13,13 +13,14 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from detclip2 import data_config
 from detclip2.allowed_targets import _TARGETS, ALLOWED_TARGETS
 from detclip2.cli import main as detclip2
-from detclip2.config import load_config
+from detclip2.config import fill_environment, load_config
 from detclip2.engine import train_loop
 from detclip2.inference.predictor import OpenVocabularyPredictor
 from detclip2.utils.errors import UserError
 from detclip2.utils.model_folder import SHIPPED, WEIGHTS_NAME
 
 ROOT = Path(__file__).parents[1]
+EMOJI_NANO = SHIPPED["emoji_nano"]
 CONFIGS = sorted([*ROOT.glob("configs/**/*.py"), *ROOT.glob("projects/*/configs/*.py")])
 
 
@@ -160,22 +161,22 @@ def test_plain_values_and_references_are_read(tmp_path):
 
 def test_a_model_folder_runs_no_code(tmp_path):
     ran = tmp_path / "ran"
-    text = (SHIPPED / "config.yaml").read_text("utf-8")
+    text = (EMOJI_NANO / "config.yaml").read_text("utf-8")
     harmful = f"world: {{_target_: subprocess.check_output, args: [touch, {ran}]}}"
     path = tmp_path / "config.yaml"
     path.write_text(re.sub(r"^world: .*$", harmful, text, flags=re.MULTILINE), "utf-8")
     with pytest.raises(UserError, match=r"world\._target_ is 'subprocess\.check_output'"):
-        OpenVocabularyPredictor(path, SHIPPED / WEIGHTS_NAME, device="cpu")
+        OpenVocabularyPredictor(path, EMOJI_NANO / WEIGHTS_NAME, device="cpu")
     assert not ran.exists()
 
 
 @pytest.mark.parametrize("name", ["/models/clip", "../clip", "a/../../clip", "resource://../x"])
 def test_a_model_folder_names_no_file_outside(tmp_path, name):
-    text = (SHIPPED / "config.yaml").read_text("utf-8")
+    text = (EMOJI_NANO / "config.yaml").read_text("utf-8")
     path = tmp_path / "config.yaml"
     path.write_text(text.replace("resource://text_tower_nano", name), "utf-8")
     with pytest.raises(UserError, match=r"model\.text_tower\.model\.path is .* outside"):
-        OpenVocabularyPredictor(path, SHIPPED / WEIGHTS_NAME, device="cpu")
+        OpenVocabularyPredictor(path, EMOJI_NANO / WEIGHTS_NAME, device="cpu")
 
 
 def bomb(levels, width=9):
@@ -212,6 +213,26 @@ def test_bombs_and_damage_end_in_a_sentence(tmp_path, text, sentence):
         load(tmp_path, text)
 
 
+@pytest.mark.parametrize("trust_config", [False, True])
+def test_paths_relative_to_the_folder_become_absolute(tmp_path, monkeypatch, trust_config):
+    """Of the node model, whatever folder the user is in; links stay, as in the hub's cache."""
+    text = "model: {path: 'folder://bert', same: '${.path}', parts: [{a: 'folder://x/y'}, 3]}\n"
+    text += "note: 'folder://bert'\n"
+    (tmp_path / "blob").write_text(text)
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.yaml").symlink_to(tmp_path / "blob")
+    monkeypatch.chdir(tmp_path)
+    cfg, _ = load_config("model/config.yaml", trust_config)
+    assert cfg.model.path == cfg.model.same == str(folder / "bert")
+    assert cfg.model.parts[0].a == str(folder / "x" / "y")
+    assert cfg.note == "folder://bert"
+    for path in ("folder:///etc", "folder://../x"):
+        (tmp_path / "blob").write_text(f"model: {{path: '{path}'}}\n")
+        with pytest.raises(UserError, match="leads out of the config's folder"):
+            load_config("model/config.yaml", trust_config)
+
+
 def test_references_that_multiply_end_in_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(data_config, "MAX_ENTRIES", 2000)
     levels = {f"a{i}": [f"${{a{i - 1}}}"] * 9 for i in range(1, 12)}
@@ -220,10 +241,10 @@ def test_references_that_multiply_end_in_a_sentence(tmp_path, monkeypatch):
 
 
 def test_commands_refuse_a_model_folder_unless_it_is_trusted(tmp_path, capsys):
-    text = (SHIPPED / "config.yaml").read_text("utf-8")
+    text = (EMOJI_NANO / "config.yaml").read_text("utf-8")
     text = re.sub(r"^world: {", "world: {_target_: builtins.dict, ", text, flags=re.MULTILINE)
     (tmp_path / "config.yaml").write_text(text, "utf-8")
-    (tmp_path / WEIGHTS_NAME).symlink_to(SHIPPED / WEIGHTS_NAME)
+    (tmp_path / WEIGHTS_NAME).symlink_to(EMOJI_NANO / WEIGHTS_NAME)
     output = tmp_path / "names.safetensors"
     (tmp_path / "names.txt").write_text("cat")
     command = [
@@ -242,7 +263,7 @@ def test_commands_refuse_a_model_folder_unless_it_is_trusted(tmp_path, capsys):
 
 
 def test_a_training_refuses_a_config_unless_it_is_trusted(tmp_path):
-    text = (SHIPPED / "config.yaml").read_text("utf-8") + "\nmine: {_target_: builtins.dict}\n"
+    text = (EMOJI_NANO / "config.yaml").read_text("utf-8") + "\nmine: {_target_: builtins.dict}\n"
     path = tmp_path / "config.yaml"
     path.write_text(text, "utf-8")
     args = argparse.Namespace(config_file=str(path), opts=[])
@@ -250,3 +271,23 @@ def test_a_training_refuses_a_config_unless_it_is_trusted(tmp_path):
         train_loop.load(args)
     args.trust_config = True
     assert train_loop.load(args).mine._target_ == "builtins.dict"
+
+
+def test_the_config_of_a_run_has_the_values_of_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETCLIP2_OF_THE_TEST", "/data of mine")
+    cfg = OmegaConf.create(
+        {
+            "coco": {"folder": "${oc.env:DETCLIP2_OF_THE_TEST}/coco", "same": "${..seed}"},
+            "names": ["${oc.env:DETCLIP2_NOT_SET}", "${oc.env:DETCLIP2_NOT_SET,other}", 3],
+            "seed": 1,
+        }
+    )
+    fill_environment(cfg)
+    assert OmegaConf.to_container(cfg, resolve=False) == {
+        "coco": {"folder": "/data of mine/coco", "same": "${..seed}"},
+        "names": ["${oc.env:DETCLIP2_NOT_SET}", "other", 3],
+        "seed": 1,
+    }
+    del cfg.names[0]
+    LazyConfig.save(cfg, str(tmp_path / "config.yaml"))
+    assert load_config(tmp_path / "config.yaml")[0].coco.folder == "/data of mine/coco"

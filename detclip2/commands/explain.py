@@ -8,10 +8,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from detclip2.commands.model_arguments import add_model_arguments, config_and_weights
+from detclip2.commands.model_arguments import add_model_arguments, load_predictor
 from detclip2.commands.tables import console_for_tables
 from detclip2.inference.explain import Explanation, explain
-from detclip2.inference.predictor import OpenVocabularyPredictor
 from detclip2.utils.errors import UserError
 from detclip2.utils.files import write_whole
 from detclip2.visualization.explanation import draw_explanation
@@ -43,9 +42,9 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--output {args.output}: the name of the figure must end in .png or .jpg")
     if args.output.absolute() == args.image.absolute():
         raise UserError(f"--output {args.output}: the figure would replace the image")
-    predictor = OpenVocabularyPredictor(
-        *config_and_weights(args), device=args.device, trust_config=args.trust_config
-    )
+    if not args.image.exists():
+        raise UserError(f"{args.image}: this image does not exist")
+    predictor = load_predictor(args)
     explanation = explain(predictor, args.image, args.caption)
     figure = Image.fromarray(draw_explanation(explanation))
     image_format = FORMATS[args.output.suffix.lower()]

@@ -1,20 +1,35 @@
 """Arguments of the commands that use a model."""
 
 import argparse
+import os
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from detclip2.utils.compiler_on_demand import import_compiler_on_demand
 from detclip2.utils.errors import UserError
-from detclip2.utils.model_folder import default_model, read_model_folder
+from detclip2.utils.model_folder import (
+    DEFAULT,
+    SHIPPED,
+    default_model,
+    knowledge,
+    read_model_folder,
+)
+from detclip2.utils.published_glip import PUBLISHED, how_to_get
+
+if TYPE_CHECKING:
+    from detclip2.inference.predictor import OpenVocabularyPredictor
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare ``--model``, ``--config``, ``--weights``, ``--device`` and ``--trust-config``."""
+def add_model_arguments(parser: argparse.ArgumentParser, device: bool = True) -> None:
+    """Declare ``--model``, ``--config``, ``--weights``, ``--trust-config``; ``--device`` if so."""
     parser.add_argument(
         "--model",
-        type=Path,
-        metavar="DIR",
-        help="a folder with config.yaml and model.safetensors (default: $DETCLIP2_MODEL, else the "
-        "model that ships with detclip2)",
+        type=model_argument,
+        metavar="NAME|DIR",
+        help=f"a model that ships with detclip2 ({', '.join(SHIPPED)}), or a folder with "
+        f"config.yaml and model.safetensors (default: $DETCLIP2_MODEL, else {DEFAULT}); for the "
+        "name of published weights, such as glip-t, it is said how to get them",
     )
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="a LazyConfig, .py or .yaml; needs --weights"
@@ -22,8 +37,16 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights", type=Path, metavar="FILE", help=".safetensors or .pth; needs --config"
     )
-    parser.add_argument("--device", help='"cpu", "cuda", ... (default: the GPU if there is one)')
+    if device:
+        parser.add_argument(
+            "--device", help='"cpu", "cuda", ... (default: the GPU if there is one)'
+        )
     add_trust_argument(parser)
+
+
+def model_argument(text: str) -> str | Path:
+    """The name of a shipped model as it is, anything else as a path: ``./emoji_nano``, too."""
+    return text if text in SHIPPED else Path(text)
 
 
 def add_trust_argument(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +70,42 @@ def config_and_weights(args: argparse.Namespace) -> tuple[Path, Path]:
     if args.model is not None:
         if args.config is not None or args.weights is not None:
             raise UserError("give --model, or --config and --weights, not both")
+        if str(args.model) in PUBLISHED and not Path(args.model).exists():
+            raise UserError(f"--model {how_to_get(str(args.model))}")
         return read_model_folder(args.model)
     if args.config is None or args.weights is None:
         raise UserError("--config and --weights go together: give both, or --model")
     return args.config, args.weights
+
+
+def check_model_arguments(args: argparse.Namespace) -> None:
+    """Check that the files of a model exist, before torch is imported.
+
+    Raises:
+        UserError: as `config_and_weights`, or a file does not exist.
+    """
+    config, weights = config_and_weights(args)
+    for path, what in ((config, "config"), (weights, "weights file")):
+        if not os.path.isfile(path):
+            raise UserError(f"{path} does not exist: there is no {what} of this name")
+
+
+def load_predictor(args: argparse.Namespace, **settings: Any) -> "OpenVocabularyPredictor":
+    """The predictor of a command; of the default model, what it knows is printed first.
+
+    Args:
+        args: with the arguments of `add_model_arguments`.
+        **settings: of the predictor.
+
+    Raises:
+        UserError: as `config_and_weights` and `OpenVocabularyPredictor`.
+    """
+    config, weights = config_and_weights(args)
+    if (args.model or args.config) is None and (known := knowledge(config)):
+        print(f"detclip2: {known}", file=sys.stderr)
+    import_compiler_on_demand()
+    from detclip2.inference.predictor import OpenVocabularyPredictor
+
+    return OpenVocabularyPredictor(
+        config, weights, args.device, trust_config=args.trust_config, **settings
+    )

@@ -2,7 +2,7 @@
 
 import argparse
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from rich.table import Table
 
 from detclip2.commands.model_arguments import add_model_arguments, config_and_weights
 from detclip2.data.datasets.odinw import BENCHMARKS, SPLITS, odinw_sets
+from detclip2.data.text.caption_phrases import CaptionPhrases
 from detclip2.evaluation.coco_api import METRICS
 from detclip2.evaluation.odinw import (
     MAX_DETECTIONS,
@@ -82,8 +83,9 @@ def run(args: argparse.Namespace) -> int:
     )
     console = Console()
 
-    def detect(paths: list[Path], prompts: list[str]) -> Iterable[Instances]:
-        predictor.set_vocabulary(Vocabulary.from_names(prompts))
+    def detect(paths: list[Path], prompts: Sequence[str]) -> Iterable[Instances]:
+        is_caption = isinstance(prompts, CaptionPhrases)
+        predictor.set_vocabulary(prompts if is_caption else Vocabulary.from_names(prompts))
         shown: Iterable[Path] = paths
         if console.is_terminal:
             shown = track(paths, console=console, transient=True)

@@ -2,22 +2,35 @@
 
 import argparse
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+from detectron2.config import LazyCall
 from detectron2.utils.registry import locate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch import nn
 
 from detclip2.commands.model_arguments import add_trust_argument
 from detclip2.commands.tables import console_for_tables
-from detclip2.config import apply_overrides, build_model, get_config, load_config
+from detclip2.config import (
+    apply_overrides,
+    build_model,
+    load_config,
+    require_keys,
+)
 from detclip2.data.hybrid_loader import source_nodes
 from detclip2.engine.step_cost import StepCost, source_shares, step_cost, synthetic_samples
+from detclip2.engine.train_keys import add_train_defaults, check_train, positive_integer
 from detclip2.engine.train_loop import precision
+from detclip2.modeling.text.text_tower import (
+    TextTowerMissing,
+    load_tokenizer,
+    untrained_clip_text_model,
+)
 from detclip2.utils.errors import UserError
 
 GIGABYTE = 1e9
@@ -48,8 +61,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print a table of the sources and the totals."""
     cfg, name = load_config(args.config, args.trust_config)
-    cfg.train = OmegaConf.merge(get_config("train.py").train, cfg.get("train", {}))
+    known = add_train_defaults(cfg, name)
     apply_overrides(cfg, args.overrides, name)
+    check_train(cfg, known, name)
+    max_iter = positive_integer(cfg.train.max_iter, f"{name}: train.max_iter")
+    images = cfg.get("images") or {}
+    require_keys(images, f"{name}: images")
     sources, shares = check(cfg, args.gpus)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     costs = measure(cfg, name, args.gpus, device, args.samples) if args.measure else {}
@@ -60,9 +77,11 @@ def run(args: argparse.Namespace) -> int:
         table.add_column(column, justify="right")
     seconds = 0.0
     for source, share in shares.items():
-        batch, iterations = sources[source].total_batch_size, share * cfg.train.max_iter
-        number = cfg.get("images", {}).get(source)
-        epochs = f"{iterations * batch / number:.1f}" if number else "-"
+        batch, iterations = sources[source].total_batch_size, share * max_iter
+        epochs = "-"
+        if source in images:
+            number = positive_integer(images[source], f"{name}: images.{source}")
+            epochs = f"{iterations * batch / number:.1f}"
         cells = ["-", "-"]
         if source in costs:
             seconds += iterations * costs[source].seconds
@@ -73,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
         counts = (batch, batch // args.gpus, round(iterations), round(iterations * batch))
         table.add_row(source, *(f"{count:,}" for count in counts), epochs, *cells)
     console.print(table)
-    console.print(f"iterations: {cfg.train.max_iter:,}")
+    console.print(f"iterations: {max_iter:,}")
     if costs:
         hours = seconds / 3600
         console.print(
@@ -91,11 +110,13 @@ def check(cfg: DictConfig, gpus: int) -> tuple[Any, dict[str, float]]:
     """
     if gpus < 1:
         raise UserError(f"--gpus {gpus}: expected 1 or more")
-    if "train" not in (cfg.get("dataloader") or {}):
-        raise UserError("the config has no dataloader.train: there is nothing to plan")
-    sources, shares = source_nodes(cfg), source_shares(cfg)
+    sources = source_nodes(cfg)
+    if not sources:
+        raise UserError("the config has no dataloader.train with sources: there is nothing to plan")
+    shares = source_shares(cfg)
     for name, source in sources.items():
-        if source.total_batch_size % gpus:
+        where = f"dataloader.train.{name}.total_batch_size"
+        if positive_integer(source.get("total_batch_size"), where) % gpus:
             raise UserError(
                 f"{gpus} GPUs cannot share a batch of {source.total_batch_size} of source {name!r} "
                 "evenly"
@@ -111,7 +132,7 @@ def measure(
     If the step has fewer samples than the process's share, time is scaled to the share. Memory is
     that of the step and of the optimizer's state.
     """
-    model = build_model(cfg, name).to(device).train()
+    model = model_to_measure(cfg, name).to(device).train()
     state = optimizer_bytes(model, gpus if cfg.train.zero else 1)
     costs = {}
     for source, node in source_nodes(cfg).items():
@@ -127,6 +148,27 @@ def measure(
             cost = step_cost(model, lambda batch=batch: batch)  # type: ignore[misc]
         costs[source] = StepCost(cost.seconds * share / count, cost.peak_bytes + state)
     return costs
+
+
+def model_to_measure(cfg: DictConfig, name: str) -> nn.Module:
+    """The model of a config; without the files of its text tower, with one of random weights.
+
+    Time and memory do not depend on weights. The other tower has the size of CLIP ViT-B/32, that of
+    this project's configs, which is said.
+    """
+    try:
+        return build_model(cfg, name)
+    except TextTowerMissing as error:
+        cfg = cfg.copy()
+        cfg.model.text_tower.update(
+            model=LazyCall(untrained_clip_text_model)(),
+            tokenizer=LazyCall(load_tokenizer)(path="resource://text_tower_nano"),
+        )
+        print(
+            f"detclip2: random text weights, of the size of CLIP ViT-B/32, are measured: {error}",
+            file=sys.stderr,
+        )
+        return build_model(cfg, name)
 
 
 def optimizer_bytes(model: nn.Module, processes: int) -> int:

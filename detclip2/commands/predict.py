@@ -2,28 +2,35 @@
 
 import argparse
 import logging
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from detectron2.structures import Instances
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from rich.progress import track
 
 from detclip2.commands.input_files import input_files
-from detclip2.commands.model_arguments import add_model_arguments, config_and_weights
-from detclip2.commands.tables import console_for_tables
+from detclip2.commands.model_arguments import (
+    add_model_arguments,
+    check_model_arguments,
+    load_predictor,
+)
 from detclip2.data.io.video import is_video
+from detclip2.data.text.caption_phrases import CaptionPhrases
 from detclip2.data.text.names import BUILTIN_NAMES
-from detclip2.inference.predictor import OpenVocabularyPredictor
-from detclip2.inference.vocabulary import Vocabulary
-from detclip2.modeling.postprocess import MEANINGS
+from detclip2.modeling.thresholds import MEANINGS
+from detclip2.utils.compiler_on_demand import import_compiler_on_demand
 from detclip2.utils.errors import UserError
-from detclip2.visualization.annotate import Tally, annotate_image, annotate_video
 
-ROWS_SHOWN = 20
+if TYPE_CHECKING:  # all below needs torch, and is imported once the arguments are known to be right
+    from detclip2.commands.reports import Report
+    from detclip2.inference.predictor import OpenVocabularyPredictor
+    from detclip2.inference.results_file import ResultsFile
+    from detclip2.inference.vocabulary import Vocabulary
+
+RESULTS = (".json", ".csv")
 
 logger = logging.getLogger(__name__)
 
@@ -40,14 +47,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="an image, a video, or a folder of them",
     )
     names = parser.add_mutually_exclusive_group(required=True)
-    names.add_argument("--names", help='names to detect, such as "red apple, fire engine"')
     names.add_argument(
-        "--names-file", type=Path, metavar="FILE", help="a file of names, one per line, or a .csv"
+        "--names", help='names to detect, separated by commas: "red apple, fire engine"'
+    )
+    names.add_argument(
+        "--names-file",
+        type=Path,
+        metavar="FILE",
+        help="a file of names: one per line, a .csv, or the categories of a COCO .json",
     )
     names.add_argument(
         "--vocabulary",
         metavar="FILE|NAME",
         help=f"a saved vocabulary (.safetensors), or a built-in list: {', '.join(BUILTIN_NAMES)}",
+    )
+    names.add_argument(
+        "--caption",
+        help='a sentence, such as "a man next to two small dogs": its noun phrases are detected; '
+        "GLIP reads it whole",
     )
     parser.add_argument(
         "--output", type=Path, required=True, metavar="DIR", help="folder for annotated files"
@@ -55,9 +72,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json", action="store_true", help="write the detections beside each of them"
     )
+    parser.add_argument(
+        "--results",
+        type=_results,
+        metavar="FILE",
+        help="write the detections of all files to this one: .json (COCO) or .csv",
+    )
     add_model_arguments(parser)
     chosen = parser.add_argument_group(
-        "settings of the detections", "the defaults are in the model's config"
+        "settings of the detections",
+        "the defaults are in the model's config; the output names the score threshold",
     )
     for name, kind in (("score_threshold", _fraction), ("nms_threshold", _fraction)):
         chosen.add_argument(_option(name), type=kind, metavar="X", help=MEANINGS[name])
@@ -74,48 +98,89 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Detect in every file; return 2 if one of them failed.
 
-    What was passed over in folders is listed at the end, and is no failure.
+    Of up to `reports.MOST_TABLES` files each has a table, more have a summary. What was passed over
+    in folders is listed at the end, and is no failure.
     """
-    vocabulary = _vocabulary(args)  # before the model is loaded: errors are reported at once
-    files, errors, passed_over = input_files(args.files, args.output)
+    named, errors, passed_over = input_files(args.files, args.output)
+    files = [file for file in named if os.path.lexists(file)]
+    errors += [_missing(file) for file in named if file not in files]
     if not files:
         raise UserError("\n".join([*errors, *passed_over]))
+    check_model_arguments(args)
     _make_folder(args.output)
-    settings = {name: getattr(args, name) for name in MEANINGS}
-    predictor = OpenVocabularyPredictor(
-        *config_and_weights(args), args.device, trust_config=args.trust_config, **settings
-    )
+
+    import_compiler_on_demand()
+    from detclip2.commands.reports import Report
+    from detclip2.inference.results_file import ResultsFile
+
+    vocabulary = _vocabulary(args)  # before the model is loaded: errors are reported at once
+    predictor = load_predictor(args, **{name: getattr(args, name) for name in MEANINGS})
     predictor.set_vocabulary(vocabulary)
-    console = console_for_tables()
-    failed = 0
+    report = Report(len(files), predictor)
+    labels = vocabulary.phrases if isinstance(vocabulary, CaptionPhrases) else vocabulary.labels
+    results = ResultsFile(args.results, labels) if args.results else None
     for error in errors:
-        failed += _report_failure(error)
-    for file, annotated in zip(files, _outputs(files, args.output), strict=True):
+        _report_failure(error)
+    failed = len(errors)
+    for file, annotated in _shown(zip(files, _outputs(files, args.output), strict=True), report):
         record = annotated.with_name(f"{annotated.name}.json") if args.json else None
         try:
-            if is_video(file):
-                tally = annotate_video(predictor, file, annotated, record)
-                _report_video(console, file, tally)
-            else:
-                instances = annotate_image(predictor, file, annotated, record)
-                _report_image(console, file, instances)
+            _annotate(predictor, file, annotated, record, report, results)
         except UserError as error:
-            failed += _report_failure(error)
-            continue
-        kind = "video" if is_video(file) else "image"
-        console.print(Text(f"annotated {kind}: {annotated}"), soft_wrap=True)
+            failed += 1
+            _report_failure(error)
+    report.end(args.output)
+    if results is not None:
+        results.write()
+        print(f"results: {args.results}")
     for line in passed_over:
         print(line, file=sys.stderr)
     return 2 if failed else 0
 
 
-def _report_failure(error: UserError | str) -> int:
-    """Print why a file or folder failed; 1, their number."""
+def _annotate(
+    predictor: "OpenVocabularyPredictor",
+    file: Path,
+    annotated: Path,
+    record: Path | None,
+    report: "Report",
+    results: "ResultsFile | None",
+) -> None:
+    from detclip2.visualization.annotate import annotate_image, annotate_video
+
+    if is_video(file):
+        report.video(file, annotate_video(predictor, file, annotated, record, results), annotated)
+        return
+    instances = annotate_image(predictor, file, annotated, record)
+    report.image(file, instances, annotated)
+    if results is not None:
+        results.add(file, instances)
+
+
+def _shown(files: Iterable[tuple[Path, Path]], report: "Report") -> Iterable[tuple[Path, Path]]:
+    """The files, with a progress bar on a terminal if they have no tables."""
+    console = Console(stderr=True)
+    if report.has_tables or not console.is_terminal:
+        return files
+    return track(files, "detecting", report.files, console=console, transient=True)
+
+
+def _missing(path: Path) -> str:
+    if path.parts[:1] in (("http:",), ("https:",)):  # a path has lost one of the slashes
+        return f"{path}: addresses are not read: download the file, and name it here"
+    return f"{path}: this file does not exist"
+
+
+def _report_failure(error: UserError | str) -> None:
+    """Print why a file or folder failed."""
     print(f"detclip2: {error}", file=sys.stderr)
-    return 1
 
 
-def _vocabulary(args: argparse.Namespace) -> Vocabulary:
+def _vocabulary(args: argparse.Namespace) -> "Vocabulary | CaptionPhrases":
+    from detclip2.inference.vocabulary import Vocabulary
+
+    if args.caption is not None:
+        return CaptionPhrases.find(args.caption)
     if args.vocabulary in BUILTIN_NAMES:
         return Vocabulary.builtin(args.vocabulary)
     if args.vocabulary is not None:
@@ -157,41 +222,14 @@ def _make_folder(path: Path) -> None:
         raise UserError(f"{path}: this folder cannot be made: {error.strerror}") from None
 
 
-def _report_image(console: Console, image: Path, instances: Instances) -> None:
-    """Print a table of an image: name, score, box; the best first."""
-    # Text, not str: rich would read brackets in a name as markup.
-    console.print(Text(f"{image}: {len(instances)} found", style="bold"), soft_wrap=True)
-    if len(instances):
-        table = Table("name", box=SIMPLE_HEAD)
-        table.add_column("score", justify="right")
-        table.add_column("box: x1, y1, x2, y2", justify="right")
-        shown = instances[:ROWS_SHOWN]
-        boxes = shown.pred_boxes.tensor.tolist()
-        for label, score, box in zip(shown.labels, shown.scores.tolist(), boxes, strict=True):
-            corners = ", ".join(f"{corner:.0f}" for corner in box)
-            table.add_row(Text(label, overflow="fold"), f"{score:.3f}", corners)
-        console.print(table)
-    if len(instances) > ROWS_SHOWN:
-        console.print(f"and {len(instances) - ROWS_SHOWN} more with lower scores")
-
-
-def _report_video(console: Console, video: Path, tally: Tally) -> None:
-    """Print a table of a video: name, number of frames, best score; the most frequent first."""
-    console.print(Text(f"{video}: {tally.frames} frames", style="bold"), soft_wrap=True)
-    if tally.labels:
-        table = Table("name", box=SIMPLE_HEAD)
-        table.add_column("frames", justify="right")
-        table.add_column("best score", justify="right")
-        by_frames = sorted(tally.labels.items(), key=lambda item: (*item[1], item[0]), reverse=True)
-        for label, (frames, score) in by_frames[:ROWS_SHOWN]:
-            table.add_row(Text(label, overflow="fold"), str(frames), f"{score:.3f}")
-        console.print(table)
-    if len(tally.labels) > ROWS_SHOWN:
-        console.print(f"and {len(tally.labels) - ROWS_SHOWN} more names")
-
-
 def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
+
+
+def _results(text: str) -> Path:
+    if Path(text).suffix not in RESULTS:
+        raise argparse.ArgumentTypeError(f"{text} does not end in {' or '.join(RESULTS)}")
+    return Path(text)
 
 
 def _fraction(text: str) -> float:

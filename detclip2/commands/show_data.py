@@ -11,7 +11,7 @@ import supervision as sv
 from PIL import Image
 
 from detclip2.commands.model_arguments import add_trust_argument
-from detclip2.config import apply_overrides, build, load_config
+from detclip2.config import apply_overrides, build, load_config, reason_of
 from detclip2.data.hybrid_loader import source_nodes
 from detclip2.data.mappers import draw_sample
 from detclip2.data.sample import check_sample
@@ -86,13 +86,21 @@ def draw_samples(source: Source, count: int, seed: int) -> Iterator[dict[str, An
     """The first `count` samples of a source in the order of `seed`, checked.
 
     Raises:
-        UserError: there are no records, or none makes a sample.
+        UserError: there are no records, none makes a sample, or an argument of the config fails.
         ValueError: the mapper returns a sample in another format.
     """
     records, order = source.preview(ATTEMPTS * count, seed)
     mapper, made = source.mapper, 0
     for index in order:
-        sample = draw_sample(records, index, mapper, np.random.default_rng([seed, index]))
+        try:
+            sample = draw_sample(records, index, mapper, np.random.default_rng([seed, index]))
+        except UserError:
+            raise
+        except Exception as error:  # of an argument that fails in use alone, e.g. a shape of Resize
+            raise UserError(
+                f"record {index} of the source makes no sample ({reason_of(error)}): check the "
+                "arguments of its records, mapper and augmentations in the config"
+            ) from error
         if sample is not None:
             check_sample(sample, mapper.max_phrases)
             yield sample

@@ -53,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
     predictor = OpenVocabularyPredictor(
         *config_and_weights(args), device=args.device, trust_config=args.trust_config
     )
+    if predictor.model.reads_names:
+        raise UserError("this model reads names: it needs no vocabulary file, give it the names")
     vocabulary = predictor.encode(vocabulary)
     vocabulary.save(args.output)
     print(f"{args.output}: {vocabulary}")

@@ -69,6 +69,17 @@ KEYS: Mapping[str, Key] = {
         "none where the caption does not have it literally",
         allowed=("grounding", "caption"),
     ),
+    "phrase_order": Key(
+        torch.Tensor,
+        "int64 (M,), indices of `phrases` in the order of the data set, for a model that joins "
+        "them into a caption",
+        allowed=("detection",),
+    ),
+    "other_captions": Key(
+        list,
+        "str, captions of other images: negatives for a model that reads captions whole",
+        allowed=("grounding",),
+    ),
     "question": Key(str, "a question about the image", ("vqa",)),
     "answers": Key(dict, "answer -> its score, a number", ("vqa",)),
     "target_text": Key(str, "the text to generate", ("captioning",)),
@@ -214,6 +225,15 @@ def _check_text(sample: Sample) -> None:
         _require(
             all(0 <= begin < end <= length for of_phrase in spans for begin, end in of_phrase),
             "a span of phrase_spans is not inside the caption",
+        )
+    if "phrase_order" in sample:
+        places = sorted(sample["phrase_order"].tolist())
+        _require(places == [*range(len(sample["phrases"]))], "phrase_order is no permutation")
+    if "other_captions" in sample:
+        _require("phrase_spans" in sample, "there are other_captions without phrase_spans")
+        _require(
+            all(isinstance(text, str) and text.strip() for text in sample["other_captions"]),
+            "one of other_captions is empty or no text",
         )
     for key in TEXT_KEYS:
         if key in sample:

@@ -27,7 +27,7 @@ from torch.utils.data import Dataset, IterableDataset, Sampler, get_worker_info
 
 from detclip2.data.mappers import Mapper
 from detclip2.data.sample import Sample, SkipSample
-from detclip2.utils.errors import UserError
+from detclip2.utils.errors import UserError, shown
 
 Record = Mapping[str, Any]
 # Another record replaces one that is skipped; after this many skips in a row the data is at fault.
@@ -67,6 +67,9 @@ class Source:
         mapper: (record, random generator) -> sample.
         total_batch_size: samples in a batch of this source, over all processes.
         num_workers: number of worker processes that prepare samples; 0 for none.
+
+    Raises:
+        UserError: the records or the mapper are something else.
     """
 
     def __init__(
@@ -77,6 +80,14 @@ class Source:
         num_workers: int = 2,
     ) -> None:
         self.records: Any = records() if callable(records) else records
+        has_items = hasattr(self.records, "__len__") and hasattr(self.records, "__getitem__")
+        if not (self.streaming or has_items) or isinstance(self.records, Mapping | str):
+            raise UserError(
+                f"the records of a source are {shown(self.records)}; expected a sequence of "
+                "records, or streaming records"
+            )
+        if not callable(mapper):
+            raise UserError(f"the mapper of a source is {shown(mapper)}; expected a mapper")
         self.mapper = mapper
         self.total_batch_size = total_batch_size
         self.num_workers = num_workers

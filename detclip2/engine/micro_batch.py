@@ -20,8 +20,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from detclip2.modeling.proposals import Proposals
-from detclip2.modeling.protocol import Losses, OpenVocabularyModel, Sample
-from detclip2.modeling.text.text_batch import TextBatch
+from detclip2.modeling.protocol import Losses, OpenVocabularyModel, Sample, Text
 
 RandomState = list[Tensor]
 
@@ -61,7 +60,7 @@ class GradientsInParts:
         return losses
 
     def _regions(
-        self, samples: Sequence[Sample], parts: list[slice], text: TextBatch
+        self, samples: Sequence[Sample], parts: list[slice], text: Text
     ) -> tuple[Proposals, list[RandomState]]:
         """First pass: the regions that the contrast reads, and the random state of each part."""
         model = self.model
@@ -76,7 +75,7 @@ class GradientsInParts:
                 regions.append(model.contrast_regions(outputs, of_part, samples[part]))
         return Proposals(*map(torch.cat, zip(*regions, strict=True))), states
 
-    def _contrast(self, regions: Proposals, text: TextBatch) -> Losses:
+    def _contrast(self, regions: Proposals, text: Text) -> Losses:
         """The contrast of the whole batch; its gradients go to ``regions`` and ``text``."""
         regions.regions.requires_grad_()
         with self.autocast():
@@ -88,7 +87,7 @@ class GradientsInParts:
         self,
         samples: Sequence[Sample],
         parts: list[slice],
-        text: TextBatch,
+        text: Text,
         regions: Proposals | None,
         states: list[RandomState] | None,
     ) -> Losses:

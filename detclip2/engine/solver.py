@@ -10,6 +10,7 @@ from detectron2.utils import comm
 from fvcore.common.param_scheduler import (
     CosineParamScheduler,
     LinearParamScheduler,
+    MultiStepParamScheduler,
     ParamScheduler,
 )
 from omegaconf import DictConfig
@@ -43,6 +44,32 @@ def warmup_constant(max_iter: int, warmup_iterations: int = 500) -> WarmupParamS
     """
     return WarmupParamScheduler(
         LinearParamScheduler(1.0, 1.0),  # fvcore's constant one raises at the end of a run
+        warmup_factor=0.001,
+        warmup_length=min(warmup_iterations / max_iter, 1.0),
+    )
+
+
+def warmup_steps(
+    max_iter: int,
+    warmup_iterations: int = 2000,
+    milestones: Sequence[float] = (0.67, 0.89),
+    values: Sequence[float] = (1.0, 0.1, 0.01),
+) -> WarmupParamScheduler:
+    """A linear warm-up, then a rate that falls in steps (GLIP).
+
+    Args:
+        max_iter: iterations of the run.
+        warmup_iterations: how many of them warm up; 2000 in GLIP.
+        milestones: fractions of the run at which the rate falls.
+        values: the factors of the base rate before, between and after them.
+    """
+    updates = max(max_iter, 1000)  # fvcore refuses milestones that fall together
+    return WarmupParamScheduler(
+        MultiStepParamScheduler(
+            list(values),
+            num_updates=updates,
+            milestones=[int(part * updates) for part in milestones],
+        ),
         warmup_factor=0.001,
         warmup_length=min(warmup_iterations / max_iter, 1.0),
     )
@@ -132,20 +159,53 @@ def set_epochs(keys: DictConfig, loader: HybridLoader) -> None:
     keys.eval_period = iterations_of_epochs(*length, 1)
 
 
+class PrefixFactors:
+    """Parameter name -> factor on its learning rate, by the beginning of the name.
+
+    Args:
+        factors: beginning -> factor; the first that fits holds, and 1 if none does.
+    """
+
+    def __init__(self, factors: Mapping[str, float]) -> None:
+        self.factors = dict(factors)
+
+    def __call__(self, name: str) -> float:
+        """The factor of a parameter."""
+        return next((f for start, f in self.factors.items() if name.startswith(start)), 1.0)
+
+
 class TextTowerFactor:
     """Parameter name -> factor on its learning rate (paper, sec. 4.1: 0.1 for the text tower).
 
     Args:
-        factor: for the pretrained text model; its projection to D starts from random weights, so
-            it learns at the full rate.
+        factor: for the pretrained text model; what is around it, such as its projection to D,
+            starts from random weights, so it learns at the full rate.
     """
+
+    SUBMODULE = "text_tower.model"
 
     def __init__(self, factor: float = 0.1) -> None:
         self.factor = factor
 
     def __call__(self, name: str) -> float:
+        """The factor of a parameter: of the text model, wherever in a model its tower is."""
+        return self.factor if f".{self.SUBMODULE}." in f".{name}" else 1.0
+
+
+class BiasFactor:
+    """Parameter name -> factor on the learning rate of biases, 2 in GLIP.
+
+    Args:
+        factor: for every parameter with "bias" in its own name, as in GLIP: also the table of
+            relative positions of Swin.
+    """
+
+    def __init__(self, factor: float = 2.0) -> None:
+        self.factor = factor
+
+    def __call__(self, name: str) -> float:
         """The factor of a parameter."""
-        return self.factor if name.startswith("text_tower.model.") else 1.0
+        return self.factor if "bias" in name.rpartition(".")[2] else 1.0
 
 
 class LayerDecay:

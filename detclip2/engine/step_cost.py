@@ -1,6 +1,7 @@
 """Time and memory of a training step, measured before a long run."""
 
 import copy
+import math
 import resource
 import sys
 import time
@@ -13,10 +14,10 @@ from detectron2.structures import Boxes, Instances
 from omegaconf import DictConfig
 from torch import nn
 
-from detclip2.config import build
+from detclip2.config import build, require_keys
 from detclip2.data.hybrid_loader import source_nodes
 from detclip2.data.sample import Sample
-from detclip2.utils.errors import UserError
+from detclip2.utils.errors import UserError, shown
 
 WARM_UP, MEASURED = 1, 3
 
@@ -76,13 +77,21 @@ def source_shares(cfg: DictConfig) -> dict[str, float]:
     """Source -> its share of the iterations by ``train.source_ratios``; the sum is 1.
 
     Raises:
-        UserError: there are several sources and no ratios.
+        UserError: there are several sources and no ratios, or a source has no ratio above 0.
     """
     names = source_nodes(cfg)
     ratios = cfg.train.source_ratios or {}
     if not ratios and len(names) > 1:
         raise UserError("train.source_ratios must be given; the config has several sources")
-    ratios = dict(ratios) or dict.fromkeys(names, 1)
+    if not ratios:
+        ratios = dict.fromkeys(names, 1)
+    require_keys(ratios, "train.source_ratios")
+    for name in [*names, *ratios]:
+        ratio = ratios.get(name)
+        if not isinstance(ratio, int | float) or not 0 < ratio < math.inf:
+            raise UserError(
+                f"train.source_ratios.{name} is {shown(ratio)}; expected a number above 0"
+            )
     return {name: ratios[name] / sum(ratios.values()) for name in names}
 
 

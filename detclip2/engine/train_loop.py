@@ -5,9 +5,10 @@ runs the same loop on the config that it writes.
 """
 
 import contextlib
+import io
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,9 @@ from detclip2.config import (
     apply_overrides,
     build,
     check_keys,
-    get_config,
+    fill_environment,
     load_config,
+    require_keys,
     unknown_key,
 )
 from detclip2.data.hybrid_loader import source_nodes
@@ -50,8 +52,10 @@ from detclip2.engine.resumed_config import check_resumed
 from detclip2.engine.runtime import apply_runtime_options, keep_freed_memory
 from detclip2.engine.solver import set_epochs, shard_optimizer_state
 from detclip2.engine.test_sets import check_test_sets
+from detclip2.engine.train_keys import add_train_defaults, check_train
 from detclip2.engine.trainer import NonFiniteSteps, Trainer
-from detclip2.evaluation.streaming import set_vocabulary_description
+from detclip2.evaluation.protocol import Protocol
+from detclip2.evaluation.streaming import protocols_of, set_vocabulary_description
 from detclip2.modeling.protocol import OpenVocabularyModel
 from detclip2.utils.errors import UserError
 from detclip2.utils.files import out_of_space, space_needed
@@ -64,7 +68,12 @@ TURNS, TEST_BATCHES = 2, 2
 
 
 def evaluate(
-    cfg: DictConfig, model: OpenVocabularyModel, part: str = "dataloader"
+    cfg: DictConfig,
+    model: OpenVocabularyModel,
+    part: str = "dataloader",
+    *,
+    watch: Callable[[Any], Any] | None = None,
+    protocols: list[Protocol] | None = None,
 ) -> dict[str, Any]:
     """Evaluate a model on every test set of a config.
 
@@ -72,6 +81,9 @@ def evaluate(
         cfg: the config.
         model: in evaluation mode.
         part: the key with ``test``, ``evaluator`` and ``vocabulary``, and optionally ``tests``.
+        watch: shows the progress to a person: it maps a loader to one that does so. What
+            pycocotools prints is then dropped.
+        protocols: gets the protocols of the evaluations.
 
     Returns:
         The results of ``test``, and those of each of ``tests`` under its name; {} on processes
@@ -83,7 +95,7 @@ def evaluate(
     results: dict[str, Any] = {}
     check_vocabularies(cfg, part)
     for name, (node, loader) in evaluation_nodes(cfg, part).items():
-        found = _evaluate_on(cfg, model, node, loader)
+        found = _evaluate_on(cfg, model, node, loader, watch, protocols)
         results.update({name: found} if name and found else found)
     return results
 
@@ -114,7 +126,12 @@ def check_vocabularies(cfg: DictConfig, part: str = "dataloader") -> None:
 
 
 def _evaluate_on(
-    cfg: DictConfig, model: OpenVocabularyModel, node: str, loader_key: str
+    cfg: DictConfig,
+    model: OpenVocabularyModel,
+    node: str,
+    loader_key: str,
+    watch: Callable[[Any], Any] | None,
+    protocols: list[Protocol] | None,
 ) -> dict[str, Any]:
     loader = build(cfg, f"{node}.{loader_key}")  # registers the data set
     if cfg.train.fast_dev_run:
@@ -124,8 +141,11 @@ def _evaluate_on(
         vocabulary = build(cfg, f"{node}.vocabulary").encode_with(model)
         model.set_vocabulary(vocabulary)
         set_vocabulary_description(evaluator, vocabulary.description)
-    results = inference_on_dataset(model, loader, evaluator)
+    with contextlib.redirect_stdout(io.StringIO()) if watch else contextlib.nullcontext():
+        results = inference_on_dataset(model, watch(loader) if watch else loader, evaluator)
     print_csv_format(results)
+    if protocols is not None:
+        protocols += protocols_of(evaluator)
     return results or {}
 
 
@@ -185,13 +205,17 @@ def train(cfg: DictConfig, model: Any, resume: bool, progress_bar: bool = False)
     checkpointer = Checkpointer(model, keys.output_dir, trainer=trainer, **averaged)
     stop = PreemptionHook(checkpointer)
     metric = best_metric(cfg)
+    bar = ProgressBar(loader) if main and progress_bar else None
     results: dict[str, Any] = {}
 
     def evaluate_and_keep() -> dict[str, Any]:
         results.clear()
         if stop.agreed is None:  # after a stop signal there is no time for it
             # Only the main process has results; the hooks below need them in all processes.
-            results.update(comm.all_gather(evaluate(cfg, best_model))[0])
+            watch = bar.watch if bar else None
+            results.update(comm.all_gather(evaluate(cfg, best_model, watch=watch))[0])
+            if bar:
+                bar.report(results)
             known = flatten_results_dict(results)
             if keys.best_metric and metric not in known:
                 raise UserError(
@@ -222,7 +246,7 @@ def train(cfg: DictConfig, model: Any, resume: bool, progress_bar: bool = False)
             ResumableBestCheckpointer(period, checkpointer, metric) if period else None,
             hooks.PeriodicWriter(writers(cfg), period=keys.log_period) if main else None,
             DrawCurves(keys.output_dir) if main else None,
-            ProgressBar(loader) if main and progress_bar else None,
+            bar,
             ReduceLROnPlateau(schedule, **{"metric": metric, **plateau}) if plateau else None,
         ]
     )
@@ -264,14 +288,16 @@ def load(args: Any) -> DictConfig:
         UserError: it cannot be loaded, has an unknown key, or lacks the model or data.
     """
     cfg, name = load_config(args.config_file, getattr(args, "trust_config", False))
-    known = get_config("train.py").train
-    cfg.train = OmegaConf.merge(known, cfg.get("train", {}))
+    known = add_train_defaults(cfg, name)
     apply_overrides(cfg, args.opts, name)
+    require_keys(cfg.train, f"{name}: train")
+    fill_environment(cfg)
     for key in cfg.train:
         if key == "auto_step":
             raise UserError(f"{name}: train.auto_step is called train.reduce_lr_on_plateau now")
         if key not in known:
             raise UserError(unknown_key(name, "train", key, known))
+    check_train(cfg, known, name)
     for part in ("model", "dataloader"):
         if part not in cfg:
             raise UserError(f"{name}: key {part!r} is missing")

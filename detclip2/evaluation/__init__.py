@@ -9,6 +9,7 @@ __all__ = [
     "CheckedCOCOEvaluator",
     "LVISFixedAPEvaluator",
     "NameAccuracyEvaluator",
+    "PartlyLabelledEvaluator",
     "PhraseGroundingEvaluator",
     "Protocol",
 ]
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from detclip2.evaluation.coco import CheckedCOCOEvaluator
     from detclip2.evaluation.lvis import LVISFixedAPEvaluator
     from detclip2.evaluation.name_accuracy import NameAccuracyEvaluator
+    from detclip2.evaluation.partly_labelled import PartlyLabelledEvaluator
     from detclip2.evaluation.phrase_grounding import PhraseGroundingEvaluator
     from detclip2.evaluation.protocol import Protocol
 else:
@@ -28,6 +30,7 @@ else:
             "CheckedCOCOEvaluator": "coco",
             "LVISFixedAPEvaluator": "lvis",
             "NameAccuracyEvaluator": "name_accuracy",
+            "PartlyLabelledEvaluator": "partly_labelled",
             "PhraseGroundingEvaluator": "phrase_grounding",
             "Protocol": "protocol",
         },

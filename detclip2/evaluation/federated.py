@@ -54,6 +54,12 @@ class Federated:
         """Whether instances of a category may be in an image without a box."""
         return category_id in self._partial.get(image_id, ())
 
+    def is_exhaustive(self, image_id: Any, category_id: Any) -> bool:
+        """Whether all instances of a category in an image have a box, be it none."""
+        known = self._known.get(image_id)
+        is_known = known is None or category_id in known
+        return is_known and not self.is_partial(image_id, category_id)
+
     def crowds(self) -> list[Entry]:
         """A crowd over the whole image for each category that is not exhaustive in it.
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from detclip2.data.io.coco_json import checked_coco, read_json
 from detclip2.data.io.coco_parser import KEYS, Content
 from detclip2.evaluation.detections import ByClass, Detections
-from detclip2.utils.errors import UserError
+from detclip2.utils.errors import UserError, shown
 
 # The package logs each of its steps, here once per class.
 _logger = logging.getLogger(f"{__name__}.lvis")
@@ -191,8 +191,8 @@ def read_lvis_json(path: str) -> Content:
                     )
             if isinstance(entry["id"], str) and part != "annotations":
                 raise UserError(
-                    f"{path}: {part}[{position}] has the id {entry['id']!r}; LVIS's protocol needs "
-                    "integers"
+                    f"{path}: {part}[{position}] has the id {shown(entry['id'])}; LVIS's protocol "
+                    "needs integers"
                 )
     return content
 

@@ -15,11 +15,11 @@ from detclip2.evaluation.checks import check_finite, write_results
 from detclip2.evaluation.coco_api import METRICS, average_precision, coco_of
 from detclip2.evaluation.protocol import Protocol, annotations_of
 from detclip2.inference.results import to_coco
-from detclip2.utils.errors import UserError
+from detclip2.utils.errors import UserError, shown
 from detclip2.utils.files import write_json
 from detclip2.utils.paths import path_as_written
 
-Detect = Callable[[list[Path], list[str]], Iterable[Instances]]
+Detect = Callable[[list[Path], Sequence[str]], Iterable[Instances]]
 """Images and C prompts -> detections of each image; ``pred_classes`` index the prompts."""
 
 MAX_DETECTIONS = 100  # of an image, as in COCO's protocol
@@ -68,7 +68,7 @@ def read_split(one: OdinwSet, settings: OdinwSettings) -> tuple[Content, list[Pa
     content = read_odinw(one, settings.root, settings.split)
     for image in content["images"]:
         if "file_name" not in image:
-            raise UserError(f"{path}: id {image['id']} of 'images' has no key 'file_name'")
+            raise UserError(f"{path}: id {shown(image['id'])} of 'images' has no key 'file_name'")
     paths = [path_as_written(path.parent, image["file_name"]) for image in content["images"]]
     records = zip(paths, content["images"], strict=True)
     if problem := image_problem([{**image, "file_name": file} for file, image in records]):
@@ -90,7 +90,7 @@ def evaluate_odinw(
     """
     content, paths = read_split(one, settings)
     category_ids = [category["id"] for category in content["categories"]]
-    prompts = one.prompts(settings.benchmark, settings.written_prompts)
+    prompts = one.vocabulary(settings.benchmark, settings.written_prompts)
     found = []
     for image, instances in zip(content["images"], detect(paths, prompts), strict=True):
         check_finite(image["id"], instances)
@@ -102,7 +102,7 @@ def evaluate_odinw(
     names = dict(zip(category_ids, one.classes, strict=True))
     return {
         "annotations": annotations_of(one.annotations(settings.root, settings.split)),
-        "prompts": prompts,
+        "prompts": list(prompts),
         "images": len(paths),
         **metrics,
         "classes": {names[identity]: ap for identity, ap in of_classes.items()},

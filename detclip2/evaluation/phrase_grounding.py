@@ -86,7 +86,8 @@ class PhraseGroundingEvaluator(StreamingEvaluator):
     counts for each of them, as "R@1-people" and so on. Numbers are percentages.
 
     The vocabulary of an image is its caption's phrases (`MentionMapper`); the model should keep the
-    best boxes of every phrase (`TopKPerPhrase`).
+    best boxes of every phrase (`TopKPerPhrase`). GLIP's protocol is `whole_captions`, and the best
+    100 boxes of a caption.
 
     Args:
         dataset_name: registered by `grounding_set`.
@@ -95,6 +96,8 @@ class PhraseGroundingEvaluator(StreamingEvaluator):
             detected boxes, the best first, with scores.
         top_k: values of k.
         iou_threshold: least IoU of a right box.
+        whole_captions: as that of the mapper: each mention has boxes of its own, also if the
+            caption has the phrase several times.
 
     Raises:
         UserError: the data set is not registered by `grounding_set`.
@@ -108,18 +111,20 @@ class PhraseGroundingEvaluator(StreamingEvaluator):
         output_dir: str | Path | None = None,
         top_k: Sequence[int] = (1, 5, 10),
         iou_threshold: float = 0.5,
+        whole_captions: bool = False,
     ) -> None:
         if not hasattr(MetadataCatalog.get(dataset_name), "mentions"):
             raise UserError(f"{dataset_name!r} is not registered by grounding_set")
         self.mentions: dict[Key, list[Mention]] = MetadataCatalog.get(dataset_name).mentions
         self.top_k = tuple(top_k)
         self.iou_threshold = iou_threshold
+        self.whole_captions = whole_captions
         protocol = Protocol(
             dataset_name,
             _fingerprint(self.mentions),
             f"{max(self.top_k)} of a phrase",
             f"recall at IoU >= {iou_threshold:g}, any box and merged boxes",
-            "the phrases of each caption, as annotated",
+            "whole captions" if whole_captions else "the phrases of each caption, as annotated",
         )
         super().__init__(protocol, self.mentions.keys(), dataset_name, output_dir=output_dir)
         self.reset()
@@ -137,11 +142,11 @@ class PhraseGroundingEvaluator(StreamingEvaluator):
         key = image["image_id"], image.get("sentence_id", 0)
         asked = image.get("vocabulary")
         if asked is not None and key in self.mentions:
-            expected = vocabulary_of(self.mentions[key])
-            if list(asked) != list(expected):
+            expected = self._vocabulary_of(key)
+            if list(asked) != expected:
                 raise UserError(
                     f"the model is asked for {list(asked)} in image {key[0]}, sentence {key[1]}; "
-                    f"expected the phrases of the caption, {list(expected)}"
+                    f"expected the phrases of the caption, {expected}"
                 )
         return key
 
@@ -154,14 +159,22 @@ class PhraseGroundingEvaluator(StreamingEvaluator):
         _add(self._found, {key: self._found_for(key, instances)})
 
     def _found_for(self, key: Key, instances: Instances) -> list[Found]:
-        number = {p.casefold(): i for i, p in enumerate(vocabulary_of(self.mentions[key]))}
+        mentions = self.mentions[key]
+        number = {p.casefold(): i for i, p in enumerate(self._vocabulary_of(key))}
+        classes = [number[mention.phrase.casefold()] for mention in mentions]
+        if self.whole_captions:
+            classes = list(range(len(mentions)))
         best_first = instances[instances.scores.argsort(descending=True, stable=True)]
         found = []
-        for mention in self.mentions[key]:
-            own = best_first[best_first.pred_classes == number[mention.phrase.casefold()]]
+        for label in classes:
+            own = best_first[best_first.pred_classes == label]
             own = own[: max(self.top_k)]
             found.append((own.pred_boxes.tensor.tolist(), own.scores.tolist()))
         return found
+
+    def _vocabulary_of(self, key: Key) -> list[str]:
+        mentions = self.mentions[key]
+        return [m.phrase for m in mentions] if self.whole_captions else vocabulary_of(mentions)
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """{"any_box": {"R@1": ...}, "merged_boxes": {...}} on the main process.

@@ -124,6 +124,15 @@ class StreamingEvaluator(DatasetEvaluator):
 
 def set_vocabulary_description(evaluator: DatasetEvaluator, description: str) -> None:
     """Set the prompts of our evaluators' protocols; Detectron2's own evaluators do not change."""
-    for one in getattr(evaluator, "_evaluators", [evaluator]):  # of DatasetEvaluators
-        if isinstance(one, StreamingEvaluator):
-            one.set_vocabulary_description(description)
+    for one in _streaming(evaluator):
+        one.set_vocabulary_description(description)
+
+
+def protocols_of(evaluator: DatasetEvaluator) -> list[Protocol]:
+    """The protocols of our evaluators; Detectron2's own evaluators have none."""
+    return [one.protocol for one in _streaming(evaluator)]
+
+
+def _streaming(evaluator: DatasetEvaluator) -> list[StreamingEvaluator]:
+    parts = getattr(evaluator, "_evaluators", [evaluator])  # of DatasetEvaluators
+    return [one for one in parts if isinstance(one, StreamingEvaluator)]

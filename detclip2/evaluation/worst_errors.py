@@ -2,7 +2,9 @@
 
 import html
 import json
-from collections import defaultdict
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +23,16 @@ from detclip2.visualization.detections import font_for
 Entry = dict[str, Any]
 
 MIN_IOU = 0.5
-MAX_DRAWN = 30  # wrong detections of an image; early models have hundreds
-FOUND, MISSED, WRONG = "#2e8b57", "#ff8c00", "#d62728"
-STYLE = "body{font-family:sans-serif;margin:2em}figure{margin:0 0 2em}img{max-width:100%}"
+MAX_DRAWN = 20  # wrong detections of an image; early models have hundreds
+MIN_EDGE = 640  # px, of the longer edge of a drawn image, for readable text
+FOUND, MISSED, WRONG = "#1e7b45", "#c45a00", "#c81e1e"
+STYLE = (
+    "body{font-family:sans-serif;margin:2em}"
+    "main{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,36em),1fr));gap:2em}"
+    "figure{margin:0}img{width:100%}table{border-collapse:collapse;margin-bottom:2em}"
+    "th,td{text-align:right;padding:.2em 1em;border-bottom:1px solid #ddd}"
+    "th:first-child,td:first-child{text-align:left}"
+)
 
 
 @dataclass(frozen=True)
@@ -82,6 +91,7 @@ def write_worst_errors(
     folder: Path,
     score_threshold: float = 0.3,
     count: int = 24,
+    results: Mapping[str, Any] | None = None,
 ) -> Path:
     """Draw the images with the most errors, and write the page that shows them.
 
@@ -92,27 +102,26 @@ def write_worst_errors(
         folder: folder for ``index.html`` and the images.
         score_threshold: see `errors_of`.
         count: the most images to draw.
+        results: AP in percent by name, as COCOEvaluator returns it, for the summary.
 
     Returns:
         The path of the page.
     """
     content = read_coco_json(annotations)
-    results = json.loads(detections.read_text("utf-8")) if detections.is_file() else []
+    found = json.loads(detections.read_text("utf-8")) if detections.is_file() else []
     names = {category["id"]: category["name"] for category in content["categories"]}
     figures = []
     folder.mkdir(parents=True, exist_ok=True)
-    for number, errors in enumerate(errors_of(content, results, score_threshold)[:count], 1):
+    all_errors = errors_of(content, found, score_threshold)
+    for number, errors in enumerate(all_errors[:count], 1):
         if not errors.weight:
             break
         image = path_in(image_root, errors.image["file_name"])
         drawn = draw_errors(read_image(image), errors, names)
         drawn.save(folder / f"{number:02d}.jpg", quality=88)
-        caption = (
-            f"{errors.image['file_name']}: {len(errors.found)} found, {len(errors.missed)} missed, "
-            f"{len(errors.wrong)} wrong"
-        )
+        caption = html.escape(_caption(errors))
         figures.append(
-            f'<figure><img src="{number:02d}.jpg" alt=""><figcaption>{html.escape(caption)}'
+            f'<figure><img src="{number:02d}.jpg" alt="{caption}"><figcaption>{caption}'
             "</figcaption></figure>"
         )
     legend = (
@@ -122,13 +131,45 @@ def write_worst_errors(
     )
     body = "\n".join(figures) or "<p>There is no error.</p>"
     page = (
-        f'<!doctype html><meta charset="utf-8"><title>Worst errors</title><style>{STYLE}</style>'
-        f"<h1>Worst errors</h1>{legend}\n{body}\n"
+        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" '
+        f'content="width=device-width"><title>Worst errors</title><style>{STYLE}</style>'
+        f"<h1>Worst errors</h1>{legend}\n{_summary(all_errors, names, results or {})}\n"
+        f"<main>{body}</main></html>\n"
     )
     path = folder / "index.html"
     # A file name need not be UTF-8.
     write_whole(path, lambda file: file.write(page.encode("utf-8", "backslashreplace")))
     return path
+
+
+def _caption(errors: ImageErrors) -> str:
+    counts = f"{len(errors.found)} found, {len(errors.missed)} missed, {len(errors.wrong)} wrong"
+    more = f" (the best {MAX_DRAWN} are drawn)" if len(errors.wrong) > MAX_DRAWN else ""
+    return f"{errors.image['file_name']}: {counts}{more}"
+
+
+def _summary(
+    all_errors: Sequence[ImageErrors], names: Mapping[Any, str], results: Mapping[str, Any]
+) -> str:
+    """A table of AP, and of how many boxes are found, missed and wrong, by category."""
+    kinds = ("found", "missed", "wrong")
+    counts = {
+        kind: Counter(one["category_id"] for errors in all_errors for one in getattr(errors, kind))
+        for kind in kinds
+    }
+
+    def row(name: str, ap: Any, numbers: Iterable[int]) -> str:
+        is_number = isinstance(ap, float) and math.isfinite(ap)
+        cells = [html.escape(name), f"{ap:.1f}" if is_number else "-", *map(str, numbers)]
+        return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+
+    rows = [row("all", results.get("AP"), (counts[kind].total() for kind in kinds))]
+    rows += [
+        row(name, results.get(f"AP-{name}"), (counts[kind][category] for kind in kinds))
+        for category, name in sorted(names.items(), key=lambda pair: pair[1])
+    ]
+    head = "".join(f"<th>{title}</th>" for title in ("category", "AP, percent", *kinds))
+    return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
 
 
 def _match(image: Entry, truths: list[Entry], detections: list[Entry]) -> ImageErrors:
@@ -160,7 +201,9 @@ def _overlaps(detection: Entry, truths: list[Entry], crowds: list[bool]) -> list
 
 
 def draw_errors(image: np.ndarray, errors: ImageErrors, names: dict[int, str]) -> Image.Image:
-    """The image with found, missed and wrong boxes, at least 640 px wide.
+    """The image with found, missed and wrong boxes, each with its name; found ones lie on top.
+
+    Small images are enlarged to `MIN_EDGE`; lines and text scale with the image.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -168,20 +211,26 @@ def draw_errors(image: np.ndarray, errors: ImageErrors, names: dict[int, str]) -
         names: category id -> name.
     """
     drawn = Image.fromarray(image)
-    factor = max(1.0, 640 / drawn.width)  # small images are enlarged for readable text
+    factor = max(1.0, MIN_EDGE / max(drawn.size))
     drawn = drawn.resize((round(drawn.width * factor), round(drawn.height * factor)))
     canvas = ImageDraw.Draw(drawn)
-    font = ImageFont.truetype(font_for("".join(names.values())), 13)
+    scale = max(drawn.size) / MIN_EDGE
+    font = ImageFont.truetype(font_for("".join(names.values())), round(14 * scale))
+    line = round(3 * scale)
     wrong = errors.wrong[:MAX_DRAWN]  # the best of them
-    layers = ((errors.found, FOUND), (errors.missed, MISSED), (wrong, WRONG))
-    for entries, color in layers:
-        for one in entries:
-            x, y, width, height = (factor * v for v in one["bbox"])
-            canvas.rectangle((x, y, x + width, y + height), outline=color, width=2)
-            if color == FOUND:
-                continue
-            score = f" {one['score']:.2f}" if "score" in one else ""
-            text = names[one["category_id"]] + score
-            canvas.rectangle(canvas.textbbox((x + 3, y + 2), text, font=font), fill="white")
-            canvas.text((x + 3, y + 2), text, fill=color, font=font)
+    layers = ((wrong, WRONG), (errors.missed, MISSED), (errors.found, FOUND))
+    boxes = [(one, color) for entries, color in layers for one in reversed(entries)]
+    for one, color in boxes:
+        x, y, width, height = (factor * v for v in one["bbox"])
+        canvas.rectangle((x, y, x + width, y + height), outline=color, width=line)
+    for one, color in boxes:  # no line goes through a label
+        x, y = factor * one["bbox"][0], factor * one["bbox"][1]
+        score = f" {one['score']:.2f}" if "score" in one else ""
+        text = names[one["category_id"]] + score
+        left, top, right, bottom = canvas.textbbox((0, 0), text, font=font)
+        # Above the box, but inside the image.
+        x = max(0.0, min(x, drawn.width - (right - left) - 2 * line))
+        y = max(0.0, y - (bottom - top) - 2 * line)
+        canvas.rectangle((x, y, x + right - left + 2 * line, y + bottom - top + 2 * line), color)
+        canvas.text((x + line - left, y + line - top), text, fill="white", font=font)
     return drawn

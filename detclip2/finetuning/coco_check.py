@@ -21,7 +21,7 @@ from detclip2.data.io.image_files import check_images, size_problem, stated_size
 from detclip2.data.io.masks import rle_of
 from detclip2.data.text.clean import clean_phrase
 from detclip2.finetuning import partial_labels
-from detclip2.utils.errors import UserError
+from detclip2.utils.errors import UserError, shown
 from detclip2.utils.paths import FolderOfFiles
 
 FINDINGS = {
@@ -174,7 +174,7 @@ def _note_unknown_keys(data: OwnData, content: Entry) -> None:
     for part, known in _KNOWN_KEYS.items():
         entries = [content] if part == "the file" else content[part]
         for key in sorted({str(key) for one in entries for key in one} - known):
-            data.note("key-unknown", f"{key!r} of {part}")
+            data.note("key-unknown", f"{shown(key)} of {part}")
 
 
 def _read_categories(data: OwnData, parsed: ParsedCoco) -> dict[Id, int]:
@@ -182,7 +182,7 @@ def _read_categories(data: OwnData, parsed: ParsedCoco) -> dict[Id, int]:
     index_of: dict[Id, int] = {}
     by_name: dict[str, int] = {}
     for identity, entry in parsed.categories.items():
-        where = f"category {entry.get('name')!r}"
+        where = f"category {shown(entry.get('name'))}"
         _check_id(data, entry, where)
         name = clean_phrase(entry.get("name", "").replace("_", " "))
         if not name:
@@ -259,12 +259,12 @@ def _read_annotations(
     boxed: list[tuple[Entry, Entry, int, tuple[float, ...]]] = []
     seen: set[Any] = set()
     for entry in parsed.annotations:
-        where = f"annotation {entry.get('id')}"
+        where = f"annotation {shown(entry.get('id'))}"
         image, index = image_of[entry["image_id"]], index_of.get(entry.get("category_id", ""))
         if image is None:
             continue
         if index is None:  # a category without a name
-            data.note("category-unknown", f"{where}: category {entry.get('category_id')!r}")
+            data.note("category-unknown", f"{where}: category {shown(entry.get('category_id'))}")
             continue
         where = f"{where} in {image['file_name']}"
         numbers = four_finite_numbers(entry.get("bbox"))
@@ -277,7 +277,7 @@ def _read_annotations(
             if box is not None:
                 data.note("box-derived", where)
         if box is None:
-            data.note("box-unusable", f"{where}: {entry.get('bbox')!r}")
+            data.note("box-unusable", f"{where}: {shown(entry.get('bbox'))}")
             continue
         if (what := (image["id"], index, box)) in seen:
             data.note("annotation-repeated", where)
@@ -288,7 +288,7 @@ def _read_annotations(
         [box for *_, box in boxed], [image for _, image, *_ in boxed]
     )
     for entry, image, index, box in boxed:
-        where = f"annotation {entry.get('id')} in {image['file_name']}"
+        where = f"annotation {shown(entry.get('id'))} in {image['file_name']}"
         if corners:
             data.note("box-corners", where)
             box = (box[0], box[1], box[2] - box[0], box[3] - box[1])
@@ -331,7 +331,7 @@ def _check_id(data: OwnData, entry: Entry, where: str) -> None:
     """Note the id of an image or category if it is not an integer."""
     value = entry["id"]
     if not isinstance(value, int) or isinstance(value, bool):
-        data.note("id-not-integer", f"{value!r} of {where}")
+        data.note("id-not-integer", f"{shown(value)} of {where}")
 
 
 def box_of_mask(segmentation: Any, image: Entry) -> tuple[float, ...] | None:
@@ -339,7 +339,7 @@ def box_of_mask(segmentation: Any, image: Entry) -> tuple[float, ...] | None:
     try:
         mask = rle_of(segmentation, (image["height"], image["width"]))
         return tuple(float(v) for v in coco_masks.toBbox(mask))
-    except (TypeError, ValueError):
+    except ValueError:
         return None
 
 

@@ -18,6 +18,7 @@ from detclip2.engine.solver import iterations_of_epochs, warmup_cosine
 from detclip2.evaluation.coco import CheckedCOCOEvaluator
 from detclip2.inference.vocabulary import Vocabulary
 from detclip2.utils.errors import UserError
+from detclip2.utils.repository import config_of_user
 
 # The paper fine-tunes on LVIS (100,000 images) for 24 epochs (Tab. 10), and on the small sets of
 # ODinW for up to 250 (Tab. 11). Between these limits, every data set gets at least MIN_ITERATIONS.
@@ -98,7 +99,7 @@ def finetune_config(
         device=settings.device,
         seed=settings.seed,
     )
-    train.amp.enabled = settings.device == "cuda"
+    train.amp.enabled = settings.device.startswith("cuda")
     cfg = OmegaConf.create(
         {
             "model": OmegaConf.to_container(base.model, resolve=True),
@@ -150,7 +151,7 @@ class Mixed:
         """Read a source and the test set of a config.
 
         Args:
-            name: CONFIG/SOURCE.
+            name: CONFIG/SOURCE; the config is a file, or one of this project by its name.
             folder: replaces that config's output folder.
             trust_config: see `detclip2.config.load_config`.
 
@@ -160,7 +161,7 @@ class Mixed:
         file, _, source = name.rpartition("/")
         if not file:
             raise UserError(f"--mix {name}: expected CONFIG/SOURCE, such as coco.py/detection")
-        cfg, file = load_config(file, trust_config)
+        cfg, file = load_config(config_of_user(file), trust_config)
         sources = source_nodes(cfg)
         if source not in sources:
             raise UserError(f"--mix: {file} has the sources {sorted(sources)}, not {source!r}")
@@ -210,10 +211,21 @@ def _dataloader(data: Data, name: str, batch_size: int, settings: Settings) -> d
                 num_workers=settings.num_workers,
             ),
         ),
+        **evaluation_nodes(data.val, data.images, f"{name}_val"),
+    }
+
+
+def evaluation_nodes(annotations: Path, images: Path, name: str) -> dict[str, Any]:
+    """``test``, ``evaluator`` and ``vocabulary`` for annotations in COCO's format.
+
+    Args:
+        annotations: the json; its names are asked for.
+        images: the folder of its images.
+        name: the name of the data set.
+    """
+    return {
         "test": L(build_detection_test_loader)(
-            dataset=L(detection_set)(
-                name=f"{name}_val", json_file=str(data.val), image_root=str(data.images)
-            ),
+            dataset=L(detection_set)(name=name, json_file=str(annotations), image_root=str(images)),
             mapper=L(EvaluationMapper)(
                 augmentations=[
                     L(T.ResizeShortestEdge)(

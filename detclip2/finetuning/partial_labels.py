@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from detclip2.data.io.coco_parser import ID_LISTS, Entry, Id, ParsedCoco
 from detclip2.data.text.names import BUILTIN_NAMES, read_builtin
 from detclip2.finetuning.names import same_name
-from detclip2.utils.errors import UserError
+from detclip2.utils.errors import UserError, shown
 
 if TYPE_CHECKING:
     from detclip2.finetuning.coco_check import OwnData
@@ -136,7 +136,7 @@ def _indices(
     found = {identity: index_of.get(identity) for identity in entry.get(key, ())}
     for identity, index in found.items():
         if index is None:
-            data.note("label-unknown", f"{identity!r} in {key} of {image['file_name']}")
+            data.note("label-unknown", f"{shown(identity)} in {key} of {image['file_name']}")
     return {index for index in found.values() if index is not None}
 
 
@@ -154,12 +154,12 @@ class _ExhaustiveFor:
             return self._builtin(value, where)
         if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
             raise UserError(
-                f"{self.data.path}: {EXHAUSTIVE!r} of {where} is {str(value)[:60]!r}; expected a "
+                f"{self.data.path}: {EXHAUSTIVE!r} of {where} is {shown(value)}; expected a "
                 f"list of names or one of {_vocabularies()}"
             )
         for name in value:
             if same_name(name) not in self.index:
-                self.data.note("label-unknown", f"{name!r} in {EXHAUSTIVE} of {where}")
+                self.data.note("label-unknown", f"{shown(name)} in {EXHAUSTIVE} of {where}")
         return self._known(value)
 
     def _builtin(self, value: str, where: str) -> set[int]:
@@ -167,7 +167,7 @@ class _ExhaustiveFor:
             name = _ALIASES.get(value, value)
             if name not in BUILTIN_NAMES:
                 raise UserError(
-                    f"{self.data.path}: {EXHAUSTIVE!r} of {where} is {value!r}; there are the "
+                    f"{self.data.path}: {EXHAUSTIVE!r} of {where} is {shown(value)}; there are the "
                     f"vocabularies {_vocabularies()}; write other names as a list"
                 )
             entries, _ = read_builtin(name)

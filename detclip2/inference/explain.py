@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from detclip2.data.io.image import ImageSource, read_image
+from detclip2.data.text.caption_phrases import CaptionPhrases
 from detclip2.data.text.clean import clean_phrase, unique_phrases
 from detclip2.data.text.noun_phrases import extract_noun_phrases
 from detclip2.inference.predictor import Labels, OpenVocabularyPredictor
@@ -59,6 +60,10 @@ def explain(
     it has none. The whole caption takes part in choosing proposals, as in training, but is not
     reported. Unlike in training, the image has its size of inference.
 
+    A model that reads names (GLIP) reads the caption whole. Its regions are those of detections,
+    of all anchors the best by the probability of a phrase's tokens and the centerness; the heat is
+    the probability.
+
     Args:
         predictor: its model is an `ExplainableModel`.
         image: see `read_image`.
@@ -66,27 +71,20 @@ def explain(
         phrases: phrases to use instead of the caption's noun phrases.
 
     Raises:
-        UserError: the caption is empty or without noun phrases; the image cannot be read; the model
-            has no text tower, or finds no region.
+        UserError: the caption is empty, without noun phrases, or longer than the model reads; the
+            image cannot be read; the model has no text tower, or finds no region.
     """
     model: ExplainableModel = predictor.model
-    caption, phrases = _clean_texts(caption, phrases)
+    sample, phrases = _sample_of_texts(model, caption, phrases)
     pixels = read_image(image)
-    # A phrase that equals the caption is kept once, as in training.
-    positives = unique_phrases([caption, *phrases])
-    sample: dict[str, Any] = {
-        "image": predictor.resized(pixels),
-        "supervision": "caption",
-        "phrases": positives,
-        "num_positives": len(positives),
-    }
+    sample["image"] = predictor.resized(pixels)
     text = model.encode_text([sample])
     outputs = model.encode_images(model.preprocess_image([sample]), text)
     chosen, found = model.chosen_regions(outputs, text)
     if not found.item():
         raise UserError("the model proposes no region in this image: its weights may be broken")
 
-    column_of = {phrase.casefold(): m for m, phrase in enumerate(text.phrases)}
+    column_of = {phrase.casefold(): m for m, phrase in enumerate(sample["phrases"])}
     mine = torch.tensor([column_of[phrase.casefold()] for phrase in phrases], device=chosen.device)
     region = chosen[mine, 0]
     similarity = model.similarity(outputs, text)[0, :, mine].float().sigmoid()  # (K, M)
@@ -94,7 +92,7 @@ def explain(
     scale = np.array([pixels.shape[1] / width, pixels.shape[0] / height], np.float32)
     return Explanation(
         image=pixels,
-        caption=caption,
+        caption=sample["caption"],
         phrases=phrases,
         boxes=outputs.boxes[0, region].float().cpu().numpy() * np.tile(scale, 2),
         scores=similarity.gather(0, region[None]).squeeze(0).cpu().numpy(),
@@ -128,6 +126,23 @@ def heat_maps(similarity: Tensor, anchors: Sequence[Boxes], size: tuple[int, int
         spread = F.interpolate(grid, scale_factor=stride, mode="bilinear", align_corners=False)
         heat = heat.maximum(spread[0, :, :height, :width])
     return heat
+
+
+def _sample_of_texts(
+    model: ExplainableModel, caption: str, phrases: Sequence[str] | None
+) -> tuple[dict[str, Any], list[str]]:
+    """A sample with the texts that the model encodes, and the phrases to report."""
+    if model.reads_names:
+        found = CaptionPhrases.find(caption, phrases)
+        model.prepare_vocabulary(found)  # refuses a caption that is too long
+        phrases = list(found)
+        texts = {"caption": found.caption, "phrase_spans": found.spans, "phrases": phrases}
+        return {**texts, "num_positives": len(phrases), "supervision": "grounding"}, phrases
+    caption, phrases = _clean_texts(caption, phrases)
+    # A phrase that equals the caption is kept once, as in training.
+    positives = unique_phrases([caption, *phrases])
+    counts = {"num_positives": len(positives), "supervision": "caption"}
+    return {"caption": caption, "phrases": positives, **counts}, phrases
 
 
 def _clean_texts(caption: str, phrases: Sequence[str] | None) -> tuple[str, list[str]]:

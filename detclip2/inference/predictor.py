@@ -3,10 +3,11 @@
 import itertools
 import os
 import threading
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 import numpy as np
 import torch
@@ -18,18 +19,19 @@ from torch import nn
 from detclip2.config import InferenceSettings, build_model, inference_settings, load_model_config
 from detclip2.data.io.image import ImageSource, read_image
 from detclip2.data.io.video import Video, is_video
+from detclip2.data.text.caption_phrases import CaptionPhrases
 from detclip2.data.text.names import BUILTIN_NAMES, Names, check_names
 from detclip2.inference.results import Labels
 from detclip2.inference.vocabulary import Vocabulary
-from detclip2.modeling.postprocess import DetectionThresholds
+from detclip2.modeling.thresholds import DetectionThresholds
 from detclip2.utils.devices import checked_device
 from detclip2.utils.errors import UserError
-from detclip2.utils.model_folder import default_model
+from detclip2.utils.model_folder import SHIPPED, default_model, knowledge, read_model_folder
 from detclip2.utils.weights import load_weights
 
-VocabularySource: TypeAlias = Vocabulary | Names | str | os.PathLike[str]
+VocabularySource: TypeAlias = Vocabulary | CaptionPhrases | Names | str | os.PathLike[str]
 
-_FILES_OF_NAMES = (".txt", ".csv")
+_FILES_OF_NAMES = (".txt", ".csv", ".json")
 _VOCABULARIES_KEPT = 64  # in a call with one for each image; LVIS's takes 1.2 MB
 _ONE_IMAGE = (str, os.PathLike, bytes, bytearray, np.ndarray, Image.Image, torch.Tensor)
 
@@ -37,7 +39,7 @@ _ONE_IMAGE = (str, os.PathLike, bytes, bytearray, np.ndarray, Image.Image, torch
 class OpenVocabularyPredictor:
     """Detects a vocabulary in images::
 
-        predictor = OpenVocabularyPredictor()  # or (config, weights)
+        predictor = OpenVocabularyPredictor()  # or ("emoji_nano"), (folder), (config, weights)
         predictor.set_vocabulary(["red apple", "fire engine"])
         instances = predictor("kitchen.jpg")
         instances.pred_boxes, instances.scores, instances.labels
@@ -52,8 +54,9 @@ class OpenVocabularyPredictor:
 
     Args:
         config: a LazyConfig with nodes ``model`` and ``inference``: its file (.py, or .yaml as
-            ``LazyConfig.save`` writes it), or a loaded one. None: config and weights of
-            `default_model`, the model that ships with the package.
+            ``LazyConfig.save`` writes it), or a loaded one. Without weights also a model folder,
+            or the name of a model that ships, as `read_model_folder` takes them. None: config and
+            weights of `default_model`.
         weights: a .safetensors file, or a torch file that needs no pickle; None keeps the model
             as its config builds it.
         device: "cpu", "cuda", ...; None: the GPU, if there is one.
@@ -64,6 +67,9 @@ class OpenVocabularyPredictor:
 
     Raises:
         UserError: a file or a key is wrong; the message names it.
+
+    Warns:
+        UserWarning: of the default model, what it has learnt, if its config says so (``knows``).
     """
 
     def __init__(
@@ -81,6 +87,10 @@ class OpenVocabularyPredictor:
             if weights is not None:
                 raise UserError("weights without a config: give the config they were trained with")
             config, weights = default_model()
+            if known := knowledge(config):
+                warnings.warn(known, UserWarning, stacklevel=2)
+        elif weights is None and _is_model(config):
+            config, weights = read_model_folder(config)
         own = _thresholds(thresholds, overrides)
         cfg, name = load_model_config(config, trust_config)
         settings = inference_settings(cfg, name)
@@ -121,8 +131,8 @@ class OpenVocabularyPredictor:
 
         Args:
             vocabulary: a list of names, each of which may be a list of synonyms; names in one
-                string, separated by commas; a path to a .txt or .csv file of names or to a saved
-                vocabulary (.safetensors); or a `Vocabulary`.
+                string, separated by commas; a path to a file of names (.txt, .csv, or a COCO .json)
+                or to a saved vocabulary (.safetensors); a `Vocabulary`; or `CaptionPhrases`.
 
         Raises:
             UserError: a name is invalid; a string is the name of a built-in list ("coco"), which
@@ -143,7 +153,9 @@ class OpenVocabularyPredictor:
 
     def _prepare(self, vocabulary: VocabularySource) -> tuple[Vocabulary, Any]:
         encoded = self.encode(vocabulary)
-        return encoded, self.model.prepare_vocabulary(encoded)
+        is_read_whole = isinstance(vocabulary, CaptionPhrases) and self.model.reads_names
+        with self._text_lock:
+            return encoded, self.model.prepare_vocabulary(vocabulary if is_read_whole else encoded)
 
     def encode(self, vocabulary: VocabularySource) -> Vocabulary:
         """Encode a vocabulary with this model, e.g. to save it.
@@ -161,6 +173,7 @@ class OpenVocabularyPredictor:
         self,
         images: Any,
         *,
+        caption: str | None = None,
         vocabulary: VocabularySource | None = None,
         vocabularies: Iterable[VocabularySource] | None = None,
         thresholds: DetectionThresholds | None = None,
@@ -171,6 +184,8 @@ class OpenVocabularyPredictor:
         Args:
             images: one image; a list or tuple of images; or any other iterable of images or the
                 path of a video, which are read lazily.
+            caption: a sentence, whose noun phrases are the vocabulary of this call, see
+                `CaptionPhrases.find`; GLIP reads it whole.
             vocabulary: for this call, instead of that of `set_vocabulary`.
             vocabularies: one for each image; equal ones are encoded once.
             thresholds: the four settings; None: all fall back to the predictor's.
@@ -188,6 +203,10 @@ class OpenVocabularyPredictor:
                 there are not as many vocabularies as images.
         """
         chosen = _thresholds(thresholds, overrides).or_else(self.thresholds)
+        if caption is not None:
+            if vocabulary is not None or vocabularies is not None:
+                raise UserError("give a caption or a vocabulary, not both")
+            vocabulary = CaptionPhrases.find(caption)
         if is_video(images):
             images = Video(images)
         one = isinstance(images, _ONE_IMAGE)
@@ -213,7 +232,7 @@ class OpenVocabularyPredictor:
             return ((image, shared) for image in images)
         if vocabulary is not None:
             raise UserError("give one `vocabulary` for all images or `vocabularies`, not both")
-        if isinstance(vocabularies, str | os.PathLike | Vocabulary):
+        if isinstance(vocabularies, str | os.PathLike | Vocabulary | CaptionPhrases):
             raise UserError("`vocabularies` is a list with one for each image")
         if isinstance(images, Sized) and isinstance(vocabularies, Sized):
             _check_counts(len(images) == len(vocabularies))
@@ -226,7 +245,7 @@ class OpenVocabularyPredictor:
         # The source is kept beside the result, so that no other object can get its id.
         known: dict[Any, tuple[VocabularySource, tuple[Vocabulary, Any]]] = {}
         for source in sources:
-            if not isinstance(source, Vocabulary | str | os.PathLike):
+            if not isinstance(source, Vocabulary | CaptionPhrases | str | os.PathLike):
                 source = tuple(check_names(source))
             # Vocabularies with equal names may have different embeddings.
             key = id(source) if isinstance(source, Vocabulary) else source
@@ -275,6 +294,15 @@ class OpenVocabularyPredictor:
         height, width = (max(1, length) for length in new_size)
         resized = Resize((height, width)).get_transform(image).apply_image(image)
         return torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
+
+
+def _is_model(
+    config: str | os.PathLike[str] | Mapping[str, Any],
+) -> TypeGuard[str | os.PathLike[str]]:
+    """Whether it means a model folder, or the name of a shipped model, and not a config."""
+    if isinstance(config, Mapping):
+        return False
+    return config in SHIPPED or os.path.isdir(config) or not Path(config).suffix
 
 
 def _to_vocabulary(source: VocabularySource) -> Vocabulary:

@@ -4,15 +4,14 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import supervision as sv
 import torch
 from detectron2.structures import BoxMode, Instances
-from supervision.config import CLASS_NAME_DATA_FIELD
 
 from detclip2.utils.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
+    import supervision as sv
 
 
 class Labels(list[str]):
@@ -28,8 +27,11 @@ class Labels(list[str]):
         return Labels(found) if isinstance(item, slice) else found
 
 
-def to_supervision(instances: Instances) -> sv.Detections:
+def to_supervision(instances: Instances) -> "sv.Detections":
     """Detections of supervision: ``xyxy`` px, ``confidence``, ``class_id``, ``["class_name"]``."""
+    import supervision as sv  # scipy and requests come with it
+    from supervision.config import CLASS_NAME_DATA_FIELD
+
     detections = sv.Detections.from_detectron2({"instances": instances})
     detections.data[CLASS_NAME_DATA_FIELD] = np.array(instances.labels, dtype=str)
     return detections

@@ -274,22 +274,22 @@ class Vocabulary:
         return instances[instances.scores >= least]
 
     def encode_with(self, model: Any, encode_phrases: PhraseEncoder | None = None) -> "Vocabulary":
-        """The same vocabulary with embeddings for a model.
+        """The same vocabulary with embeddings for a model; unchanged for one that reads names.
 
         Args:
             model: an `OpenVocabularyModel`.
             encode_phrases: used instead of the model's.
 
         Raises:
-            UserError: existing embeddings do not fit (see `check_fits`), or there are none and the
-                model has no text encoder.
+            UserError: embeddings do not fit (`check_fits`), or there are none and no text encoder.
         """
+        if model.reads_names:
+            return self
         encode_phrases = encode_phrases or model.encode_phrases
         identity = model.text_identity
         if not self.is_encoded:
             return self.encode(encode_phrases, identity or "")
-        encode = None if identity is None else encode_phrases
-        self.check_fits(identity or "", model.embed_dim, encode)
+        self.check_fits(identity or "", model.embed_dim, encode_phrases if identity else None)
         return self
 
     def encode(self, encode_phrases: PhraseEncoder, encoder: str = "") -> "Vocabulary":

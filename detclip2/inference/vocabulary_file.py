@@ -1,4 +1,7 @@
-"""The .safetensors file of a vocabulary: embeddings, and all texts in its metadata."""
+"""The .safetensors file of a vocabulary: embeddings, and all texts in its metadata.
+
+`detclip2.export.runner` reads it without PyTorch.
+"""
 
 import json
 import os
@@ -6,12 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
+from safetensors.numpy import save
 
 from detclip2.data.text.names import BUILTIN_NAMES
-from detclip2.utils.errors import UserError
+from detclip2.utils.errors import UserError, shown
 from detclip2.utils.files import write_whole
 from detclip2.utils.json_text import parse_json
 
@@ -29,21 +32,21 @@ def write_vocabulary(path: str | os.PathLike[str], fields: Mapping[str, Any]) ->
 
     Args:
         path: path of the file.
-        fields: name -> value; the tensors are ``embeddings`` and ``probe``.
+        fields: name -> value; ``embeddings`` and ``probe`` are arrays, or tensors on the CPU.
 
     Raises:
         UserError: the file cannot be written.
     """
-    tensors = {key: value for key, value in fields.items() if isinstance(value, Tensor)}
+    arrays = {key: np.ascontiguousarray(fields[key]) for key in ("embeddings", "probe")}
     texts = {key: json.dumps(fields[key], ensure_ascii=False) for key in _TEXTS}
     metadata = {
         "format": FORMAT,
         **texts,
         "synonyms": fields["synonyms"],
         "encoder": fields["encoder"],
-        "width": str(tensors["embeddings"].shape[1]),
+        "width": str(arrays["embeddings"].shape[1]),
     }
-    content = save(tensors, metadata)
+    content = save(arrays, metadata)
     try:
         write_whole(Path(path), lambda file: file.write(content))
     except OSError as error:
@@ -51,13 +54,21 @@ def write_vocabulary(path: str | os.PathLike[str], fields: Mapping[str, Any]) ->
 
 
 def read_vocabulary(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """`read_arrays`, with tensors instead of arrays."""
+    from torch import from_numpy  # the one use of PyTorch
+
+    fields = read_arrays(path)
+    return fields | {key: from_numpy(fields[key]) for key in ("embeddings", "probe")}
+
+
+def read_arrays(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read the fields that `write_vocabulary` wrote, and check that they are consistent.
 
     Args:
         path: path of the file.
 
     Returns:
-        Name -> value, tensors in float32.
+        Name -> value, arrays in float32.
 
     Raises:
         UserError: the file is missing, damaged, of another version, or no vocabulary.
@@ -68,9 +79,12 @@ def read_vocabulary(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"{path}: there is no such vocabulary file, nor a built-in list of this name ({lists})"
         )
     try:
-        with safe_open(path, "pt") as file:
+        with safe_open(path, "np") as file:
             metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
+            arrays = {
+                key: file.get_tensor(key).astype(np.float32)
+                for key in file.keys()  # noqa: SIM118
+            }
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: this vocabulary is damaged: {error}") from None
     written = metadata.get("format", "")
@@ -84,7 +98,7 @@ def read_vocabulary(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         fields = {key: _tuples(parse_json(metadata.get(key, "null"))) for key in _TEXTS}
         fields |= {key: metadata[key] for key in ("synonyms", "encoder")}
-        fields |= {key: tensors[key] for key in ("embeddings", "probe")}
+        fields |= {key: arrays[key] for key in ("embeddings", "probe")}
         reason = _inconsistency(fields, int(metadata["width"]))
     except (KeyError, TypeError, ValueError) as error:
         reason = repr(error)
@@ -96,6 +110,8 @@ def read_vocabulary(path: str | os.PathLike[str]) -> dict[str, Any]:
 def _inconsistency(fields: Mapping[str, Any], width: int) -> str:
     """The first inconsistency of the fields; "" if there is none."""
     labels, embeddings, thresholds = fields["labels"], fields["embeddings"], fields["thresholds"]
+    if reason := _wrong_type(fields):
+        return reason
     rows = [len(prompts) for prompts in fields["prompts"]]
     if fields["synonyms"] not in SYNONYM_RULES:
         return f"its rule for synonyms is {fields['synonyms']!r}"
@@ -105,7 +121,33 @@ def _inconsistency(fields: Mapping[str, Any], width: int) -> str:
         return f"{tuple(embeddings.shape)} embeddings for {sum(rows)} names of width {width}"
     if thresholds is not None and len(thresholds) != len(labels):
         return f"it has {len(thresholds)} thresholds for its {len(labels)} labels"
-    return "" if embeddings.isfinite().all() else "it holds NaN or infinity"
+    is_finite = np.isfinite(embeddings).all() and np.isfinite(fields["probe"]).all()
+    return "" if is_finite else "it holds NaN or infinity"
+
+
+def _wrong_type(fields: Mapping[str, Any]) -> str:
+    """The first field from json whose values are not of its type; "" if there is none."""
+    for key in ("labels", "templates"):
+        if not _are_texts(fields[key]):
+            return f"its {key} are {shown(fields[key])}, not a list of texts"
+    prompts, thresholds = fields["prompts"], fields["thresholds"]
+    if not isinstance(prompts, tuple) or not all(isinstance(rows, tuple) for rows in prompts):
+        return f"its prompts are {shown(prompts)}, not lists for each label"
+    if not all(_are_texts(texts) for rows in prompts for texts in rows):
+        return "its prompts are not all texts"
+    if thresholds is None:
+        return ""
+    if not isinstance(thresholds, tuple) or not all(map(_is_score, thresholds)):
+        return f"its thresholds are {shown(thresholds)}, not a list of scores from 0 to 1"
+    return ""
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, tuple) and bool(value) and all(isinstance(one, str) for one in value)
+
+
+def _is_score(value: Any) -> bool:
+    return isinstance(value, int | float) and 0 <= value <= 1
 
 
 def _tuples(value: Any) -> Any:

@@ -14,31 +14,44 @@ if TYPE_CHECKING:
     from detclip2.modeling.assigners.atss import ATSSAssigner
     from detclip2.modeling.backbone import TimmBackbone, feature_pyramid
     from detclip2.modeling.heads.atss_head import ATSSHead
+    from detclip2.modeling.heads.dyhead import GLIPHead
     from detclip2.modeling.heads.outputs import HeadOutputs
+    from detclip2.modeling.heads.token_head import TokenHead
     from detclip2.modeling.losses.detection import DetectionCriterion
     from detclip2.modeling.losses.word_region_contrast import WordRegionContrast
     from detclip2.modeling.meta_arch.base import OpenVocabularyDetector
     from detclip2.modeling.meta_arch.detclipv2 import DetCLIPv2
-    from detclip2.modeling.postprocess import DetectionThresholds, PostProcess, TopKPerPhrase
+    from detclip2.modeling.meta_arch.glip import GLIP
+    from detclip2.modeling.postprocess import PostProcess, TopKPerPhrase
     from detclip2.modeling.protocol import ExplainableModel, OpenVocabularyModel
+    from detclip2.modeling.text.caption_state import CaptionState
+    from detclip2.modeling.text.frozen_tower import FrozenTextTower
     from detclip2.modeling.text.text_bank import TextBank, VocabularyState
     from detclip2.modeling.text.text_batch import TextBatch
     from detclip2.modeling.text.text_tower import (
         TextTower,
+        TokenTower,
         fresh_text_model,
         load_text_model,
         load_tokenizer,
     )
+    from detclip2.modeling.text.token_batch import TokenBatch
+    from detclip2.modeling.thresholds import DetectionThresholds
+    from detclip2.modeling.token_postprocess import TokenPostProcess
     from detclip2.modeling.yacs import add_detclip_config
 
 __all__ = [
+    "GLIP",
     "ATSSAssigner",
     "ATSSHead",
     "Alignment",
+    "CaptionState",
     "DetCLIPv2",
     "DetectionCriterion",
     "DetectionThresholds",
     "ExplainableModel",
+    "FrozenTextTower",
+    "GLIPHead",
     "GroupedSimilarity",
     "HeadOutputs",
     "OpenVocabularyDetector",
@@ -48,6 +61,10 @@ __all__ = [
     "TextBatch",
     "TextTower",
     "TimmBackbone",
+    "TokenBatch",
+    "TokenHead",
+    "TokenPostProcess",
+    "TokenTower",
     "TopKPerPhrase",
     "VocabularyState",
     "WordRegionContrast",
@@ -63,16 +80,30 @@ _NAMES = {
     "assigners.atss": ("ATSSAssigner",),
     "backbone": ("TimmBackbone", "feature_pyramid"),
     "heads.atss_head": ("ATSSHead",),
+    "heads.dyhead": ("GLIPHead",),
     "heads.outputs": ("HeadOutputs",),
+    "heads.token_head": ("TokenHead",),
     "losses.detection": ("DetectionCriterion",),
     "losses.word_region_contrast": ("WordRegionContrast",),
     "meta_arch.base": ("OpenVocabularyDetector",),
     "meta_arch.detclipv2": ("DetCLIPv2",),
-    "postprocess": ("DetectionThresholds", "PostProcess", "TopKPerPhrase"),
+    "meta_arch.glip": ("GLIP",),
+    "postprocess": ("PostProcess", "TopKPerPhrase"),
+    "thresholds": ("DetectionThresholds",),
     "protocol": ("ExplainableModel", "OpenVocabularyModel"),
+    "text.caption_state": ("CaptionState",),
+    "text.frozen_tower": ("FrozenTextTower",),
     "text.text_bank": ("TextBank", "VocabularyState"),
     "text.text_batch": ("TextBatch",),
-    "text.text_tower": ("TextTower", "fresh_text_model", "load_text_model", "load_tokenizer"),
+    "text.text_tower": (
+        "TextTower",
+        "TokenTower",
+        "fresh_text_model",
+        "load_text_model",
+        "load_tokenizer",
+    ),
+    "text.token_batch": ("TokenBatch",),
+    "token_postprocess": ("TokenPostProcess",),
     "yacs": ("add_detclip_config",),
 }
 if not TYPE_CHECKING:

@@ -10,9 +10,13 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from detectron2.modeling.backbone.fpn import FPN, LastLevelP6P7
 from omegaconf import ListConfig
-from torch import nn
+from timm.models.swin_transformer import SwinTransformerBlock
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from detclip2.modeling.layers.conv3x3 import Conv3x3
+from detclip2.modeling.layers.depthwise import use_fast_depthwise
+from detclip2.modeling.layers.drop_block import DropBlock
 from detclip2.utils.errors import UserError
 from detclip2.utils.weights import State, load_weights
 
@@ -33,6 +37,14 @@ class TimmBackbone(Backbone):
         drop_path_rate: stochastic depth; 0.2 in the paper (Tab. 9).
         norm_outputs: LayerNorm on each output, over channels.
         gradient_checkpointing: save memory by a second forward pass (paper, sec. 4.1).
+        frozen: beginnings of names of the extractor's parameters that do not learn, such as
+            ("conv_stem", "blocks.0"). Stages in front of the first that learns cost no backward
+            pass.
+        freeze_norms: batch normalisation keeps the statistics and weights of ``weights``, as in
+            Detectron2's FrozenBatchNorm2d; small batches would spoil them.
+        pad_before_roll: in Swin, pad features to whole windows before they are shifted, as Swin's
+            authors do and so GLIP, instead of after it, as timm does. Without this, weights of one
+            order give other features in the other, unless windows divide the features exactly.
         weights: a .safetensors or .pth file of a whole timm model of this name, or of its features;
             "" for random ones.
         **timm_args: passed to ``timm.create_model``.
@@ -50,6 +62,9 @@ class TimmBackbone(Backbone):
         drop_path_rate: float = 0.2,
         norm_outputs: bool = True,
         gradient_checkpointing: bool = False,
+        frozen: Sequence[str] = (),
+        freeze_norms: bool = False,
+        pad_before_roll: bool = False,
         weights: str = "",
         **timm_args: Any,
     ) -> None:
@@ -81,6 +96,9 @@ class TimmBackbone(Backbone):
             # timm does not fuse Swin's attention; fused, it gives the same result faster.
             if hasattr(module, "fused_attn"):
                 module.fused_attn = True
+            if pad_before_roll and isinstance(module, SwinTransformerBlock):
+                module.__class__ = PadBeforeRoll
+        use_fast_depthwise(extractor)
         all_channels = extractor.feature_info.channels()
         channels = [all_channels[i] for i in self._chosen]
         self.extractor: nn.Module = extractor
@@ -97,6 +115,24 @@ class TimmBackbone(Backbone):
                 weights,
                 convert=lambda state: self._extractor_state(state, name, timm_args),
             )
+
+        self._frozen_norms = [
+            module
+            for module in self.extractor.modules()
+            if freeze_norms and isinstance(module, nn.modules.batchnorm._BatchNorm)
+        ]
+        for norm in self._frozen_norms:
+            norm.eval().requires_grad_(False)
+        for parameter_name, parameter in self.extractor.named_parameters():
+            if parameter_name.startswith(tuple(frozen)):
+                parameter.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "TimmBackbone":
+        """Frozen norms stay in evaluation mode."""
+        super().train(mode)
+        for norm in self._frozen_norms:
+            norm.eval()
+        return self
 
     def _extractor_state(self, state: State, name: str, timm_args: dict[str, Any]) -> State:
         """The weights of a whole timm model as those of the extractor.
@@ -129,7 +165,7 @@ class TimmBackbone(Backbone):
         """Padded sides of inputs are multiples of it, px."""
         return STRIDES[-1]
 
-    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
         """(B, 3, H, W) -> {"c3": (B, C3, H/8, W/8), "c4": ..., "c5": ...}."""
         outputs = {}
         features = self.extractor(images)
@@ -166,17 +202,57 @@ def _check_source(name: str, timm_args: dict[str, Any]) -> None:
         raise UserError(f"backbone: {key!r} is not taken: give a file as `weights`")
 
 
-def feature_pyramid(bottom_up: Backbone, channels: int = 256) -> FPN:
-    """P3..P7 with ``channels`` channels each; P6 and P7 are made from P5, as in ATSS."""
+class TopBlock(LastLevelP6P7):
+    """P6 and P7 from P5, on CPUs in full precision.
+
+    With torch 2.14, the bfloat16 gradient of a strided convolution's weight has what was in memory
+    where a tap of the kernel sees padding alone, which is so if P6 is one location wide; at times
+    it is infinite. oneDNN does not write these entries; float32 is right. Few locations cost
+    nothing.
+    """
+
+    def forward(self, c5: torch.Tensor) -> list[torch.Tensor]:
+        """(B, C, H, W) -> P6 and P7."""
+        if c5.device.type != "cpu":
+            return super().forward(c5)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(c5.float())
+
+
+class PadBeforeRoll(SwinTransformerBlock):
+    """A block of Swin that pads features to whole windows, then shifts them, as Swin's authors."""
+
+    def _attn(self, x: Tensor) -> Tensor:
+        """(B, H, W, C), after the norm -> (B, H, W, C)."""
+        height, width = x.shape[1:3]
+        missing = (-height % self.window_size[0], -width % self.window_size[1])
+        padded = F.pad(x, (0, 0, 0, missing[1], 0, missing[0]))
+        return super()._attn(padded)[:, :height, :width]  # which finds nothing to pad
+
+
+def feature_pyramid(bottom_up: Backbone, channels: int = 256, drop_block: float = 0.0) -> FPN:
+    """P3..P7 with ``channels`` channels each; P6 and P7 are made from P5, as in ATSS.
+
+    Args:
+        bottom_up: features "c3", "c4" and "c5".
+        channels: of each level.
+        drop_block: in training, the probability of `DropBlock` on the merged maps of P3 and P4,
+            before their last convolution; GLIP has 0.3.
+    """
     pyramid = FPN(
         bottom_up=bottom_up,
         in_features=["c3", "c4", "c5"],
         out_channels=channels,
-        top_block=LastLevelP6P7(channels, channels, in_feature="p5"),
+        top_block=TopBlock(channels, channels, in_feature="p5"),
     )
     for i, conv in enumerate(pyramid.output_convs):  # coarsest first
         pyramid.output_convs[i] = Conv3x3.like(conv)
         setattr(pyramid, f"fpn_output{5 - i}", pyramid.output_convs[i])
+    if drop_block:
+        pyramid.drop_block = DropBlock(drop_block)
+        pyramid.output_convs[1:] = [
+            nn.Sequential(pyramid.drop_block, conv) for conv in pyramid.output_convs[1:]
+        ]
     return pyramid
 
 

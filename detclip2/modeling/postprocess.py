@@ -1,6 +1,5 @@
-"""Post-processing: from similarities and boxes to detections, and its thresholds."""
+"""Post-processing: from similarities and boxes to detections."""
 
-from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from torchvision.ops import nms
 
 from detclip2.modeling.heads.outputs import HeadOutputs
 from detclip2.modeling.text.text_bank import VocabularyState
-from detclip2.utils.errors import UserError
+from detclip2.modeling.thresholds import DetectionThresholds
 
 PAIRS_AT_ONCE = {"cpu": 2**21, "cuda": 2**23}
 """Device type -> maximum (anchor, name) pairs whose S is in memory at a time."""
@@ -20,58 +19,17 @@ NAMES_AT_ONCE = {"cpu": 2**10, "cuda": 2**15}
 cache; on a GPU smaller chunks only mean more kernel launches."""
 
 
-def _setting(meaning: str) -> Any:
-    return field(default=None, metadata={"meaning": meaning})
+class Thresholded:
+    """Has thresholds of its own, which a call may override."""
+
+    thresholds: DetectionThresholds
+
+    def resolved(self, thresholds: DetectionThresholds | None) -> Any:
+        """These thresholds, with this object's own in place of None."""
+        return self.thresholds if thresholds is None else thresholds.or_else(self.thresholds)
 
 
-@dataclass(frozen=True)
-class DetectionThresholds:
-    """The four settings that decide which detections are returned, in the order in which they act.
-
-    A setting that is None falls back to the next level: a call, the predictor, ``inference`` in the
-    config, ``model.postprocess`` in the config. `MEANINGS` describes each.
-
-    Raises:
-        UserError: a value is out of range.
-    """
-
-    score_threshold: float | None = _setting(
-        "a box with a name is dropped if its score is lower; from 0 to 1. A lower "
-        "threshold finds more, and more that is wrong"
-    )
-    nms_threshold: float | None = _setting(
-        "of two boxes of one name that overlap more (intersection over union), the one with the "
-        "lower score is dropped; from 0 to 1. 1 keeps all"
-    )
-    class_agnostic_nms: bool | None = _setting(
-        "boxes of different names suppress each other too, so that an object gets one name"
-    )
-    max_detections: int | None = _setting(
-        "the best so many of an image are kept, all names together; at least 1. Thousands take "
-        "long: the time of the suppression grows with their square"
-    )
-
-    def __post_init__(self) -> None:
-        for name in ("score_threshold", "nms_threshold"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                raise UserError(f"{name} is {value}; expected a number from 0 to 1")
-        if self.max_detections is not None and self.max_detections < 1:
-            raise UserError(f"max_detections is {self.max_detections}; expected at least 1")
-
-    def or_else(self, other: "DetectionThresholds") -> "DetectionThresholds":
-        """These settings, with those of ``other`` in place of None."""
-        own = vars(self)
-        return DetectionThresholds(
-            **{name: own[name] if own[name] is not None else vars(other)[name] for name in own}
-        )
-
-
-MEANINGS: dict[str, str] = {f.name: f.metadata["meaning"] for f in fields(DetectionThresholds)}
-"""Setting -> its meaning; for `--help` and docs/inference.md."""
-
-
-class PostProcess:
+class PostProcess(Thresholded):
     """Scores, thresholds, non-maximum suppression, and the best detections of an image.
 
     The score of a box with a name is sqrt(sigmoid(S) * sigmoid(centerness)), in [0, 1]: the
@@ -122,19 +80,7 @@ class PostProcess:
         scores, anchor, name = self.candidates(
             outputs, b, vocabulary, chosen.score_threshold, self._limit(thresholds)
         )
-        image_size = outputs.image_sizes[b]
-        boxes = Boxes(outputs.boxes_at(b, anchor))
-        boxes.clip(image_size)
-        groups = torch.zeros_like(name) if chosen.class_agnostic_nms else name
-        keep = batched_nms(boxes.tensor, scores, groups, chosen.nms_threshold)
-        keep = keep[boxes[keep].nonempty()][: chosen.max_detections]
-        return Instances(
-            image_size, pred_boxes=boxes[keep], scores=scores[keep], pred_classes=name[keep]
-        )
-
-    def resolved(self, thresholds: DetectionThresholds | None) -> Any:
-        """These thresholds, with this object's own in place of None."""
-        return self.thresholds if thresholds is None else thresholds.or_else(self.thresholds)
+        return suppress(outputs.boxes_at(b, anchor), scores, name, outputs.image_sizes[b], chosen)
 
     def _limit(self, thresholds: DetectionThresholds | None) -> int:
         """How many candidates enter the suppression, so that all that are asked for can come out.
@@ -194,6 +140,28 @@ class PostProcess:
                     # Later pairs must be better than the last of these; 1e-6 is for rounding.
                     floor = max(floor, float(scores[-1]) ** 2 * (1 - 1e-6))
         return scores, of_anchor, of_name
+
+
+def suppress(
+    boxes: Tensor, scores: Tensor, name: Tensor, image_size: tuple[int, int], thresholds: Any
+) -> Instances:
+    """Non-maximum suppression of an image's candidates; the best so many of the result.
+
+    Args:
+        boxes: (P, 4) XYXY px.
+        scores: (P,).
+        name: (P,) int64.
+        image_size: height and width, px.
+        thresholds: complete `DetectionThresholds`; scores are above theirs.
+    """
+    candidates = Boxes(boxes)
+    candidates.clip(image_size)
+    groups = torch.zeros_like(name) if thresholds.class_agnostic_nms else name
+    keep = batched_nms(candidates.tensor, scores, groups, thresholds.nms_threshold)
+    keep = keep[candidates[keep].nonempty()][: thresholds.max_detections]
+    return Instances(
+        image_size, pred_boxes=candidates[keep], scores=scores[keep], pred_classes=name[keep]
+    )
 
 
 def _above(logits: Tensor, lowest: Tensor) -> tuple[Tensor, Tensor]:

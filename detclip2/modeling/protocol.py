@@ -15,14 +15,15 @@ from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
 from detclip2.modeling.heads.outputs import HeadOutputs
-from detclip2.modeling.postprocess import DetectionThresholds
 from detclip2.modeling.proposals import Proposals
-from detclip2.modeling.text.text_batch import TextBatch
+from detclip2.modeling.thresholds import DetectionThresholds
 
 Sample: TypeAlias = Mapping[str, Any]
 """A sample in the format of ``detclip2.data.sample``."""
 Losses: TypeAlias = dict[str, Tensor]
 """Name -> scalar, weighted."""
+Text: TypeAlias = Any
+"""`TextBatch` in a model that encodes phrases apart, `TokenBatch` in one that encodes captions."""
 
 
 @runtime_checkable
@@ -47,6 +48,12 @@ class OpenVocabularyModel(Protocol):
         """Name of the text encoder, stored with embeddings in files; None without an encoder."""
 
     @property
+    def reads_names(self) -> bool:
+        """Whether `prepare_vocabulary` reads names, which the model encodes together, instead of
+        embeddings: `encode_phrases` then raises UserError.
+        """
+
+    @property
     def ignored_weights(self) -> tuple[str, ...]:
         """Prefixes of weights in a file that this model does not use."""
 
@@ -55,10 +62,11 @@ class OpenVocabularyModel(Protocol):
 
     # Training.
 
-    def encode_text(self, samples: Sequence[Sample]) -> TextBatch:
+    def encode_text(self, samples: Sequence[Sample]) -> Text:
         """Encode the text of B samples, each distinct phrase once.
 
-        On data with boxes this joins the phrases of all processes, a collective operation.
+        In a model that encodes phrases apart, on data with boxes, this joins the phrases of all
+        processes, a collective operation.
 
         Raises:
             UserError: the model has no text tower.
@@ -74,7 +82,7 @@ class OpenVocabularyModel(Protocol):
             batch: samples whose images decide the padded size; by default those of ``samples``.
         """
 
-    def encode_images(self, images: ImageList, text: TextBatch | None = None) -> HeadOutputs:
+    def encode_images(self, images: ImageList, text: Text | None = None) -> HeadOutputs:
         """Head outputs for B images, at K anchors each.
 
         Args:
@@ -82,13 +90,13 @@ class OpenVocabularyModel(Protocol):
             text: of the same B samples, for a model that fuses text into its head.
         """
 
-    def losses(self, outputs: HeadOutputs, text: TextBatch, samples: Sequence[Sample]) -> Losses:
+    def losses(self, outputs: HeadOutputs, text: Text, samples: Sequence[Sample]) -> Losses:
         """All losses: those of `image_losses` and `contrast_losses`."""
 
     def image_losses(
         self,
         outputs: HeadOutputs,
-        text: TextBatch,
+        text: Text,
         samples: Sequence[Sample],
         counts: Any = None,
     ) -> Losses:
@@ -101,7 +109,7 @@ class OpenVocabularyModel(Protocol):
             counts: from `loss_counts`, if the samples are a part of a batch.
         """
 
-    def loss_counts(self, outputs: HeadOutputs, text: TextBatch, samples: Sequence[Sample]) -> Any:
+    def loss_counts(self, outputs: HeadOutputs, text: Text, samples: Sequence[Sample]) -> Any:
         """Divisors of `image_losses` for a whole batch; may be a collective operation.
 
         Args:
@@ -118,11 +126,11 @@ class OpenVocabularyModel(Protocol):
         """
 
     def contrast_regions(
-        self, outputs: HeadOutputs, text: TextBatch, samples: Sequence[Sample]
+        self, outputs: HeadOutputs, text: Text, samples: Sequence[Sample]
     ) -> Proposals:
         """The R regions of each of B images that `contrast_losses` reads."""
 
-    def contrast_losses(self, regions: Proposals, text: TextBatch) -> Losses:
+    def contrast_losses(self, regions: Proposals, text: Text) -> Losses:
         """Losses over the images of the whole batch at once; a collective operation.
 
         Args:
@@ -139,7 +147,8 @@ class OpenVocabularyModel(Protocol):
         """Prepare a vocabulary for `inference`: once, not for each image.
 
         Args:
-            vocabulary: an encoded `Vocabulary`, C names, or their (C, D) embeddings.
+            vocabulary: a `Vocabulary`, encoded unless the model reads names; C names; or, unless
+                it reads names, their (C, D) embeddings.
 
         Returns:
             A state of the model's own type, valid until the weights change.
@@ -169,10 +178,10 @@ class OpenVocabularyModel(Protocol):
 class ExplainableModel(OpenVocabularyModel, Protocol):
     """A model that shows which region each phrase of a caption chooses."""
 
-    def similarity(self, outputs: HeadOutputs, text: TextBatch) -> Tensor:
+    def similarity(self, outputs: HeadOutputs, text: Text) -> Tensor:
         """(B, K, M) logits S of all regions and phrases."""
 
-    def chosen_regions(self, outputs: HeadOutputs, text: TextBatch) -> tuple[Tensor, Tensor]:
+    def chosen_regions(self, outputs: HeadOutputs, text: Text) -> tuple[Tensor, Tensor]:
         """The region that each phrase chooses in each image, as in training on captions.
 
         Returns:

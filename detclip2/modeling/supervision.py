@@ -10,8 +10,15 @@ def supervision_of(samples: Sequence[Mapping[str, Any]]) -> str:
     """The kind of supervision of a batch: "detection", "grounding", "caption", ...
 
     Raises:
+        UserError: a sample has none: its mapper is not one of this project.
         ValueError: the samples have different kinds.
     """
+    if any("supervision" not in sample for sample in samples):
+        raise UserError(
+            "the samples have no `supervision`: the loader's mapper must be of detclip2, such as "
+            "detclip2.data.DetectionMapper in place of Detectron2's DatasetMapper "
+            "(build_detection_train_loader(cfg, mapper=...))"
+        )
     kinds = {sample["supervision"] for sample in samples}
     if len(kinds) != 1:
         raise ValueError(f"a batch must be of one supervision, but this one has {sorted(kinds)}")

@@ -4,10 +4,11 @@ The project itself uses LazyConfigs; both kinds of config build the same classes
 module registers the meta-architecture and its backbone.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_backbone
 from torch import nn
 
@@ -56,7 +57,7 @@ def add_detclip_config(cfg: CfgNode) -> None:
     node.PRIOR = 0.01
     node.NORMALIZE_REGIONS = False
     node.INITIAL_SCALE = 1.0
-    # Names to detect; empty: those of the first data set of DATASETS.TEST.
+    # Names to detect; empty: those of the first data set of DATASETS.TEST, read when first needed.
     node.VOCABULARY = []
     node.SCORE_THRESHOLD = 0.05
     node.NMS_THRESHOLD = 0.6
@@ -100,7 +101,7 @@ def arguments_from_yacs(cfg: CfgNode) -> dict[str, Any]:
         ),
         "pixel_mean": cfg.MODEL.PIXEL_MEAN,
         "pixel_std": cfg.MODEL.PIXEL_STD,
-        "vocabulary": node.VOCABULARY or _names_of_test_set(cfg),
+        "vocabulary": node.VOCABULARY or _NamesOf(cfg.DATASETS.TEST),
     }
 
 
@@ -112,7 +113,26 @@ def _text_model(path: str, weights: str) -> nn.Module:
     raise UserError(f"MODEL.DETCLIP.TEXT_WEIGHTS is {weights!r}; expected 'pretrained' or 'fresh'")
 
 
-def _names_of_test_set(cfg: CfgNode) -> list[str]:
-    if not cfg.DATASETS.TEST:
-        return []
-    return MetadataCatalog.get(cfg.DATASETS.TEST[0]).get("thing_classes", [])
+class _NamesOf:
+    """Reads the names of the first test set, whose json is loaded for them if need be.
+
+    A class, and not a function in a function, so that a model can be copied and pickled.
+    """
+
+    def __init__(self, datasets: Sequence[str]) -> None:
+        self.datasets = tuple(datasets)
+
+    def __call__(self) -> list[str]:
+        if not self.datasets:
+            return []
+        name = self.datasets[0]
+        if not MetadataCatalog.get(name).get("thing_classes"):
+            # register_coco_instances sets the names when the records are first loaded.
+            try:
+                DatasetCatalog.get(name)
+            except (KeyError, OSError) as error:
+                raise UserError(
+                    f"the names of DATASETS.TEST[0], {name!r}, cannot be read: {error}. Register "
+                    "the set, or list names in MODEL.DETCLIP.VOCABULARY"
+                ) from error
+        return list(MetadataCatalog.get(name).get("thing_classes", []))

@@ -1,30 +1,40 @@
 """Model folders: ``config.yaml`` and ``model.safetensors``, as trainings write them."""
 
+import difflib
 import os
 from pathlib import Path
-
-from safetensors.torch import save
-from torch import nn
+from typing import TYPE_CHECKING
 
 from detclip2.resources import RESOURCES
 from detclip2.utils.errors import UserError
 from detclip2.utils.files import write_whole
 
+if TYPE_CHECKING:
+    from torch import nn
+
 CONFIG_NAME = "config.yaml"
 WEIGHTS_NAME = "model.safetensors"
+KNOWS = "knows: "
+VOCABULARY_NAME = "vocabulary.safetensors"  # of some folders: the names that the model knows
 ENVIRONMENT_VARIABLE = "DETCLIP2_MODEL"
-SHIPPED = RESOURCES / "models" / "emoji_nano"
+SHIPPED = {name: RESOURCES / "models" / name for name in ("photo_nano", "emoji_nano")}
+"""Name -> folder of the models that ship with the package."""
+DEFAULT = "photo_nano"
 
 
-def read_model_folder(folder: str | os.PathLike[str]) -> tuple[Path, Path]:
-    """The paths of the config and the weights in a folder.
+def read_model_folder(model: str | os.PathLike[str]) -> tuple[Path, Path]:
+    """The paths of the config and the weights of a model.
+
+    Args:
+        model: a folder, or the name of a model in `SHIPPED`. A text that is such a name means the
+            shipped model; a ``Path``, or a text with a separator, is always a folder.
 
     Raises:
         UserError: the folder or one of the two is missing.
     """
-    folder = Path(folder)
+    folder = SHIPPED.get(model, Path(model)) if isinstance(model, str) else Path(model)
     if not os.path.isdir(folder):
-        raise UserError(f"{folder}: there is no such model folder")
+        raise UserError(f"{folder}: there is no such model folder{_meant(str(model))}")
     for name in (CONFIG_NAME, WEIGHTS_NAME):
         if not (folder / name).is_file():
             raise UserError(
@@ -34,26 +44,44 @@ def read_model_folder(folder: str | os.PathLike[str]) -> tuple[Path, Path]:
     return folder / CONFIG_NAME, folder / WEIGHTS_NAME
 
 
-def save_weights(model: nn.Module, folder: str | os.PathLike[str]) -> Path:
+def _meant(name: str) -> str:
+    """The end of a message about a name of no model: which one is meant, or which ones ship."""
+    if Path(name).name != name:
+        return ""
+    close = difflib.get_close_matches(name, SHIPPED, n=1)
+    return f"; did you mean {close[0]!r}" if close else f"; models that ship: {', '.join(SHIPPED)}"
+
+
+def save_weights(model: "nn.Module", folder: str | os.PathLike[str]) -> Path:
     """Write the model's weights atomically into a folder; return their path."""
+    from safetensors.torch import save  # the names and checks of folders need no torch
+
     path = Path(folder) / WEIGHTS_NAME
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     write_whole(path, lambda file: file.write(save(state)))
     return path
 
 
+def knowledge(config: str | os.PathLike[str]) -> str:
+    """The sentence of a config.yaml on what its model has learnt, ``knows``; "" if it has none."""
+    for line in Path(config).read_text("utf-8", "replace").splitlines():
+        if line.startswith(KNOWS):
+            return line.removeprefix(KNOWS).strip().strip("'\"")
+    return ""
+
+
 def default_model() -> tuple[Path, Path]:
     """The paths of the default config and weights.
 
-    The folder in the environment variable ``DETCLIP2_MODEL``, else the model that ships with the
-    package.
+    Those of the model that the environment variable ``DETCLIP2_MODEL`` names, as
+    `read_model_folder` understands it, else of the shipped model `DEFAULT`.
 
     Raises:
         UserError: the environment variable names no model folder.
     """
-    if folder := os.environ.get(ENVIRONMENT_VARIABLE):
+    if model := os.environ.get(ENVIRONMENT_VARIABLE):
         try:
-            return read_model_folder(folder)
+            return read_model_folder(model)
         except UserError as error:
             raise UserError(f"{ENVIRONMENT_VARIABLE} is set: {error}") from None
-    return read_model_folder(SHIPPED)
+    return read_model_folder(DEFAULT)

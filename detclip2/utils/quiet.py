@@ -1,5 +1,6 @@
 """Third-party warnings that users cannot act on, suppressed."""
 
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,3 +20,16 @@ def without_upstream_warnings() -> Iterator[None]:
         for message in _MESSAGES:
             warnings.filterwarnings("ignore", message)
         yield
+
+
+@contextmanager
+def without_any_warning() -> Iterator[None]:
+    """Suppress all warnings, logged ones too, in a block: converters comment on their own work."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -39,6 +39,24 @@ def read_weights(path: str | Path) -> State:
     return without_wrappers(state)
 
 
+def read_published(path: str | Path) -> State:
+    """The weights of a file of another project, on the CPU; not their average.
+
+    They are the file itself, or under "model" or "state_dict".
+
+    Raises:
+        UserError: as `read_weights`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"there is no weights file at {path}")
+    content = read_checkpoint(path, "weights")["model"]
+    state = content.get("state_dict", content)
+    if not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+        raise UserError(f"{path} {NO_STATE}")
+    return state
+
+
 def read_checkpoint(path: str | Path, what: str = "a checkpoint") -> dict[str, Any]:
     """The content of a .safetensors or torch file, on the CPU, with its state dict under "model".
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
-from av.error import FFmpegError
 from detectron2.structures import Instances
 from PIL import Image
 from rich.console import Console
@@ -17,6 +16,7 @@ from rich.progress import track
 from detclip2.data.io.image import read_image
 from detclip2.data.io.video import Frame, Video, write_video
 from detclip2.inference.results import to_coco
+from detclip2.inference.results_file import ResultsFile
 from detclip2.utils.errors import UserError
 from detclip2.utils.files import json_bytes, whole_file, write_whole
 from detclip2.visualization.detections import draw_instances
@@ -85,7 +85,11 @@ def annotate_image(
 
 
 def annotate_video(
-    detect: Detect, source: StrPath, target: StrPath, record: StrPath | None = None
+    detect: Detect,
+    source: StrPath,
+    target: StrPath,
+    record: StrPath | None = None,
+    results: ResultsFile | None = None,
 ) -> Tally:
     """Detect in every frame of a video and write it with the detections, frame by frame.
 
@@ -96,6 +100,7 @@ def annotate_video(
         record: a json file to write too: ``file_name``, ``rate`` and ``frames``, one a line, each
             with ``frame`` (from 0), ``time`` (seconds), ``width``, ``height`` and ``detections``,
             see `annotate_image`.
+        results: collects the detections of all frames too.
 
     Returns:
         A summary of the detections.
@@ -104,6 +109,8 @@ def annotate_video(
         UserError: the video cannot be read to its end, or a file cannot be written. Then no file is
             written.
     """
+    from av.error import FFmpegError  # images do not need it
+
     video = Video(source)
     tally = Tally()
     try:
@@ -113,6 +120,8 @@ def annotate_video(
             found = _detect_frames(detect, video)
             if lines is not None:
                 found = _write_frames(found, lines, video)
+            if results is not None:
+                found = _add_frames(found, results, video)
             write_video(annotated, _draw_frames(found, tally), video.rate)
     except (OSError, FFmpegError) as error:  # e.g. of a full disk
         raise UserError(f"{target}: this video cannot be written: {error}") from None
@@ -151,6 +160,12 @@ def _write_frames(found: Iterable[Found], file: IO[bytes], video: Video) -> Iter
         file.write(json_bytes({**head, "detections": _rows(instances)}))
         yield frame, instances
     file.write(b"\n]}\n")
+
+
+def _add_frames(found: Iterable[Found], results: ResultsFile, video: Video) -> Iterator[Found]:
+    for number, (frame, instances) in enumerate(found):
+        results.add(video.path, instances, frame=number)
+        yield frame, instances
 
 
 def _rows(instances: Instances) -> list[dict[str, Any]]:

@@ -27,11 +27,12 @@ from rich.console import Console
 from detclip2.utils.files import write_whole
 from detclip2.utils.quiet import without_upstream_warnings
 
-from . import contrast, growth, inference, loading, peers, report, startup, training
+from . import contrast, export, growth, inference, loading, peers, report, startup, training
 from .timing import Setting, machine
 
 ROOT = Path(__file__).resolve().parents[2]
 SUBJECTS = ("inference", "stages", "peers", "growth", "training", "contrast", "loading", "startup")
+SUBJECTS += ("export",)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -83,6 +84,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--captions", type=int, default=16, help="samples a batch, in training")
     parser.add_argument("--detections", type=int, default=1, help="samples a batch, in training")
+    parser.add_argument("--export-scenes", type=int, default=500, help="for the AP of export")
     contrast.add_arguments(parser.add_argument_group("contrast"))
     args = parser.parse_args(argv)
     if args.peers is None:
@@ -163,5 +165,6 @@ MEASURE: dict[str, Callable[[argparse.Namespace, Setting], Any]] = {
     "contrast": lambda args, setting: in_fresh_process(contrast.measure, args),
     "loading": lambda args, setting: in_fresh_process(loading.measure, 200, args.repeats, 320),
     "scenes": lambda args, setting: in_fresh_process(loading.scenes, 200, args.repeats, 320),
+    "export": lambda args, setting: in_fresh_process(export.measure, setting, args.export_scenes),
     "startup": lambda args, setting: in_fresh_process(startup.measure, args.repeats),
 }

@@ -141,6 +141,18 @@ def startup_rows(result: dict[str, Any]) -> Rows:
     return rows
 
 
+def export_rows(result: list[dict[str, Any]]) -> Rows:
+    """A row for the predictor and one for each precision."""
+    head = ("what", "scenes", "names", "AP", "AP50", "ms an image", "time / that of fp32", "MB")
+    rows: Rows = [head]
+    for row in result:
+        numbers = (f"{row[key]:,}" for key in ("scenes", "names"))
+        scores = (f"{row[key]:.2f}" for key in ("AP", "AP50"))
+        times = spread(row["ms"], 1), spread(row["of_fp32"])
+        rows.append((row["what"], *numbers, *scores, *times, f"{row['MB']}" if row["MB"] else ""))
+    return rows
+
+
 ROWS: dict[str, Callable[[Any], Rows]] = {
     "inference": inference_rows,
     "stages": stages_rows,
@@ -151,6 +163,7 @@ ROWS: dict[str, Callable[[Any], Rows]] = {
     "loading": loading_rows,
     "scenes": loading_rows,
     "startup": startup_rows,
+    "export": export_rows,
 }
 
 

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import save_file
 
+from detclip2.export import export_onnx, write_onnx
 from detclip2.inference.predictor import OpenVocabularyPredictor
 
 from .models import MODELS, image_of
@@ -20,7 +21,7 @@ from .timing import spread
 
 
 def measure(repeats: int) -> dict[str, Any]:
-    """Wall-clock seconds of ``detclip2 --help`` and of ``detclip2 predict`` on one image."""
+    """Wall-clock seconds of ``detclip2 --help``, and of ``predict`` and ``run`` on one image."""
     with tempfile.TemporaryDirectory() as scratch:
         prepare(Path(scratch))
         cli = [sys.executable, "-m", "detclip2.cli"]
@@ -30,6 +31,7 @@ def measure(repeats: int) -> dict[str, Any]:
             "detclip2 --help": [*cli, "--help"],
             "detclip2 predict": [*cli, *predict(scratch, "whole")],
             "detclip2 predict, model without text tower": [*cli, *predict(scratch, "without")],
+            "detclip2 run": [*cli, *run(scratch)],
         }
         times: dict[str, list[float]] = {name: [] for name in commands}
         for _ in range(repeats + 1):
@@ -42,7 +44,7 @@ def measure(repeats: int) -> dict[str, Any]:
 
 
 def prepare(folder: Path) -> None:
-    """Write two folders of a nano model, one without text tower, a vocabulary and an image."""
+    """Write a nano model (with and without text tower, exported), a vocabulary and an image."""
     inference = {"min_size": 256, "max_size": 480, "score_threshold": 0.0, "batch_size": 1}
     cfg = OmegaConf.create({"inference": inference}, flags={"allow_objects": True})
     cfg.model = LazyConfig.load(str(MODELS)).nano
@@ -56,7 +58,9 @@ def prepare(folder: Path) -> None:
         save_file(state, folder / kind / "model.safetensors")
     files = (folder / "whole" / name for name in ("config.yaml", "model.safetensors"))
     names = ["cat", "dog", "red apple"]
-    OpenVocabularyPredictor(*files, device="cpu").encode(names).save(folder / "names.safetensors")
+    predictor = OpenVocabularyPredictor(*files, device="cpu")
+    predictor.encode(names).save(folder / "names.safetensors")
+    write_onnx(export_onnx(predictor), folder / "graph.onnx")
     image = image_of((480, 640)).permute(1, 2, 0).numpy()
     Image.fromarray(image).save(folder / "image.jpg")
 
@@ -66,3 +70,9 @@ def predict(folder: str, kind: str) -> list[str]:
     vocabulary, output = f"{folder}/names.safetensors", f"{folder}/output"
     chosen = ["--vocabulary", vocabulary, "--model", f"{folder}/{kind}", "--device", "cpu"]
     return ["predict", f"{folder}/image.jpg", *chosen, "--output", output]
+
+
+def run(folder: str) -> list[str]:
+    """The arguments for the exported model."""
+    vocabulary = f"{folder}/names.safetensors"
+    return ["run", f"{folder}/graph.onnx", f"{folder}/image.jpg", "--vocabulary", vocabulary]

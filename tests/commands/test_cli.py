@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from detclip2 import cli
 from detclip2.inference.predictor import OpenVocabularyPredictor
-from detclip2.modeling.postprocess import MEANINGS
+from detclip2.modeling.thresholds import MEANINGS
 from detclip2.utils import model_folder
 from tests.helpers.videos import COUNT, cut, write
 
@@ -69,6 +69,17 @@ def test_prints_a_table_and_writes_the_image(predict, photo, nano_folder):
     np.testing.assert_allclose(boxes, expected.pred_boxes.tensor, atol=0.51)
 
 
+def test_a_caption_instead_of_names(predict, photo):
+    _, by_names, _, _ = predict(photo, names=("--names", "Man, small dogs"))
+    code, out, _, _ = predict(photo, names=("--caption", "A Man next to two small dogs"))
+    assert code == 0
+    assert out == by_names
+    code, _, err, _ = predict(photo, names=("--caption", "and so on"))
+    assert code == 2
+    assert "no noun phrase in 'and so on'" in sentence(err)
+    assert predict(photo, more=("--caption", "a dog"))[0] == 2, "names or a caption"
+
+
 def test_nothing_found(predict, photo):
     code, out, _, written = predict(photo, more=("--score-threshold", "0.99"))
     assert code == 0
@@ -115,6 +126,44 @@ def test_a_name_that_is_not_utf_8(predict, tmp_path):
     assert len(written) == 4
     names = {os.fsencode(json.loads(p.read_bytes())["file_name"]) for p in written[1::2]}
     assert names == {os.fsencode(folder) + b"/caf\xe9.png", os.fsencode(folder) + b"/z.png"}
+
+
+def test_many_images_have_one_summary_and_one_file(predict, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for i in range(6):
+        Image.new("RGB", (20, 20)).save(folder / f"{i}.png")
+    results = tmp_path / "all.json"
+    more = ("--max-detections", 1, "--score-threshold", 0, "--results", results)
+    code, out, err, written = predict(folder, more=more)
+    assert code == 0, err
+    assert "6 images: 6 found with scores from 0, nothing in 0 of them" in out
+    assert "0.png" not in out
+    content = json.loads(results.read_text())
+    assert [Path(image["file_name"]).name for image in content["images"]] == [
+        f"{i}.png" for i in range(6)
+    ]
+    assert len(content["annotations"]) == 6 == len(written)
+    assert predict(folder, more=("--results", "x.txt"))[0] == 2
+
+
+def test_a_missing_file_does_not_stop_the_others(predict, photo, tmp_path):
+    code, out, err, _ = predict(photo, tmp_path / "no.png")
+    assert (code, "photo.jpg: " in out) == (2, True)
+    assert "no.png: this file does not exist" in sentence(err)
+    code, _, err, _ = predict("https://example.org/a.jpg")
+    assert code == 2
+    assert "download" in sentence(err)
+
+
+def test_the_default_model_says_what_it_knows(photo, tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("DETCLIP2_MODEL", raising=False)
+    argv = ["predict", photo, "--names", "cat", "--output", tmp_path / "o", "--device", "cpu"]
+    assert cli.main([*map(str, argv)]) == 0
+    config = model_folder.SHIPPED[model_folder.DEFAULT] / "config.yaml"
+    assert sentence(capsys.readouterr().err) == f"detclip2: {model_folder.knowledge(config)}"
+    with pytest.warns(UserWarning, match=r"photo_nano is a small model.*finetune"):
+        OpenVocabularyPredictor(device="cpu")
 
 
 def test_input_images_are_never_overwritten(predict, tmp_path):
@@ -304,6 +353,15 @@ def test_weights_that_are_wrong(predict, photo, tmp_path, nano_folder):
         assert reason in sentence(err)
 
 
+def test_a_shipped_model_by_its_name(predict, photo, tmp_path, nano_folder, monkeypatch):
+    monkeypatch.setitem(model_folder.SHIPPED, "emoji_nano", nano_folder)
+    assert predict(photo, model=("--model", "emoji_nano"))[1] == predict(photo)[1]
+    monkeypatch.chdir(tmp_path)
+    code, _, err, _ = predict(photo, model=("--model", "./emoji_nano"))
+    assert code == 2
+    assert "emoji_nano: there is no such model folder" in sentence(err)
+
+
 def test_which_model(predict, photo, tmp_path, nano_folder, monkeypatch):
     monkeypatch.setenv("DETCLIP2_MODEL", str(nano_folder))
     assert predict(photo, model=())[0] == 0
@@ -381,6 +439,29 @@ def test_a_command_that_does_not_exist(capsys):
         cli.main(["detect"])
     assert error.value.code == 2
     assert "detect" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "hint"),
+    [
+        (["predct"], "did you mean predict?"),
+        (["predict", "a.jpg", "--names", "x", "--output", "y", "--jsn"], "did you mean --json?"),
+        (["predict", "a.jpg"], "--help"),
+    ],
+)
+def test_errors_of_usage_are_one_line(argv, hint, capsys):
+    with pytest.raises(SystemExit) as error:
+        cli.main(argv)
+    err = capsys.readouterr().err
+    assert (error.value.code, err.count("\n")) == (2, 1)
+    assert hint in err
+
+
+def test_no_command_prints_the_help(capsys):
+    with pytest.raises(SystemExit) as error:
+        cli.main([])
+    assert error.value.code == 0
+    assert "commands:" in capsys.readouterr().out
 
 
 def test_a_video(predict, tmp_path):

@@ -6,12 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from detectron2.config import LazyConfig, instantiate
+from rich.console import Console
 
 from detclip2.cli import main as detclip2
 from detclip2.commands import finetune
 from detclip2.commands.resumed_arguments import check_resumed, noted
-from detclip2.finetuning.coco_check import FINDINGS
+from detclip2.finetuning.coco_check import FINDINGS, OwnData
 from detclip2.finetuning.config import Mixed, iterations_for
+from detclip2.finetuning.report import report_data
+from detclip2.inference.vocabulary import Vocabulary
 from detclip2.utils.errors import UserError
 from detclip2.utils.model_folder import read_model_folder, save_weights
 from detclip2.utils.weights import read_weights
@@ -66,6 +69,10 @@ def test_annotations_become_a_model_its_config_and_its_errors(command, base, tmp
     assert len(list((output / "zero_shot" / "data").rglob("*.jpg"))) == 3
     assert "AP of names from --mix" in printed
     assert (output / "errors" / "index.html").is_file()
+    assert "Average Precision" not in printed
+    assert "training: 4 of 4 iterations, loss" in printed
+    assert f"the weights after {results['iterations']} of 4 iterations are kept" in printed
+    assert "may be forgotten" not in printed
     assert any(
         not before.equal(after)
         for before, after in zip(
@@ -136,6 +143,7 @@ def test_resuming_with_other_arguments_is_refused(tmp_path, monkeypatch, begun, 
         (["--mix", "no.py/detection"], "no.py: this config does not exist"),
         (["--model", "nowhere"], "there is no such model folder"),
         (["--resume"], "there is no fine-tuning to continue"),
+        (["--device", "cuda"], "device 'cuda' cannot be used"),
     ],
 )
 def test_a_mistake_is_reported_before_training(command, tmp_path, capsys, words, sentence):
@@ -145,6 +153,36 @@ def test_a_mistake_is_reported_before_training(command, tmp_path, capsys, words,
     assert sentence in error
     assert error.count("\n") == 1
     assert not (tmp_path / "output" / "model.safetensors").exists()
+
+
+def test_names_that_may_be_forgotten_are_named():
+    config, weights = read_model_folder("emoji_nano")
+    cfg = LazyConfig.load(str(config))
+    known = Vocabulary.load(weights.with_name("vocabulary.safetensors")).labels
+    said = finetune._forgotten(cfg, config, weights, [known[0].upper(), "red square"])
+    assert said.startswith(f"the {len(known) - 1:,} other names that the model knows, such as ")
+    assert known[1] in said
+    assert f"--mix {config}/detection trains on them too" in said
+    assert Mixed.of(f"{config}/detection", Path("output")).source
+    del cfg.dataloader
+    said = finetune._forgotten(cfg, config, Path("model.safetensors"), [])
+    assert said.startswith("the names that the model knew before may be forgotten; --mix CONFIG/")
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_a_single_category_is_a_problem_of_training_alone(part, capsys):
+    data = OwnData(Path("a.json"), Path(), names=["red"], synonyms=[()])
+    data.note("category-alone", "'red'")
+    report_data(Console(), {part: data}, ["red"])
+    assert ("a single category" in capsys.readouterr().out) is (part == "train")
+
+
+@pytest.mark.parametrize("size", ["10", "100000", "-1"])
+def test_absurd_sizes_are_refused(command, capsys, size):
+    with pytest.raises(SystemExit) as stopped:
+        run([*command, f"--size={size}"])
+    assert stopped.value.code == 2
+    assert f"{size} is not between 32 and 4096 px" in capsys.readouterr().err
 
 
 def faulty_content():
@@ -187,7 +225,7 @@ def test_every_fault_is_reported_before_training(command, tmp_path, capsys):
         *("category-empty", "image-missing", "image-mismatched", "image-empty"),
     }
     caught = {kind for kind, (what, _) in FINDINGS.items()
-            if " ".join(what.split()[:3]) in captured.out}  # fmt: skip
+            if " ".join(what.split()[:4]) in captured.out}  # fmt: skip
     assert caught == kinds
     assert "cup, été 🍎" in captured.out
     assert not (tmp_path / "output" / "model.safetensors").exists()
@@ -246,7 +284,7 @@ def test_a_refused_run_leaves_its_folder_as_it_was(command, tmp_path, capsys, mo
         seen.extend(path.name for path in output.iterdir())
         raise UserError("no measure today")
 
-    monkeypatch.setattr(finetune, "_measure", fails)
+    monkeypatch.setattr(finetune, "measure", fails)
     assert run(words) == 2
     assert "no measure today" in capsys.readouterr().err
     assert "config.yaml" in seen

@@ -1,13 +1,18 @@
+import functools
+
 import pytest
 import torch
-from detectron2.config import LazyConfig, instantiate
+import transformers
+import yaml
+from detectron2.config import LazyCall, LazyConfig, instantiate
 from omegaconf import OmegaConf
 
 from detclip2.cli import main as detclip2
-from detclip2.commands.plan import optimizer_bytes, supervision_of
+from detclip2.commands.plan import model_to_measure, optimizer_bytes, supervision_of
 from detclip2.data.mappers import GroundingMapper
 from detclip2.data.sample import check_sample
 from detclip2.engine.step_cost import source_shares, step_cost, synthetic_samples
+from detclip2.modeling.text.text_tower import load_text_model
 from detclip2.utils.errors import UserError
 from tests.helpers.tiny_training import PROJECT, tiny_config
 
@@ -66,6 +71,33 @@ def test_plans_of_the_papers_runs_need_no_data(capsys, name, gpus, expected, ite
     assert table["iterations:"] == [iterations]
 
 
+# By hand: 30 x 660,000 / 64 = 309,375 and so on, rounded up.
+GLIP_ROWS = {
+    "detection": ["64", "2", "309,375", "19,800,000", "30.0"],
+    "flickr": ["64", "2", "69,844", "4,470,016", "30.0"],
+    "mixed": ["64", "2", "291,094", "18,630,016", "30.0"],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "gpus", "expected", "iterations"),
+    [
+        ("pretrain_o365_glip_a", 32, {"detection": GLIP_ROWS["detection"]}, "309,375"),
+        ("pretrain_o365_glip_b", 32, {"detection": GLIP_ROWS["detection"]}, "309,375"),
+        ("pretrain_o365_goldg_glip_c", 32, GLIP_ROWS, "670,313"),
+        ("pretrain_o365_goldg_cap4m_glip_t", 32, {"web": ["64", "2", "243,094"]}, "330,000"),
+        ("coco_glip_t_finetune", 16, {"detection": ["32", "2", "88,716"]}, "88,716"),
+    ],
+)
+def test_plans_of_glips_runs_need_no_data(capsys, name, gpus, expected, iterations):
+    config = PROJECT.parent / "GLIPv2" / "configs" / f"{name}.py"
+    assert run("--config", config, "--gpus", gpus, "--no-measure") == 0
+    table = rows(capsys.readouterr().out)
+    for source, cells in expected.items():
+        assert table[source][: len(cells)] == cells
+    assert table["iterations:"] == [iterations]
+
+
 @pytest.mark.slow
 def test_a_step_of_every_source_is_measured(tmp_path, capsys):
     cfg = tiny_config(tmp_path)
@@ -80,6 +112,22 @@ def test_a_step_of_every_source_is_measured(tmp_path, capsys):
         assert float(table[source][-2]) > 0
         assert table[source][-1] == "GB"
     assert "GPU h" in printed
+
+
+def test_without_a_text_tower_random_weights_are_measured(capsys, monkeypatch):
+    small = functools.partial(transformers.CLIPTextConfig, num_hidden_layers=1)
+    monkeypatch.setattr(transformers, "CLIPTextConfig", small)
+    cfg = tiny_config("")
+    cfg.model.text_tower.model = LazyCall(load_text_model)(path="no/such-tower")
+    with pytest.raises(UserError, match="no/such-tower"):
+        instantiate(cfg.model)
+    model = model_to_measure(cfg, "the config")
+    said = capsys.readouterr().err
+    assert "random text weights" in said
+    assert "no/such-tower" in said
+    assert model.text_tower.model.config.hidden_size == 512
+    assert model.encode_phrases(["a cat", "a dog"]).shape == (2, 16)
+    assert cfg.model.text_tower.model.path == "no/such-tower"
 
 
 def test_optimizer_memory_equals_its_state_after_a_step():
@@ -111,6 +159,32 @@ def test_a_config_without_training_data_is_reported(capsys):
     config = PROJECT / "configs" / "coco_swin_t_zero_shot.py"
     assert run("--config", config, "--gpus", 1) == 2
     assert "no dataloader.train" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ("dataloader: 3", "no dataloader.train"),
+        ("dataloader: {train: {a: {mapper: {}}}}", "train.a.total_batch_size is None"),
+        ("dataloader: {train: {a: {mapper: {}, total_batch_size: two}}}", "is 'two'; expected"),
+        ("images: 3", "images: expected keys"),
+        ("images: {a: .nan}", "images.a is nan; expected an integer"),
+        ("train: 3", "train: expected keys"),
+        ("train: {max_iter: many}", "train.max_iter is 'many'; expected an integer"),
+        ("train: {max_iter: 0}", "train.max_iter is 0; expected an integer above 0"),
+        ("train: {ema: .nan}", "train.ema is nan; expected a finite number"),
+        ("train: {amp: 3}", "train.amp: expected keys"),
+        ("train: {zero: 1}", "train.zero is 1; expected true or false"),
+        ("train: {source_ratios: 3}", "train.source_ratios: expected keys"),
+        ("train: {source_ratios: {a: -1}}", "train.source_ratios.a is -1; expected a number"),
+    ],
+)
+def test_values_of_another_kind_are_reported(tmp_path, capsys, change, sentence):
+    content = yaml.safe_load("dataloader: {train: {a: {mapper: {}, total_batch_size: 2}}}")
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump({**content, **yaml.safe_load(change)}))
+    assert run("--config", path, "--gpus", 1, "--no-measure") == 2
+    assert sentence in capsys.readouterr().err
 
 
 class MyCaptionedDetectionMapper(GroundingMapper):

@@ -36,7 +36,42 @@ def test_prediction_imports_no_training_code(nano_folder, tmp_path):
         "predict", tmp_path / "a.png", "--vocabulary", tmp_path / "v.safetensors", *output
     )
     frameworks = {"tensorboard", "lvis", "webdataset", "pandas", "spacy", "nltk", "wandb"}
+    # The compiler and what comes with it; drawing needs no other library; no video is read.
+    frameworks |= {"torch._inductor", "supervision", "matplotlib", "av", "cv2"}
     assert not frameworks & modules
     own = ("engine", "evaluation", "data.datasets", "data.hybrid_loader")
     assert not {f"detclip2.{name}" for name in own} & modules
     assert (tmp_path / "output" / "a.detections.png").exists()
+
+
+@pytest.mark.processes
+def test_wrong_paths_are_reported_before_torch_is_imported(tmp_path):
+    code = LOADED.replace("raise SystemExit(code)", "")
+    argv = ["predict", tmp_path / "no.jpg", "--names", "cat", "--output", tmp_path / "x"]
+    command = [sys.executable, "-c", code, *map(str, argv)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "no.jpg: this file does not exist" in done.stderr
+    assert "torch" not in done.stdout.rsplit("LOADED", 1)[1].split()
+
+
+COMPILER = """
+from detclip2.utils.compiler_on_demand import import_compiler_on_demand
+import_compiler_on_demand()
+import_compiler_on_demand()
+import sys, torch
+from torchvision.ops import roi_align
+assert "torch._inductor" not in sys.modules
+sys.modules["torchvision.ops.roi_align"].is_compile_supported("cpu")
+import torch._dynamo.config
+assert torch._dynamo is sys.modules["torch._dynamo"]
+assert torch._dynamo.utils.is_compile_supported("cpu") in (True, False)
+compiled = torch.compile(lambda x: x + 1, backend="eager")
+assert compiled(torch.zeros(1)).item() == 1
+"""
+
+
+@pytest.mark.processes
+def test_the_compiler_is_there_when_it_is_used():
+    command = [sys.executable, "-c", COMPILER]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -130,12 +130,12 @@ def test_predict_reads_the_written_vocabulary(vocabulary, tmp_path, nano_folder,
 
 @pytest.mark.parametrize(("given", "number"), [("coco", 80), ("lvis", 1203), ("objects365", 365)])
 def test_predict_takes_a_builtin_list_by_its_name(given, number):
-    args = argparse.Namespace(vocabulary=given, names_file=None, names=None)
+    args = argparse.Namespace(caption=None, vocabulary=given, names_file=None, names=None)
     assert len(predict_vocabulary(args)) == number
 
 
 def test_predict_says_that_a_name_may_mean_a_builtin_list(caplog):
-    args = argparse.Namespace(vocabulary=None, names_file=None, names="coco")
+    args = argparse.Namespace(caption=None, vocabulary=None, names_file=None, names="coco")
     assert predict_vocabulary(args).labels == ("coco",)
     assert "its built-in list is --vocabulary coco" in caplog.text
     args.vocabulary = "cocoa"

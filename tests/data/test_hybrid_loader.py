@@ -342,3 +342,11 @@ def test_source_nodes_of_whole_and_partial_configs():
     assert list(source_nodes(cfg)) == ["boxes", "pairs"]
     for empty in ({}, {"dataloader": None}, {"dataloader": {"train": 3}}, {"dataloader": {}}):
         assert source_nodes(OmegaConf.create(empty)) == {}
+
+
+@pytest.mark.parametrize("given", [True, 3, "records.json", {"0": {}}, None])
+def test_records_and_mappers_of_another_kind_are_refused(given):
+    with pytest.raises(UserError, match="the records of a source are"):
+        Source(given, ToyMapper(), 1)
+    with pytest.raises(UserError, match="the mapper of a source is"):
+        Source(records(3), given, 1)

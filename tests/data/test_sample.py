@@ -107,6 +107,7 @@ FAULTS = {
     "phrases is a tuple": lambda s: s.update(phrases=("dog", "cat", "horse")),
     "caption is a bytes": lambda s: s.update(caption=b"a dog"),
     "question is ''": lambda s: s.update(question=""),
+    "phrase_order is no permutation": lambda s: s.update(phrase_order=torch.tensor([0, 1, 1])),
     "answers has 'red'": lambda s: s.update(answers={"red": "often"}),
     "target_text is a int": lambda s: s.update(target_text=3),
     r"gt_masks is not \(N, H, W\)": change_instances(gt_masks=BitMasks(torch.zeros(2, 10, 8))),
@@ -164,7 +165,11 @@ def test_a_mapper_declares_a_supervision_of_its_own():
 
 EXTRA = {
     "detection": {"caption": "a dog", "question": "what?", "answers": {"dog": 1}},
-    "grounding": {"caption": "a dog and a cat", "phrase_spans": [[[2, 5]], []]},
+    "grounding": {
+        "caption": "a dog and a cat",
+        "phrase_spans": [[[2, 5]], []],
+        "other_captions": ["the sea"],
+    },
     "caption": {"caption": "dog, dog", "phrase_spans": [[[0, 3], [5, 8]], []]},
     "vqa": {"question": "what is it?", "answers": {"a dog": 0.9, "dog": 1}},
     "captioning": {"target_text": "a dog"},

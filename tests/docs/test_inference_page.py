@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from detclip2 import cli
 from detclip2.data.io.video import Video
+from detclip2.utils.model_folder import SHIPPED
 from tests.helpers.videos import COUNT, draw_frames, write
 
 PAGE = Path(__file__).parents[2] / "docs" / "inference.md"
@@ -25,6 +26,7 @@ def folder(tmp_path, monkeypatch, nano_folder, nano_config):
     model = tmp_path / "model"
     model.mkdir()
     monkeypatch.setenv("DETCLIP2_MODEL", str(model))
+    monkeypatch.setitem(SHIPPED, "emoji_nano", model)
     cfg = OmegaConf.create(nano_config, flags={"allow_objects": True})
     cfg.inference = {"min_size": 96, "max_size": 160, "batch_size": 4, "score_threshold": 0.3}
     LazyConfig.save(cfg, str(model / "config.yaml"))

@@ -36,6 +36,7 @@ class Model(nn.Module):
 
     embed_dim = 2
     text_identity = "tower-2"
+    reads_names = False
 
     def __init__(self):
         super().__init__()

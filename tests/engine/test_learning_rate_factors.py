@@ -6,8 +6,9 @@ import torch
 from detectron2.config import LazyConfig, instantiate
 from torch import nn
 
-from detclip2.engine.solver import Factors, LayerDecay, TextTowerFactor
+from detclip2.engine.solver import BiasFactor, Factors, LayerDecay, PrefixFactors, TextTowerFactor
 from detclip2.modeling.backbone import TimmBackbone
+from tests.helpers.glip_reference import model as glip
 
 CONFIG = Path(__file__).parents[2] / "configs" / "optim.py"
 
@@ -79,3 +80,36 @@ def test_layer_decay_matches_the_layers_of_swin():
     factor = instantiate(node.params.lr_factor_func)
     assert factor("backbone.bottom_up.extractor.patch_embed.proj.weight") == pytest.approx(0.8**13)
     assert factor("text_tower.model.embed.weight") == pytest.approx(0.1)
+
+
+def test_factors_by_the_beginning_of_a_name():
+    factor = PrefixFactors({"backbone.bottom_up.": 0.1, "backbone.": 0.5})
+    names = ("backbone.bottom_up.a", "backbone.fpn", "head.backbone.", "backbone")
+    assert [factor(name) for name in names] == [0.1, 0.5, 1.0, 1.0]
+
+
+def test_the_optimizer_of_glip():
+    """Biases in the broad sense learn twice as fast and do not decay; the text model at 0.1."""
+    model = glip()
+    node = LazyConfig.load(str(CONFIG)).AdamW_glip
+    node.params.model = model
+    optimizer = instantiate(node)
+    group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    biases = set()
+    for name, parameter in model.named_parameters():
+        group = group_of[id(parameter)]
+        is_bias = "bias" in name.split(".")[-1]
+        biases |= {name.split(".")[-1]} if is_bias else set()
+        factor = (0.1 if name.startswith("text_tower.") else 1) * (2 if is_bias else 1)
+        assert group["lr"] == pytest.approx(1e-4 * factor), name
+        assert group["weight_decay"] == (0 if is_bias else 1e-4), name
+    assert biases == {"bias", "in_proj_bias", "text_bias", "relative_position_bias_table"}
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "detector.", "module.detector."])
+def test_the_text_model_is_found_in_a_wrapped_model(prefix):
+    factor = TextTowerFactor(0.25)
+    assert factor(f"{prefix}text_tower.model.encoder.layer.0.output.dense.weight") == 0.25
+    assert factor(f"{prefix}text_tower.projection.weight") == 1
+    assert factor(f"{prefix}other_text_tower.model.weight") == 1
+    assert BiasFactor(3.0)(f"{prefix}bias_net.weight") == 1

@@ -24,14 +24,18 @@ from detclip2.modeling.losses.word_region_contrast import WordRegionContrast
 from detclip2.modeling.meta_arch.base import RGB_MEAN, RGB_STD, OpenVocabularyDetector
 from detclip2.modeling.text.text_batch import TextBatch
 from tests.helpers.processes import run_processes
+from tests.helpers.tiny_glip import tiny_glip, without_randomness
 from tests.helpers.tiny_training import PROJECT, tiny_config
 
 BATCH = 6
 SOURCES = ["detection", "grounding", "pairs"]
+GLIP_SOURCES = ["glip_detection", "glip_grounding"]
 
 
 def model_and_batch(source, drop_path=0.0):
     """The model with fixed weights, and the whole batch: the same in every process."""
+    if source in GLIP_SOURCES:
+        return copy.deepcopy(glip_and_batch(source))
     return copy.deepcopy(one_model_and_batch(source, drop_path))
 
 
@@ -45,11 +49,21 @@ def one_model_and_batch(source, drop_path):
     model = instantiate(cfg.model).train()
     for parameter in model.parameters():  # so that no branch starts with zero output
         nn.init.normal_(parameter, parameter.mean().item(), 0.05)
-    world = LazyConfig.load(str(PROJECT / "configs" / "emoji_nano_all.py"))
-    world.world.update(cfg.world)
-    for name in SOURCES:  # divisible by the numbers of processes below
-        world.dataloader.train[name].total_batch_size = BATCH
-    data = instantiate(world.dataloader.train).sources[source]
+    return model, samples_of(PROJECT / "configs" / "emoji_nano_all.py", source)
+
+
+@functools.cache
+def glip_and_batch(source):
+    """The same of GLIP, whose head reads the captions."""
+    config = PROJECT.parent / "GLIPv2" / "configs" / "emoji_glip_nano.py"
+    return without_randomness(tiny_glip()), samples_of(config, source.removeprefix("glip_"))
+
+
+def samples_of(config, source):
+    """A batch of a source of EmojiScenes; one image is smaller than the others."""
+    cfg = LazyConfig.load(str(config))
+    cfg.world.update(tiny_config("").world)
+    data = instantiate(cfg.dataloader.train[source])
     samples = []
     for index in range(40):
         with contextlib.suppress(SkipSample):
@@ -62,7 +76,7 @@ def one_model_and_batch(source, drop_path):
         boxes = samples[1]["instances"].gt_boxes.tensor
         boxes[:, 3] = boxes[:, 3].clamp(max=40)
         boxes[:, 1] = boxes[:, 1].clamp(max=30)
-    return model, samples
+    return samples
 
 
 def whole(model, samples):
@@ -100,7 +114,7 @@ def assert_same(parts, expected):
 
 
 @pytest.mark.parametrize("size", [1, 4])
-@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("source", SOURCES + GLIP_SOURCES)
 def test_micro_batches_give_the_losses_and_gradients_of_the_whole_batch(source, size):
     expected = whole(*model_and_batch(source))
     assert_same(in_parts(*model_and_batch(source), size), expected)
@@ -119,7 +133,7 @@ def test_drop_path_is_equal_in_both_passes():
 def in_a_process(rank, world_size):
     """By source: losses and gradients of a process on the joint batch, in one pass and in parts."""
     results = {}
-    for source in SOURCES:
+    for source in SOURCES + GLIP_SOURCES:
         results[source] = []
         for step in (whole_in_parallel, functools.partial(in_parts, size=1)):
             model, samples = model_and_batch(source)
@@ -134,7 +148,7 @@ def in_a_process(rank, world_size):
 @pytest.mark.processes
 def test_processes_together_give_the_losses_and_gradients_of_the_joint_batch(world_size):
     together = run_processes(in_a_process, world_size)
-    for source in SOURCES:
+    for source in SOURCES + GLIP_SOURCES:
         expected = whole(*model_and_batch(source))
         for process in together:
             for way in process[source]:

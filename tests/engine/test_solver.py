@@ -12,6 +12,7 @@ from detclip2.engine.solver import (
     set_epochs,
     warmup_constant,
     warmup_cosine,
+    warmup_steps,
 )
 from detclip2.utils.errors import UserError
 
@@ -42,6 +43,16 @@ def test_the_optimizer_follows_the_schedule():
         multiplier.step()
     assert rates[0] == pytest.approx(0.5 * 0.001)
     assert rates[10:] == pytest.approx([0.5 * cosine(i / 100) for i in range(10, 100)])
+
+
+def test_the_steps_of_glip():
+    schedule = warmup_steps(max_iter=1000, warmup_iterations=100)
+    rates = [schedule(i / 1000) for i in range(1000)]
+    assert rates[:100] == pytest.approx([0.001 + 0.999 * i / 100 for i in range(100)])
+    assert rates[100:] == pytest.approx([1.0] * 570 + [0.1] * 220 + [0.01] * 110)
+    assert schedule(1.0) == pytest.approx(0.01)
+    short = warmup_steps(max_iter=2, warmup_iterations=0)  # of a fast_dev_run
+    assert [short(i / 2) for i in range(3)] == pytest.approx([1.0, 1.0, 0.01])
 
 
 def test_a_run_shorter_than_the_warm_up_only_warms_up():

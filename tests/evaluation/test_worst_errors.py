@@ -1,6 +1,18 @@
 import json
+import math
+import re
 
-from detclip2.evaluation.worst_errors import errors_of, write_worst_errors
+import numpy as np
+from PIL import ImageColor
+
+from detclip2.evaluation.worst_errors import (
+    FOUND,
+    MISSED,
+    ImageErrors,
+    draw_errors,
+    errors_of,
+    write_worst_errors,
+)
 from tests.helpers.own_data import own_content, write_own_data
 
 
@@ -44,8 +56,53 @@ def test_the_page_shows_the_images_with_errors(tmp_path):
     page = write_worst_errors(path, tmp_path / "found.json", path.parent, tmp_path / "errors")
     assert sorted(p.name for p in page.parent.iterdir()) == ["01.jpg", "index.html"]
     text = page.read_text()
-    assert "&lt;a&gt;&amp;.png: 0 found, 2 missed, 0 wrong" in text
+    caption = "&lt;a&gt;&amp;.png: 0 found, 2 missed, 0 wrong"
+    assert f'alt="{caption}"><figcaption>{caption}</figcaption>' in text
     assert "2.png" not in text
+
+
+def cells(page):
+    return [re.findall(r"<td>(.*?)</td>", row) for row in re.findall(r"<tr>(<td>.*?)</tr>", page)]
+
+
+def test_the_page_has_a_summary_by_category(tmp_path):
+    path = write_own_data(tmp_path / "data", own_content(count=2))
+    found = [detection(1, 1, RED, 0.9), detection(1, 2, RED, 0.8), detection(2, 2, BLUE, 0.7)]
+    (tmp_path / "found.json").write_text(json.dumps(found))
+    ap = {"AP": 50.04, "AP-red square": math.nan}
+    where = (path, tmp_path / "found.json", path.parent, tmp_path / "errors")
+    page = write_worst_errors(*where, results=ap).read_text()
+    assert cells(page) == [
+        ["all", "50.0", "2", "2", "1"],
+        ["blue square", "-", "1", "1", "1"],
+        ["red square", "-", "1", "1", "0"],
+    ]
+
+
+def test_found_boxes_lie_over_wrong_ones_and_every_box_has_a_label():
+    content = own_content(count=1)
+    box = {"image_id": 1, "category_id": 1, "bbox": [200, 300, 200, 150]}
+    content["annotations"] = [{**box, "id": 1}]
+    image = np.full((700, 800, 3), 255, np.uint8)
+    wrong = {**box, "category_id": 2, "score": 0.9}
+    (errors,) = errors_of(content, [{**box, "score": 0.5}, wrong], 0.3)
+    assert (len(errors.found), len(errors.wrong)) == (1, 1)
+    drawn = draw_errors(image, errors, {1: "red", 2: "blue"})
+    assert drawn.size == (800, 700)
+    assert drawn.getpixel((300, 450)) == ImageColor.getrgb(FOUND)
+    assert drawn.getpixel((202, 290)) == ImageColor.getrgb(FOUND)  # the label, above the box
+    small = draw_errors(image[:70, :80], errors, {1: "red", 2: "blue"})
+    assert small.size == (640, 560)
+
+
+def test_labels_stay_inside_the_image():
+    box = {"image_id": 1, "category_id": 1, "bbox": [590, 0, 50, 50], "id": 1}
+    errors = ImageErrors({}, [], [box], [])
+    name = "a very long name"
+    drawn = np.asarray(draw_errors(np.zeros((640, 640, 3), np.uint8), errors, {1: name}))
+    colored = (drawn == ImageColor.getrgb(MISSED)).all(axis=2)
+    assert colored[:20, 520].any()  # the label reaches to the left of the box
+    assert colored[0, 636]
 
 
 def test_a_page_without_errors_or_without_detections(tmp_path):

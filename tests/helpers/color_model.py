@@ -6,7 +6,7 @@ from detectron2.modeling import detector_postprocess
 from detectron2.structures import Boxes, Instances
 from torch import nn
 
-from detclip2.modeling.postprocess import DetectionThresholds
+from detclip2.modeling.thresholds import DetectionThresholds
 
 COLORS = {"red": (255, 0, 0), "lime": (0, 255, 0), "blue": (0, 0, 255)}
 
@@ -19,6 +19,7 @@ class ColorModel(nn.Module):
 
     embed_dim = 3
     text_identity = "colours"
+    reads_names = False
     thresholds = DetectionThresholds(score_threshold=0.5, max_detections=100)
 
     def __init__(self):

@@ -249,6 +249,17 @@ CASES = {
     "backslashes": Case(backslashes),
     "byte order mark": Case(encoded("utf-8-sig")),
     "UTF-16": Case(encoded("utf-16")),
+    "levels in each other": Case(
+        lambda content: json.dumps({**content, "x": 0}).replace("0}", "[" * 200 + "]" * 200 + "}")
+        .encode(), *["nested more than 100 levels"] * 3,
+    ),
+    "a huge box": Case(
+        first("annotations", bbox=[4, 8, 1e308, 24]), {"box-unusable": 1}, {"box-invalid": 1},
+        "annotation 2 has the bbox", lost=(0,),
+    ),
+    "a huge size": Case(
+        first("images", width=1e300), {"size-malformed": 1}, {"size-malformed": 1},
+    ),
     "deeply nested": Case(lambda content: b"[" * 10**5, *["is not json"] * 3),
     "half": Case(lambda content: json.dumps(content).encode()[:-100], *["is not json"] * 3),
     "another file": Case(lambda content: b"null", *["has no key 'images'"] * 3),

@@ -16,10 +16,12 @@ from torch import multiprocessing
 PRELOADED = [
     "pytest",
     "torch._dynamo",  # torch imports it with the first optimizer
+    "transformers.models.bert.modeling_bert",
     "transformers.models.clip.modeling_clip",
     "detclip2.commands.train",
     "detclip2.evaluation.lvis",
     "detclip2.modeling.meta_arch.detclipv2",
+    "detclip2.modeling.meta_arch.glip",
 ]
 
 

@@ -12,7 +12,7 @@ from detectron2.structures import Instances
 from PIL import Image
 
 from detclip2.data.io.video import Video
-from detclip2.modeling.postprocess import DetectionThresholds
+from detclip2.modeling.thresholds import DetectionThresholds
 from detclip2.utils.errors import UserError
 from tests.helpers.color_model import COLORS, draw_image, equal
 from tests.helpers.videos import write

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from detclip2.inference.predictor import OpenVocabularyPredictor
 from detclip2.utils.errors import UserError
-from detclip2.utils.model_folder import read_model_folder
+from detclip2.utils.model_folder import SHIPPED, read_model_folder
 from tests.helpers.color_model import equal, identical
 
 
@@ -28,6 +28,17 @@ def test_the_default_model_is_used_without_a_config(nano_folder, monkeypatch):
     assert predictor.thresholds.score_threshold == 0.25
     with pytest.raises(UserError, match="give the config"):
         OpenVocabularyPredictor(weights=nano_folder / "model.safetensors")
+
+
+def test_a_folder_or_a_name_in_place_of_config_and_weights(nano, nano_folder, monkeypatch):
+    monkeypatch.setitem(SHIPPED, "emoji_nano", nano_folder)
+    image = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    expected = nano(image, vocabulary="cat")
+    for model in (nano_folder, str(nano_folder), "emoji_nano"):
+        found = OpenVocabularyPredictor(model, device="cpu")(image, vocabulary="cat")
+        assert identical(found, expected)
+    with pytest.raises(UserError, match="did you mean 'emoji_nano'"):
+        OpenVocabularyPredictor("emoji_nan")
 
 
 def test_settings_of_the_constructor_override_the_config(nano_folder, nano_config):

@@ -154,7 +154,7 @@ def test_templates_and_definitions_are_checked():
 def test_repeated_names_become_one_label(caplog):
     with caplog.at_level(logging.WARNING):
         vocabulary = Vocabulary.from_names(["cat", "dog", "cat", " dog ", "Cat"])
-    assert vocabulary.labels == ("cat", "dog", "Cat")
+    assert vocabulary.labels == ("cat", "dog")
     assert "more than once" in caplog.text
     assert "'cat'" in caplog.text
     assert "' dog '" in caplog.text
@@ -360,6 +360,7 @@ def test_synonyms_of_a_data_set_are_used_where_a_rule_is_given(dataset):
 class Model:
     embed_dim = WIDTH
     text_identity = "tower-6"
+    reads_names = False
     encode_phrases = staticmethod(encode_phrases)
 
 
@@ -415,10 +416,14 @@ def test_damaged_files_are_refused(tmp_path):
     for change, reason in [
         ({"labels": '["cat", "dog", "cow"]'}, "prompts for 2 of its 3 labels"),
         ({"labels": "["}, "damaged"),
-        ({"labels": "[" * 100_000}, "nested too deeply"),
+        ({"labels": "[" * 100_000}, "nested more than 100"),
         ({"prompts": '[[["cat"]], []]'}, "prompts for 1 of its 2 labels"),
         ({"prompts": '[[["cat"], ["kitty"]], [["dog"]]]'}, "for 3 names"),
-        ({"prompts": "[1, 2]"}, "damaged"),
+        ({"prompts": "[1, 2]"}, "its prompts are"),
+        ({"prompts": '[[["cat"]], [[2]]]'}, "prompts are not all texts"),
+        ({"labels": '["cat", 2]'}, "its labels are"),
+        ({"templates": '[["{}"]]'}, "its templates are"),
+        ({"thresholds": "[0.5, NaN]"}, "its thresholds are"),
         ({"synonyms": "best"}, "its rule for synonyms is 'best'"),
         ({"width": "wide"}, "damaged"),
         ({"width": "7"}, "of width 7"),
@@ -434,6 +439,7 @@ def test_damaged_files_are_refused(tmp_path):
         ("embeddings", torch.full((2, WIDTH), torch.nan), "NaN"),
         ("embeddings", torch.zeros(3, WIDTH), "for 2 names"),
         ("probe", torch.zeros(1), "for 2 names"),
+        ("probe", torch.full((WIDTH,), torch.inf), "infinity"),
     ]:
         save_file(load_file(good) | {tensor: content}, weights, metadata)
         with pytest.raises(UserError, match=reason):

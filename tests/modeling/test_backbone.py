@@ -240,3 +240,117 @@ def test_a_name_that_timm_would_look_up_elsewhere_is_refused(name):
 def test_arguments_that_load_weights_are_refused(key):
     with pytest.raises(UserError, match=f"backbone: '{key}' is not taken"):
         TimmBackbone("resnet10t", **{key: "weights.pth"})
+
+
+LITE = "tf_efficientnet_lite0"
+
+
+def test_frozen_stages_and_norms_stay_as_they_are():
+    torch.manual_seed(0)
+    frozen = ("conv_stem", *(f"blocks.{i}." for i in range(6)))
+    backbone = TimmBackbone(LITE, norm_outputs=False, frozen=frozen, freeze_norms=True)
+    assert {name.split(".")[1] for name, p in backbone.named_parameters() if p.requires_grad} == {
+        "blocks"
+    }
+    before = {key: value.clone() for key, value in backbone.state_dict().items()}
+    optimizer = torch.optim.SGD((p for p in backbone.parameters() if p.requires_grad), lr=0.1)
+    backbone.train()
+    sum(f.square().mean() for f in backbone(image(64, 64, 2)).values()).backward()
+    optimizer.step()
+    after = backbone.state_dict()
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    assert changed
+    assert all(key.startswith("extractor.blocks.6.") for key in changed)
+    assert all("conv" in key for key in changed)
+
+
+def test_bfloat16_gradients_of_a_coarse_level_of_one_location_are_those_of_float32():
+    """On CPUs, oneDNN leaves parts of such a gradient unwritten: memory full of infinity shows."""
+    torch.manual_seed(0)
+    bottom_up = TimmBackbone("resnet10t", norm_outputs=False, channels=(8, 8, 8, 8), stem_width=8)
+    pyramid = feature_pyramid(bottom_up, channels=32)
+    x = image(64, 64, 2)
+    for precision in (torch.float32, torch.bfloat16):
+        pyramid.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+            p7 = pyramid(x)["p7"]
+        dirty = [torch.full((2**i,), torch.inf) for i in range(6, 18) for _ in range(3)]
+        del dirty
+        p7.float().sum().backward()
+        gradient = pyramid.top_block.p7.weight.grad
+        if precision == torch.float32:
+            expected = gradient.clone()
+    assert p7.shape[-2:] == (1, 1)
+    torch.testing.assert_close(gradient, expected, atol=0.05 * expected.abs().max().item(), rtol=0)
+
+
+def padded_by_definition(block, x):
+    """The attention of a block of Swin's authors: norm, pad, roll, windows, roll back, crop."""
+    height, width = x.shape[1:3]
+    window, shift = block.window_size[0], block.shift_size[0]
+    rows, columns = (-(-side // window) * window for side in (height, width))
+    padded = torch.zeros(len(x), rows, columns, x.shape[3])
+    padded[:, :height, :width] = block.norm1(x)
+    # The region of each location: attention stays within it.
+    region = torch.zeros(rows, columns)
+    for i, axis in enumerate((rows, columns)):
+        along = torch.zeros(axis)
+        along[axis - window :], along[axis - shift :] = 1, 2
+        region += (along[:, None] if i == 0 else along) * 3**i
+    region = region if shift else torch.zeros_like(region)
+    shifted = padded.roll((-shift, -shift), (1, 2))
+    result = torch.zeros_like(padded)
+    for top in range(0, rows, window):
+        for left in range(0, columns, window):
+            own = slice(top, top + window), slice(left, left + window)
+            ids = region[own].flatten()
+            mask = torch.where(ids[:, None] == ids, 0.0, -100.0)[None]
+            tokens = shifted[:, own[0], own[1]].flatten(1, 2)
+            result[:, own[0], own[1]] = block.attn(tokens, mask=mask).unflatten(1, (window, window))
+    return result.roll((shift, shift), (1, 2))[:, :height, :width]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("shifted", [0, 1])
+def test_pad_before_roll_is_the_order_of_swins_authors(shifted):
+    torch.manual_seed(0)
+    blocks = {}
+    for first in (True, False):
+        torch.manual_seed(0)
+        backbone = TimmBackbone(SWIN, pad_before_roll=first, **FEW).eval()
+        block = blocks[first] = backbone.extractor.layers_0.blocks[shifted]
+        torch.nn.init.normal_(block.attn.qkv.bias)  # padding takes part by it
+    x = torch.randn(2, 7, 8, 8)  # windows of 3
+    theirs = padded_by_definition(blocks[True], x)
+    torch.testing.assert_close(blocks[True]._attn(blocks[True].norm1(x)), theirs)
+    timms = blocks[False]._attn(blocks[False].norm1(x))
+    assert torch.allclose(timms, theirs, atol=1e-5) == (not shifted)
+
+
+def test_pad_before_roll_survives_a_copy():
+    """An average of weights is a copy; its blocks must use their own weights."""
+    backbone = TimmBackbone(SWIN, pad_before_roll=True, **FEW).eval()
+    twin = deepcopy(backbone)
+    with torch.no_grad():
+        for parameter in twin.extractor.layers_1.blocks[1].attn.parameters():
+            parameter.zero_()
+        x = image(96, 128)
+        assert not torch.equal(backbone(x)["c5"], twin(x)["c5"])
+        twin.load_state_dict(backbone.state_dict())
+        assert torch.equal(backbone(x)["c5"], twin(x)["c5"])
+
+
+def test_drop_block_is_on_the_merged_maps_of_p3_and_p4():
+    torch.manual_seed(0)
+    bottom_up = TimmBackbone(SWIN, drop_path_rate=0.0, **FEW)
+    pyramid = feature_pyramid(bottom_up, 16, drop_block=0.3)
+    assert set(pyramid.state_dict()) == set(feature_pyramid(bottom_up, 16).state_dict())
+    x = image(128, 128)
+    with torch.no_grad():
+        first, second = pyramid.train()(x), pyramid(x)
+        assert {name for name in first if not torch.equal(first[name], second[name])} == {
+            "p3",
+            "p4",
+        }
+        first, second = pyramid.eval()(x), pyramid(x)
+        assert all(torch.equal(first[name], second[name]) for name in first)

@@ -26,8 +26,8 @@ def models(request):
 def plain_paths(monkeypatch):
     """Plain sums in convolutions, and torchvision's operator for the deformable layer."""
 
-    def reference(x, offsets, mask, weight):
-        return deform_conv2d(x, offsets, weight, padding=1, mask=mask)
+    def reference(x, offsets, mask, weight, stride):
+        return deform_conv2d(x, offsets, weight, stride=stride, padding=1, mask=mask)
 
     with monkeypatch.context() as patch, torch.backends.nnpack.flags(enabled=False):
         patch.setattr(deform_conv, "conv_of_rows", reference)
@@ -110,10 +110,10 @@ def test_scores_after_training(trained, monkeypatch):
     check(model, monkeypatch, pixels, model.encode_phrases(NAMES).detach())
 
 
-def test_detections_of_the_shipped_model(monkeypatch):
+def test_detections_of_the_model_of_scenes(monkeypatch):
     scenes = EmojiScenes(200, "val", count=1, size=320, seed=1)
     pixels = torch.from_numpy(scenes[0]["image"]).permute(2, 0, 1)
-    model = OpenVocabularyPredictor(device="cpu").model
+    model = OpenVocabularyPredictor("emoji_nano", device="cpu").model
     model.set_vocabulary(scenes.class_names)
     found = model([{"image": pixels}])[0]["instances"]
     with plain_paths(monkeypatch):

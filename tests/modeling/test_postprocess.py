@@ -11,8 +11,9 @@ from torchvision.ops import nms
 from detclip2.modeling import postprocess
 from detclip2.modeling.alignment import Alignment
 from detclip2.modeling.heads.outputs import HeadOutputs
-from detclip2.modeling.postprocess import DetectionThresholds, PostProcess, TopKPerPhrase
+from detclip2.modeling.postprocess import PostProcess, TopKPerPhrase
 from detclip2.modeling.text.text_bank import VocabularyState
+from detclip2.modeling.thresholds import DetectionThresholds
 
 K, C, D = 60, 4, 6
 SIZE = (50, 70)  # height, width

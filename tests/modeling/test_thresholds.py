@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from detclip2.modeling.postprocess import MEANINGS, DetectionThresholds, PostProcess
+from detclip2.modeling.postprocess import PostProcess
+from detclip2.modeling.thresholds import MEANINGS, DetectionThresholds
 from detclip2.utils.errors import UserError
 
 

@@ -1,5 +1,6 @@
 """The model from a yacs config, and Detectron2's own predictor and trainer with it."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -137,6 +138,26 @@ def test_names_of_the_test_set_are_the_vocabulary(cfg):
     assert build_model(cfg).vocabulary.shape == (2, 16)
     cfg.DATASETS.TEST = ()
     build_model(cfg).set_vocabulary(["later"])
+
+
+def test_names_are_read_when_they_are_first_needed(cfg, tmp_path):
+    """`register_coco_instances` has no names until the set is loaded."""
+    name = f"yacs_{uuid.uuid4()}"
+    cfg.DATASETS.TEST, cfg.MODEL.DETCLIP.VOCABULARY = (name,), []
+    model = build_model(cfg)
+    with pytest.raises(UserError, match=f"DATASETS.TEST.*{name}"):
+        _ = model.vocabulary
+    categories = [{"id": 4, "name": "a"}, {"id": 7, "name": "b"}, {"id": 9, "name": "c"}]
+    content = {"images": [], "annotations": [], "categories": categories}
+    (tmp_path / "set.json").write_text(json.dumps(content))
+    register_coco_instances(name, {}, str(tmp_path / "set.json"), str(tmp_path))
+    assert copy.deepcopy(model).vocabulary.shape == (3, 16)
+
+
+def test_a_mapper_of_detectron2_is_named(cfg):
+    sample = {"image": torch.zeros(3, 64, 64, dtype=torch.uint8)}
+    with pytest.raises(UserError, match="DetectionMapper"):
+        build_model(cfg).train()([sample])
 
 
 BUILD = """

@@ -39,7 +39,9 @@ sys.meta_path.insert(0, Hide())
 
 
 def test_without_detectron2_the_command_line_says_what_to_install(tmp_path: Path):
-    arguments = ["predict", str(tmp_path / "a.png"), "--names", "cat", "--output", str(tmp_path)]
+    image = tmp_path / "a.png"
+    image.touch()  # paths are checked first
+    arguments = ["predict", str(image), "--names", "cat", "--output", str(tmp_path / "output")]
     done = run_python(
         f"{HIDE_DETECTRON2}\nfrom detclip2.cli import main\nsys.exit(main({arguments!r}))"
     )

@@ -7,7 +7,12 @@ from pathlib import Path
 import detclip2
 from tests.packaging.conftest import build, source_files
 
-CARRIED = ("compat/detectron2/", "configs/", "projects/DetCLIPv2/configs/")
+CARRIED = (
+    "compat/detectron2/",
+    "configs/",
+    "projects/DetCLIPv2/configs/",
+    "projects/GLIPv2/configs/",
+)
 
 
 def test_the_wheel_has_every_file_of_the_package_and_the_folders_it_carries(wheel: Path):
@@ -27,6 +32,9 @@ def test_the_wheel_has_every_file_of_the_package_and_the_folders_it_carries(whee
     assert {
         "detclip2/configs/models/detclipv2.py",
         "detclip2/compat/detectron2/__init__.py",
+        "detclip2/resources/models/photo_nano/model.safetensors",
+        "detclip2/resources/models/photo_nano/ATTRIBUTION.tsv.gz",
+        "detclip2/resources/text_tower_photo/tokenizer.json",
     } < names
 
 

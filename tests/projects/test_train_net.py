@@ -82,7 +82,7 @@ def test_trains_evaluates_and_leaves_a_model_that_predicts(
         (["train.max_iter"], "'train.max_iter' cannot be applied"),
         (["~train.max_iter"], "'~train.max_iter' cannot be applied"),
         (["train.max_iter.more=1"], "'train.max_iter.more=1' cannot be applied"),
-        (["train.max_iter=many"], "lr_multiplier cannot be built"),
+        (["train.max_iter=many"], "train.max_iter is 'many'; expected an integer"),
         (["train.source_ratios={pears: 1}"], "names ['detection', 'pairs', 'pears'], but"),
         (["train.source_ratios={detection: 1, pairs: -1}"], "must be positive numbers"),
         (["train.seed=-1"], "seed"),
@@ -301,7 +301,9 @@ def test_a_config_of_coco_finds_its_data_by_the_environment(
         f"train.output_dir={tmp_path / 'output'}",
     ]
     monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
-    assert_ends_in_a_sentence(train_net, command, "'DETECTRON2_DATASETS' not found", capsys)
+    assert_ends_in_a_sentence(
+        train_net, command, "environment variable DETECTRON2_DATASETS is not set", capsys
+    )
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "elsewhere"))
     assert_ends_in_a_sentence(train_net, command, "instances_train2017.json", capsys)
 

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -93,6 +94,28 @@ def test_clocks_restore_the_model(setting):
     assert "preprocess_image" not in vars(model)
 
 
+def test_perfect_detections_of_scenes_have_an_ap_of_100(emoji_font):
+    from detclip2.data.emojiscenes.scenes import EmojiScenes
+    from detclip2.evaluation.coco_api import average_precision, coco_of
+    from scripts.benchmarks import export
+
+    scenes = EmojiScenes(20, "val", count=3, size=export.SIZE)
+    boxes = [[(o["bbox"], o["category_id"]) for o in r["annotations"]] for r in scenes]
+    found = iter([boxes[0], *boxes])  # the first scene is seen twice
+
+    def detect(image):
+        assert image.shape == (export.SIZE, export.SIZE, 3)
+        objects = next(found)
+        box, classes = map(np.array, zip(*objects, strict=True))
+        return box, np.ones(len(objects)), classes
+
+    results, seconds = export.run({"perfect": detect}, scenes)
+    assert len(seconds["perfect"]) == len(results["perfect"]) == 3
+    truth, images, categories = export.truth_of(scenes)
+    detections = coco_of(images, export.entries_of(results["perfect"]), categories)
+    assert average_precision(truth, detections)[0]["AP"] == pytest.approx(100)
+
+
 def test_peers_are_described():
     from scripts.benchmarks import peers
 
@@ -127,6 +150,10 @@ def result(name):
             "shards": {"of_cv2": spread, "of_pillow": spread},
         },
         "startup": {"detclip2 --help": {"first": 1.0, **spread}},
+        "export": [
+            {"what": "int8", "scenes": 9, "names": 80, "AP": 70.25, "AP50": 80.5}
+            | {"ms": spread, "of_fp32": spread, "MB": 3.5}
+        ],
     }
     results["scenes"] = results["loading"]
     return results[name]
@@ -156,7 +183,8 @@ def test_the_page_is_filled_from_the_json(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "subject", ["inference", "stages", "peers", "growth", "training", "contrast", "loading"]
+    "subject",
+    ["inference", "stages", "peers", "growth", "training", "contrast", "loading", "export"],
 )
 def test_every_table_is_as_wide_as_its_header(subject):
     from scripts.benchmarks import report

@@ -1,10 +1,18 @@
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
 from detclip2.utils.errors import UserError
-from detclip2.utils.model_folder import SHIPPED, default_model, read_model_folder, save_weights
+from detclip2.utils.model_folder import (
+    DEFAULT,
+    SHIPPED,
+    default_model,
+    read_model_folder,
+    save_weights,
+)
 
 
 def make_folder(path, names=("config.yaml", "model.safetensors")):
@@ -48,10 +56,35 @@ def test_weights_are_read_back_unchanged(tmp_path):
 
 def test_the_default_is_from_the_environment_or_the_package(tmp_path, monkeypatch):
     monkeypatch.delenv("DETCLIP2_MODEL", raising=False)
-    assert default_model() == read_model_folder(SHIPPED)
+    assert DEFAULT == "photo_nano"
+    assert default_model() == read_model_folder(SHIPPED["photo_nano"])
     folder = make_folder(tmp_path / "mine")
     monkeypatch.setenv("DETCLIP2_MODEL", str(folder))
     assert default_model()[0].parent == folder
+    monkeypatch.setenv("DETCLIP2_MODEL", "emoji_nano")
+    assert default_model()[0].parent == SHIPPED["emoji_nano"]
+
+
+def test_a_text_is_a_name_and_a_path_is_a_folder(tmp_path, monkeypatch):
+    folder = make_folder(tmp_path / "emoji_nano")
+    monkeypatch.chdir(tmp_path)
+    assert read_model_folder("emoji_nano")[0].parent == SHIPPED["emoji_nano"]
+    for own in (Path("emoji_nano"), "./emoji_nano", folder, str(folder)):
+        assert read_model_folder(own)[0].parent.samefile(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "end"),
+    [
+        ("emoji_nan", "did you mean 'emoji_nano'"),
+        ("yolo", "models that ship: photo_nano, emoji_nano"),
+        ("output/emoji_nan", "no such model folder"),
+    ],
+)
+def test_an_unknown_name_is_reported_with_those_that_ship(name, end):
+    with pytest.raises(UserError, match=f"^{name}: there is no such model folder") as error:
+        read_model_folder(name)
+    assert str(error.value).endswith(end)
 
 
 def test_a_wrong_environment_variable_is_reported(tmp_path, monkeypatch):

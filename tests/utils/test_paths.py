@@ -119,12 +119,12 @@ def test_a_tsv_skips_the_line(folder):
 def test_deep_json_skips_the_line(tmp_path, reader):
     path = tmp_path / "deep.jsonl"
     path.write_text("[" * 100_000)
-    with pytest.raises(SkipSample, match="nested too deeply"):
+    with pytest.raises(SkipSample, match="nested more than 100 levels deep"):
         reader(str(path), str(tmp_path))[0]
 
 
 def test_deep_json_is_refused(tmp_path):
     path = tmp_path / "deep.json"
     path.write_text('{"images": ' + "[" * 100_000)
-    with pytest.raises(UserError, match="nested too deeply"):
+    with pytest.raises(UserError, match="nested more than 100 levels deep"):
         load_detection_json(str(path), str(tmp_path), SkipCounter(), False)

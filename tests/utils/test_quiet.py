@@ -1,3 +1,4 @@
+import logging
 import re
 import subprocess
 import sys
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from detclip2.utils.quiet import without_upstream_warnings
+from detclip2.utils.quiet import without_any_warning, without_upstream_warnings
 
 
 def test_only_warnings_of_libraries_about_themselves_are_hidden():
@@ -20,6 +21,18 @@ def test_only_warnings_of_libraries_about_themselves_are_hidden():
         assert [str(w.message) for w in seen] == ["yours is deprecated"]
         warnings.warn(jit, FutureWarning, stacklevel=1)
         assert len(seen) == 2
+
+
+def test_all_warnings_are_hidden_in_a_block_and_errors_are_not(caplog):
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        with without_any_warning():
+            warnings.warn("hidden", UserWarning, stacklevel=1)
+            logging.warning("hidden")
+            logging.error("shown")
+        logging.warning("shown again")
+    assert not seen
+    assert caplog.messages == ["shown", "shown again"]
 
 
 def pins_are_installed():

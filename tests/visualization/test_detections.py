@@ -1,14 +1,19 @@
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
-import supervision as sv
 import torch
 from detectron2.structures import Boxes, Instances
 
 from detclip2.inference.results import Labels
-from detclip2.visualization import detections as module
-from detclip2.visualization.detections import draw_instances, font_for
+from detclip2.visualization.detections import (
+    COLORS,
+    draw_instances,
+    font_for,
+    label_corners,
+    places_of,
+)
 
 
 def instances(size, boxes, labels=None):
@@ -40,15 +45,15 @@ def test_colours_are_rgb_with_one_for_each_label():
     image = np.zeros((100, 200, 3), np.uint8)
     two = instances((100, 200), [[10, 40, 80, 90], [110, 40, 180, 90]])
     drawn = draw_instances(image, two)
-    # The first two colours of supervision's palette: #A351FB and #FF4040.
-    assert drawn[65, 10].tolist() == [0xA3, 0x51, 0xFB]
-    assert drawn[65, 110].tolist() == [0xFF, 0x40, 0x40]
+    # The first two of the palette: #e6194b and #3cb44b.
+    assert drawn[65, 10].tolist() == [0xE6, 0x19, 0x4B]
+    assert drawn[65, 110].tolist() == [0x3C, 0xB4, 0x4B]
 
 
 def test_the_best_is_drawn_last():
     both = instances((100, 100), [[20, 30, 80, 90], [20, 30, 80, 90]])
     drawn = draw_instances(np.zeros((100, 100, 3), np.uint8), both)
-    assert drawn[60, 20].tolist() == [0xA3, 0x51, 0xFB]
+    assert drawn[60, 20].tolist() == [0xE6, 0x19, 0x4B]
 
 
 def test_lines_and_text_grow_with_the_image():
@@ -93,14 +98,44 @@ def test_font_has_the_characters_or_is_the_default():
     assert FT2Font(font_for("🍎 0.9")).scalable
 
 
-@pytest.mark.parametrize(("count", "spread"), [(1, True), (3, False)])
-def test_only_so_many_labels_are_moved_apart(monkeypatch, count, spread):
-    # The time to move them grows with the square of their number: minutes for thousands.
-    seen, annotator = [], sv.RichLabelAnnotator
-    monkeypatch.setattr(module, "MOST_SPREAD", 2)
-    monkeypatch.setattr(
-        sv, "RichLabelAnnotator", lambda **o: seen.append(o["smart_position"]) or annotator(**o)
-    )
-    image = np.zeros((100, 200, 3), np.uint8)
-    draw_instances(image, instances((100, 200), [[10, 40, 80, 90]] * count))
-    assert seen == [spread]
+def test_any_two_colours_can_be_distinguished():
+    lab = cv2.cvtColor(np.array([COLORS], np.float32) / 255, cv2.COLOR_RGB2LAB)[0]
+    distances = np.linalg.norm(lab[:, None] - lab, axis=-1)
+    # 2.3 is a just noticeable difference (CIE76).
+    assert distances[~np.eye(len(COLORS), dtype=bool)].min() > 25
+
+
+def test_one_label_for_a_place():
+    boxes = np.array([[0, 0, 10, 10], [50, 50, 90, 90], [0, 0, 10, 9], [1, 0, 11, 10]], float)
+    assert places_of(boxes, np.array([0.3, 0.4, 0.9, 0.2])) == [(2, 2), (1, 0)]
+    # Objects that suppression keeps side by side stay: an overlap of 0.6.
+    assert len(places_of(np.array([[0, 0, 10, 10], [0, 0, 10, 6]], float), np.ones(2))) == 2
+    assert places_of(np.zeros((2, 4)), np.ones(2)) == [(0, 0), (1, 0)]
+
+
+def overlap(a, b):
+    sides = [min(a[i + 2], b[i + 2]) - max(a[i], b[i]) for i in (0, 1)]
+    return max(0, sides[0]) * max(0, sides[1])
+
+
+def test_labels_stay_at_their_boxes_and_do_not_hide_each_other():
+    boxes = np.array([[20, 40, 150, 160], [24, 42, 148, 158], [30, 44, 140, 150]], float)
+    corners = label_corners(boxes, [(60, 12)] * 3, (200, 200))
+    labels = [(x, y, x + 60, y + 12) for x, y in corners]
+    assert corners[0] == (20, 28)
+    for label, (x1, y1, x2, y2) in zip(labels, boxes, strict=True):
+        assert overlap(label, (x1 - 1, y1 - 13, x2 + 1, y2 + 13)) == 60 * 12
+    assert not any(overlap(labels[i], labels[j]) for i in range(3) for j in range(i))
+
+
+@pytest.mark.parametrize("box", [[0, 0, 200, 100], [190, 90, 200, 100], [0, 0, 1, 1]])
+def test_labels_are_inside_the_image(box):
+    [(x, y)] = label_corners(np.array([box], float), [(60, 12)], (100, 200))
+    assert 0 <= x <= 140
+    assert 0 <= y <= 88
+
+
+def test_a_crowd_of_labels_is_placed_at_once():
+    boxes = np.tile(np.array([[10, 40, 80, 90]], float), (2000, 1))
+    boxes += np.arange(2000)[:, None] % 97
+    assert len(label_corners(boxes, [(60, 12)] * 2000, (300, 300))) == 2000

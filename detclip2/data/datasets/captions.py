@@ -13,7 +13,7 @@ from detclip2.data.io.coco_parser import parse_coco
 from detclip2.data.io.lines import JsonLines, LazyRecords, LineFile
 from detclip2.data.sample import SkipSample
 from detclip2.data.skips import SkipCounter
-from detclip2.utils.errors import UserError
+from detclip2.utils.errors import UserError, shown
 from detclip2.utils.paths import path_in
 
 
@@ -132,6 +132,6 @@ def coco_caption_records(
         if isinstance(caption, str) and caption.strip():
             records[annotation["image_id"]]["captions"].append(caption)
         else:
-            counter.add("caption-empty", f"{json_file}: annotation {annotation.get('id')}")
+            counter.add("caption-empty", f"{json_file}: annotation {shown(annotation.get('id'))}")
     count_problems(parsed, counter)
     return [record for record in records.values() if record["captions"]]

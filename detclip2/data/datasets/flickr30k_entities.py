@@ -11,11 +11,13 @@ the boxes of each entity; entities that are nowhere or everywhere in the image h
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
+from detclip2.data.io.coco_values import are_coordinates
 from detclip2.data.mappers.phrase_grounding import Mention
 from detclip2.data.text.clean import clean_phrase
+from detclip2.data.text.spans import Span
 from detclip2.utils.errors import UserError
 from detclip2.utils.paths import is_outside
 
@@ -29,8 +31,9 @@ def flickr30k_entities_records(
 ) -> list[dict[str, Any]]:
     """Grounding records, one for each caption that has a phrase with a box.
 
-    ``mentions`` has every occurrence of a phrase with boxes, as the literature counts them. Boxes
-    are the numbers in the file, from which MDETR's evaluation does not subtract 1 either.
+    ``mentions`` has every occurrence of a phrase with boxes, as the literature counts them, and
+    ``mention_spans`` the place of each in the caption. Boxes are the numbers in the file, from
+    which MDETR's evaluation does not subtract 1 either.
 
     Args:
         folder: has ``Annotations``, ``Sentences`` and the lists of the splits.
@@ -52,11 +55,8 @@ def flickr30k_entities_records(
         (width, height), boxes = _boxes(root / "Annotations" / f"{identity}.xml")
         sentences = _sentences(root / "Sentences" / f"{identity}.txt")
         for number, (caption, phrases) in enumerate(sentences):
-            mentions = [
-                Mention(phrase, tuple(boxes[thing]), types)
-                for phrase, thing, types in phrases
-                if thing in boxes
-            ]
+            boxed = [phrase for phrase in phrases if phrase.thing in boxes]
+            mentions = [Mention(p.words, tuple(boxes[p.thing]), p.types) for p in boxed]
             if mentions:
                 records.append(
                     {
@@ -67,22 +67,36 @@ def flickr30k_entities_records(
                         "width": width,
                         "caption": caption,
                         "mentions": mentions,
+                        "mention_spans": [[phrase.span] for phrase in boxed],
                     }
                 )
     return records
 
 
-def _sentences(path: Path) -> Iterator[tuple[str, list[tuple[str, str, tuple[str, ...]]]]]:
-    """The captions of an image, each with its phrases: words, number of the entity, types."""
+class _Phrase(NamedTuple):
+    words: str
+    thing: str
+    """The number of its entity."""
+    types: tuple[str, ...]
+    span: Span
+
+
+def _sentences(path: Path) -> Iterator[tuple[str, list[_Phrase]]]:
+    """The captions of an image, each with its phrases."""
     for line in _read(path).splitlines():
         if not line.strip():  # blank lines are not numbered
             continue
-        phrases = [
-            (phrase, match["thing"], tuple(match["types"].split("/")[1:]))
-            for match in _PHRASE.finditer(line)
-            if (phrase := clean_phrase(match["words"]))
-        ]
-        caption = _PHRASE.sub(lambda match: match["words"], line)
+        phrases, caption, end = [], "", 0
+        for match in _PHRASE.finditer(line):
+            caption += line[end : match.start()]
+            end = match.end()
+            if words := clean_phrase(match["words"]):
+                begin = len(clean_phrase(caption + "x")) - 1
+                types = tuple(match["types"].split("/")[1:])
+                span = begin, begin + len(words)
+                phrases.append(_Phrase(words, match["thing"], types, span))
+            caption += match["words"]
+        caption += line[end:]
         if "[/EN#" in caption:
             raise UserError(
                 f"{path}: a phrase is not of the form [/EN#number/type words]: {line.strip()[:80]}"
@@ -97,6 +111,8 @@ def _boxes(path: Path) -> tuple[tuple[int, int], dict[str, list[Box]]]:
         # Expat stops entities that multiply, since 2.4.1; ElementTree reads no other file.
         root = ElementTree.fromstring(_read(path))  # noqa: S314
         size = int(root.findtext("size/width", "")), int(root.findtext("size/height", ""))
+        if min(size) < 1:
+            raise ValueError(f"the size is {size}")
         for thing in root.iterfind("object"):
             corners = thing.find("bndbox")
             if corners is None:
@@ -104,6 +120,8 @@ def _boxes(path: Path) -> tuple[tuple[int, int], dict[str, list[Box]]]:
             x1, y1, x2, y2 = (
                 float(corners.findtext(edge, "")) for edge in ("xmin", "ymin", "xmax", "ymax")
             )
+            if not are_coordinates((x1, y1, x2, y2)):
+                raise ValueError(f"a box is {[x1, y1, x2, y2]}")
             for name in thing.iterfind("name"):  # a box may show several entities
                 boxes.setdefault((name.text or "").strip(), []).append((x1, y1, x2, y2))
     except (ElementTree.ParseError, ValueError) as error:

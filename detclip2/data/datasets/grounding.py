@@ -15,7 +15,9 @@ from detclip2.data.io.lines import JsonLines
 from detclip2.data.skips import SkipCounter
 from detclip2.data.text.clean import read_phrases
 from detclip2.data.text.spans import join_spans, read_spans
-from detclip2.utils.errors import UserError
+from detclip2.utils.errors import UserError, shown
+
+MAX_LABELS = 1_000_000
 
 
 def mdetr_records(
@@ -55,7 +57,7 @@ def mdetr_records(
         lambda image: {"caption": _caption_of(image, counter, json_file), "annotations": []},
     )
     for annotation in parsed.annotations:
-        where = f"{json_file}: annotation {annotation.get('id')}"
+        where = f"{json_file}: annotation {shown(annotation.get('id'))}"
         record = records[annotation["image_id"]]
         marked = annotation.get("tokens_positive")
         slim = {
@@ -79,7 +81,7 @@ def phrases_of_spans(caption: str, marked: Any, counter: SkipCounter, where: str
     """
     valid, invalid = read_spans(marked, caption)
     for entry in invalid:
-        counter.add("span-outside", f"{where}: {entry!r} of {len(caption)} characters")
+        counter.add("span-outside", f"{where}: {shown(entry)} of {len(caption)} characters")
     phrases = [caption[begin:end].strip() for begin, end in join_spans(caption, valid)]
     return [phrase for phrase in phrases if phrase]
 
@@ -89,7 +91,9 @@ def _caption_of(image: Mapping[str, Any], counter: SkipCounter, json_file: str) 
     caption = image.get("caption")
     if caption is not None and not isinstance(caption, str):
         kind = type(caption).__name__
-        counter.add("record-malformed", f"{json_file}: image {image['id']}: caption is a {kind}")
+        counter.add(
+            "record-malformed", f"{json_file}: image {shown(image['id'])}: caption is a {kind}"
+        )
     return caption if isinstance(caption, str) else ""
 
 
@@ -100,7 +104,7 @@ def _root_of(image: Mapping[str, Any], image_root: str | Mapping[str, str]) -> s
         return image_root[image["data_source"]]
     except KeyError as error:
         raise UserError(
-            f"image {image['id']} has data_source {image.get('data_source')!r}; "
+            f"image {shown(image['id'])} has data_source {shown(image.get('data_source'))}; "
             f"image_root has folders for {sorted(image_root)}"
         ) from error
 
@@ -152,16 +156,37 @@ class OdvgFile(JsonLines):
         return {**record, "annotations": annotations}
 
 
+class OdvgCaptions(JsonLines):
+    """The captions of the grounding lines of an ODVG jsonl, as negatives of other captions.
+
+    Args:
+        jsonl_file: see `OdvgFile`.
+    """
+
+    def __init__(self, jsonl_file: str) -> None:
+        super().__init__(jsonl_file, image_root="")
+
+    def _parse(self, line: Any, index: int) -> Any:
+        if not isinstance(caption := line["grounding"]["caption"], str):
+            raise TypeError(f"the caption is {caption!r}")
+        return caption
+
+
 def odvg_names(label_map_file: str) -> list[str]:
     """The names of an ODVG label map, ``{"0": "person", ...}``, by label; "" for a missing label.
 
     Raises:
-        UserError: the file is missing or not such a map.
+        UserError: the file is missing or not such a map, or a label is not below `MAX_LABELS`.
     """
     try:
         label_map = {int(key): str(name) for key, name in read_json(label_map_file).items()}
     except (AttributeError, ValueError) as error:
         raise UserError(f'{label_map_file}: expected {{"0": "name", ...}}, {error}') from error
+    for label in label_map:
+        if not 0 <= label < MAX_LABELS:  # the list below has an entry for every smaller label
+            raise UserError(
+                f"{label_map_file}: the label {shown(label)} is not below {MAX_LABELS:,}"
+            )
     return [label_map.get(label, "") for label in range(max(label_map, default=-1) + 1)]
 
 

@@ -19,8 +19,9 @@ from omegaconf import OmegaConf
 from detclip2.data.datasets.detection import detection_set
 from detclip2.data.io.coco_json import read_coco_json
 from detclip2.data.io.coco_parser import Content
+from detclip2.data.text.caption_phrases import CaptionPhrases
 from detclip2.data.text.clean import clean_phrase
-from detclip2.utils.errors import UserError
+from detclip2.utils.errors import UserError, shown
 from detclip2.utils.files import write_whole
 
 BENCHMARKS = (13, 35)
@@ -48,6 +49,8 @@ class OdinwSet:
     """Names in ODinW-13, if ODinW-35 changed them."""
     written_prompts: tuple[str, ...] = ()
     """The prompt that GLIP's authors wrote for each class, if any."""
+    scored_words: tuple[str, ...] = ()
+    """The words of each written prompt whose scores are those of the class, in GLIP."""
     instead_of_names: Mapping[str, str] = field(default_factory=dict)
     """Class -> its prompt, for names that are blank or not unique."""
 
@@ -67,6 +70,19 @@ class OdinwSet:
         names = self.classes_of_13 if benchmark == 13 and self.classes_of_13 else self.classes
         asked = (self.instead_of_names.get(name, name) for name in names)
         return [clean_phrase(name.replace("_", " ")) for name in asked]
+
+    def vocabulary(self, benchmark: int = 35, written: bool = False) -> Sequence[str]:
+        """The `prompts`; hand-written ones as phrases of one caption, as GLIP reads them."""
+        prompts = self.prompts(benchmark, written)
+        if not (written and self.written_prompts):
+            return prompts
+        caption, spans = "", []
+        for prompt, words in zip(prompts, self.scored_words, strict=True):
+            caption += ". " if caption else ""
+            begin = len(caption) + prompt.index(words)
+            spans.append(((begin, begin + len(words)),))
+            caption += prompt
+        return CaptionPhrases(caption, tuple(prompts), tuple(spans))
 
 
 def odinw_sets(benchmark: int, names: Sequence[str] = ()) -> list[OdinwSet]:
@@ -123,8 +139,9 @@ def read_odinw(one: OdinwSet, root: Path, split: str) -> Content:
     for box in content["annotations"]:
         if box["category_id"] not in known:
             raise UserError(
-                f"{path}: annotation {box['id']} has the category_id {box['category_id']}; the "
-                f"classes of {one.name} have the ids {sorted(known)}"
+                f"{path}: annotation {shown(box['id'])} has the category_id "
+                f"{shown(box['category_id'])}; the classes of {one.name} have the ids "
+                f"{sorted(known)}"
             )
     categories = [
         {"id": identity, "name": name} for identity, name in zip(of_class, one.classes, strict=True)

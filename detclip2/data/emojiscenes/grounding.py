@@ -16,6 +16,13 @@ SMALL, LARGE, APART = 0.14, 0.32, 0.15
 # The least ratio of sizes by which a phrase distinguishes two objects.
 CONTRAST = 1.6
 
+# Relation of an object to another one of its category -> the words that mean this one.
+SIDES = {
+    "to the left of": "on the left",
+    "to the right of": "on the right",
+    "above": "at the top",
+    "below": "at the bottom",
+}
 SENTENCES = ("{}", "{}", "there is {}", "a picture of {}", "{} in this picture", "we see {}", "{}.")
 
 
@@ -23,18 +30,25 @@ class SceneSentences:
     """Writes captions that are true of a layout, with the objects of each noun phrase.
 
     A phrase means all objects that it fits: "two dogs", or "the small dog" and "the large dog" if
-    two differ in size.
+    two differ in size. In a referring caption the words around a phrase tell which of two dogs it
+    means: "the dog to the left of the cat", "the dog on the left". The phrase is "dog", so a model
+    that encodes phrases apart cannot know.
 
     Args:
         size: pixels of the scene's edge.
         synonym: probability that a synonym names a category, if it has any.
+        referring: probability of a referring caption, where the layout allows one.
     """
 
-    def __init__(self, size: int, synonym: float = 0.2):
-        self.size, self.synonym = size, synonym
+    def __init__(self, size: int, synonym: float = 0.2, referring: float = 0.0):
+        self.size, self.synonym, self.referring = size, synonym, referring
 
     def write(self, layout: Layout, rng: np.random.Generator) -> Text:
         """A caption with at most four phrases of the layout."""
+        if self.referring and rng.random() < self.referring:
+            choices = self._references(layout)
+            if choices:
+                return self._refer(layout, *choices[int(rng.integers(len(choices)))], rng)
         things = [
             mention
             for group in group_by_category(layout)
@@ -87,7 +101,50 @@ class SceneSentences:
         """The first's place relative to the second; None if unclear or either is not one object."""
         if not len(first.objects) == len(second.objects) == 1:
             return None
-        a, b = layout.objects[first.objects[0]], layout.objects[second.objects[0]]
+        return self._place(layout, first.objects[0], second.objects[0])
+
+    def _references(self, layout: Layout) -> list[tuple[int, str, int | None]]:
+        """Each (object, words, other object) that means one of two objects of a category.
+
+        The words place it beside an object of another category, which the other one of the two has
+        elsewhere, or beside the other one itself.
+        """
+        groups = group_by_category(layout)
+        alone = [group[0] for group in groups if len(group) == 1]
+        found: list[tuple[int, str, int | None]] = []
+        for one, other in (group for group in groups if len(group) == 2):
+            for target, twin in ((one, other), (other, one)):
+                if side := self._place(layout, target, twin):
+                    found.append((target, SIDES[side], None))
+                for anchor in alone:
+                    place, elsewhere = (self._place(layout, i, anchor) for i in (target, twin))
+                    if place and elsewhere and place != elsewhere:
+                        found.append((target, place, anchor))
+        return found
+
+    def _refer(
+        self,
+        layout: Layout,
+        target: int,
+        words: str,
+        anchor: int | None,
+        rng: np.random.Generator,
+    ) -> Text:
+        """A caption of one object, in which `words` tell it from its twin."""
+        before, _, after = SENTENCES[int(rng.integers(len(SENTENCES)))].partition("{}")
+        text = Text().add(before)
+        text.add(self._single(layout, target, rng)).add(f" {words}")
+        if anchor is not None:
+            text.add(" ").add(self._single(layout, anchor, rng))
+        return text.add(after)
+
+    def _single(self, layout: Layout, index: int, rng: np.random.Generator) -> Mention:
+        name = choose_name(layout.objects[index].category, self.synonym, rng)
+        return Mention("the ", name, (index,))
+
+    def _place(self, layout: Layout, first: int, second: int) -> str | None:
+        """An object's place relative to another one; None if it is unclear."""
+        a, b = layout.objects[first], layout.objects[second]
         x, y = np.subtract(a.center, b.center) / self.size
         if abs(x) > APART and abs(x) > 2 * abs(y):
             return "to the left of" if x < 0 else "to the right of"
@@ -107,7 +164,7 @@ class EmojiGrounding(LazyScenes):
     A record has `caption`, and each annotation has `phrases` (the phrases that it belongs to) and
     `tokens_positive` (their spans [begin, end) of characters in the caption). Objects that the
     caption does not name have no annotation. Only base categories occur, since novel ones have no
-    boxes. See `EmojiScenes` for the arguments.
+    boxes. See `EmojiScenes` and `SceneSentences` for the arguments.
     """
 
     def __init__(
@@ -120,6 +177,7 @@ class EmojiGrounding(LazyScenes):
         long_tail: float = 0.5,
         repeat: float = 0.25,
         synonym: float = 0.2,
+        referring: float = 0.0,
         font: str | None = None,
     ):
         self.world = world if isinstance(world, World) else make_world(world)
@@ -129,7 +187,7 @@ class EmojiGrounding(LazyScenes):
             ),
             count,
         )
-        self.sentences = SceneSentences(size, synonym)
+        self.sentences = SceneSentences(size, synonym, referring)
 
     def describe(self, index: int, layout: Layout) -> dict[str, Any]:
         """The record without its image."""

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from detclip2.data.io.coco_values import four_finite_numbers
-from detclip2.utils.errors import UserError
+from detclip2.utils.errors import UserError, shown
 
 _TOLERANCE = 0.01  # of an image: decimals are rounded
 
@@ -41,7 +41,7 @@ def find_fractions(
     if not small or (larger and len(fractions) <= larger):
         return False, [one for one, _ in fractions]
     first, box = (fractions or small)[0]
-    where = f"{path}: annotation {first.get('id')} has the bbox {list(box)}"
+    where = f"{path}: annotation {shown(first.get('id'))} has the bbox {list(box)}"
     if larger:
         raise UserError(
             f"{where}, as in {len(fractions)} fractions of the image, but {larger} boxes of the "
@@ -56,8 +56,8 @@ def find_fractions(
         if max(x + width, y + height) > 1 + _TOLERANCE:
             raise UserError(
                 f"{path}: boxes are fractions of the image, but the bbox "
-                f"{[x, y, width, height]} of annotation {annotation.get('id')} reaches beyond it "
-                "as x, y, width, height: are these a centre or two corners? Write x, y, width, "
-                "height in pixels"
+                f"{[x, y, width, height]} of annotation {shown(annotation.get('id'))} reaches "
+                "beyond it as x, y, width, height: are these a centre or two corners? Write x, y, "
+                "width, height in pixels"
             )
     return True, []

@@ -15,7 +15,7 @@ from detectron2.utils.file_io import PathManager
 from detclip2.data.io.coco_parser import KEYS, Content, Entry, ParsedCoco, parse_coco
 from detclip2.data.io.coco_values import four_finite_numbers, scaled
 from detclip2.data.skips import SkipCounter
-from detclip2.utils.errors import UserError
+from detclip2.utils.errors import UserError, shown
 from detclip2.utils.json_text import parse_json
 from detclip2.utils.paths import FolderOfFiles
 
@@ -81,7 +81,7 @@ def checked_coco(path: str, content: Content) -> Content:
         texts = [identity for identity in found if isinstance(identity, str)]
         if 0 < len(texts) < len(found):
             raise UserError(
-                f"{path}: ids of {part!r} are numbers and texts, such as {texts[0]!r}, which "
+                f"{path}: ids of {part!r} are numbers and texts, such as {shown(texts[0])}, which "
                 "evaluations cannot order; number all of them"
             )
     to_pixels(parsed)
@@ -107,10 +107,10 @@ def to_pixels(parsed: ParsedCoco) -> None:
         image = parsed.images[annotation["image_id"]]
         if not image.keys() >= {"width", "height"}:
             raise UserError(
-                f"{parsed.path}: boxes are fractions of the image, but image {image['id']} has no "
-                "width and height"
+                f"{parsed.path}: boxes are fractions of the image, but image "
+                f"{shown(image['id'])} has no width and height"
             )
-        name = f"annotation {annotation.get('id')}"
+        name = f"annotation {shown(annotation.get('id'))}"
         if box := four_finite_numbers(annotation.get("bbox")):
             in_pixels = scaled(box, image["width"], image["height"])
             annotation.update(bbox=list(in_pixels), area=in_pixels[2] * in_pixels[3])

@@ -17,7 +17,7 @@ from detclip2.data.io.coco_values import (
     name_of_category,
     number_of,
 )
-from detclip2.utils.errors import UserError
+from detclip2.utils.errors import UserError, shown
 
 Content = dict[str, Any]
 Entry = dict[str, Any]
@@ -131,8 +131,8 @@ def _with_keys(
             complete.append(entry)
         else:
             has = "has null as" if missing in entry else "has no key"
-            name = f"entry {position}" if entry.get("id") is None else f"id {entry['id']}"
-            sentence = f"{name} of {part!r} {has} {missing!r}: {str(entry)[:80]}"
+            name = f"entry {position}" if entry.get("id") is None else f"id {shown(entry['id'])}"
+            sentence = f"{name} of {part!r} {has} {missing!r}: {shown(entry)}"
             parsed.add("key-missing", part, entry, sentence)
     return complete
 
@@ -152,7 +152,7 @@ def _read_image_values(parsed: ParsedCoco, image: Entry) -> None:
             continue
         del image[edge]
         if not is_unstated(stated):
-            sentence = f"image {image['id']} has the {edge} {stated!r}; expected pixels"
+            sentence = f"image {shown(image['id'])} has the {edge} {shown(stated)}; expected pixels"
             parsed.add("size-malformed", "images", image, sentence)
     for key in image.keys() & set(ID_LISTS):
         ids = image[key]
@@ -161,7 +161,9 @@ def _read_image_values(parsed: ParsedCoco, image: Entry) -> None:
             continue
         del image[key]
         if ids is not None:
-            sentence = f"image {image['id']} has {key!r} {ids!r}; expected a list of ids"
+            sentence = (
+                f"image {shown(image['id'])} has {key!r} {shown(ids)}; expected a list of ids"
+            )
             parsed.add("list-malformed", "images", image, sentence)
 
 
@@ -169,7 +171,7 @@ def _by_id(parsed: ParsedCoco, part: str, entry: Entry, found: dict[Id, Entry]) 
     """Keep the first of several entries with one id, since annotations cannot distinguish them."""
     key = entry["id"] = id_of(entry["id"])
     if key in found:
-        sentence = f"two entries of {part!r} have the id {key}"
+        sentence = f"two entries of {part!r} have the id {shown(key)}"
         parsed.add(f"{part}-id-twice", part, entry, sentence)
     else:
         found[key] = entry
@@ -183,7 +185,7 @@ def _join_images(parsed: ParsedCoco) -> None:
         first = first_of.setdefault(posixpath.normpath(name.replace("\\", "/")), key)
         if not name or first == key:
             continue
-        sentence = f"{name} is listed as image {first} and as image {key}"
+        sentence = f"{shown(name)} is listed as image {shown(first)} and as image {shown(key)}"
         parsed.add("image-listed-twice", "images", image, sentence)
         parsed.joined[key] = first
         kept = parsed.images[first]
@@ -212,7 +214,7 @@ def _read_annotations(
     joined_boxes: set[Any] = set()
     of_joined = set(parsed.joined.values())
     for annotation in _with_keys(parsed, "annotations", entries, keys):
-        name = f"annotation {annotation.get('id')}"
+        name = f"annotation {shown(annotation.get('id'))}"
         if not _read_annotation_values(parsed, annotation, name):
             continue
         image, category = annotation.get("image_id"), annotation.get("category_id")
@@ -226,7 +228,7 @@ def _read_annotations(
             if first is not annotation:
                 repeated = first == annotation
                 fault = "annotation-repeated" if repeated else "annotations-id-twice"
-                sentence = f"two entries of 'annotations' have the id {annotation_key}"
+                sentence = f"two entries of 'annotations' have the id {shown(annotation_key)}"
                 parsed.add(fault, "annotations", annotation, sentence)
                 if repeated:
                     continue
@@ -237,17 +239,17 @@ def _read_annotations(
                 continue
             joined_boxes.add((image_key, category_key, box))
         if image_key not in parsed.images:
-            sentence = f"{name} is of image {image!r}, which is not listed"
+            sentence = f"{name} is of image {shown(image)}, which is not listed"
             parsed.add("image-unknown", "annotations", annotation, sentence)
         elif "categories" in keys and category_key not in parsed.categories:
-            sentence = f"{name} is of category {category!r}, which is not listed"
+            sentence = f"{name} is of category {shown(category)}, which is not listed"
             parsed.add("category-unknown", "annotations", annotation, sentence)
         else:
             parsed.annotations.append(annotation)
         if "bbox" in keys["annotations"] and four_finite_numbers(annotation["bbox"]) is None:
             sentence = (
-                f"{name} has the bbox {annotation['bbox']!r}; expected four numbers: x, y, width, "
-                "height"
+                f"{name} has the bbox {shown(annotation['bbox'])}; expected four numbers: x, y, "
+                "width, height"
             )
             parsed.add("box-malformed", "annotations", annotation, sentence)
 
@@ -258,7 +260,7 @@ def _read_annotation_values(parsed: ParsedCoco, annotation: Entry, name: str) ->
         if key in annotation:
             flag = flag_of(annotation[key])
             if flag is None:
-                sentence = f"{name} has {key!r} {annotation[key]!r}; expected 0 or 1"
+                sentence = f"{name} has {key!r} {shown(annotation[key])}; expected 0 or 1"
                 parsed.add("flag-malformed", "annotations", annotation, sentence)
                 return False
             annotation[key] = int(flag)
@@ -280,7 +282,8 @@ def _find_fractions(parsed: ParsedCoco) -> None:
     """Set ``in_fractions``; skip boxes below a pixel."""
     parsed.in_fractions, specks = find_fractions(parsed.path, parsed.annotations)
     for one in specks:
-        sentence = f"annotation {one.get('id')} has the bbox {one['bbox']}, less than a pixel"
+        name = f"annotation {shown(one.get('id'))}"
+        sentence = f"{name} has the bbox {shown(one['bbox'])}, less than a pixel"
         parsed.add("box-speck", "annotations", one, sentence)
     if specks:
         skipped = set(map(id, specks))

@@ -12,6 +12,9 @@ import numpy as np
 
 _TRUE = {"true", "yes", "y", "t"}
 _FALSE = {"false", "no", "n", "f", "none", "null", ""}
+_MAX_EDGE = 2**31 - 1  # of an image, px, in every format that states it
+MAX_COORDINATE = 2.0**32
+"""A larger one is no coordinate of an image, in px or not, and its products may be infinite."""
 
 
 def number_of(value: Any) -> float | None:
@@ -48,9 +51,12 @@ def is_unstated(value: Any) -> bool:
 
 
 def edge_of(value: Any) -> int | None:
-    """The width or height of an image in px; None if it is no positive integer."""
+    """The width or height of an image in px; None if it is no positive integer.
+
+    Larger ones than any image has (2^31 and more) are none, as products of them may be infinite.
+    """
     number = number_of(value)
-    if number is None or not number.is_integer() or number < 1:
+    if number is None or not number.is_integer() or not 1 <= number <= _MAX_EDGE:
         return None
     return int(number)
 
@@ -94,9 +100,14 @@ def four_numbers(box: Any) -> tuple[float, float, float, float] | None:
 
 
 def four_finite_numbers(box: Any) -> tuple[float, float, float, float] | None:
-    """The four numbers of a box; None if it has not four, or one is NaN or infinite."""
+    """The four numbers of a box; None if it has not four, or one is NaN, infinite or huge."""
     numbers = four_numbers(box)
-    return numbers if numbers is not None and all(map(math.isfinite, numbers)) else None
+    return numbers if numbers is not None and are_coordinates(numbers) else None
+
+
+def are_coordinates(box: Sequence[float]) -> bool:
+    """Whether the numbers of a box can be coordinates: neither NaN nor beyond `MAX_COORDINATE`."""
+    return all(abs(number) <= MAX_COORDINATE for number in box)
 
 
 def scaled(

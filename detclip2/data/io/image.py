@@ -1,22 +1,28 @@
-"""Images from files, bytes, Pillow, arrays and tensors, as (H, W, 3) uint8 RGB arrays."""
+"""Images from files, bytes, Pillow, arrays and tensors, as (H, W, 3) uint8 RGB arrays.
+
+PyTorch is not imported here: `detclip2.export.runner` reads images without it.
+"""
 
 import io
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeGuard
 
 import numpy as np
-import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from detclip2.data.io.video import is_video
 from detclip2.utils.errors import UserError
 
-ImageSource: TypeAlias = str | PathLike[str] | bytes | np.ndarray | Image.Image | torch.Tensor
+if TYPE_CHECKING:
+    import torch
+
+ImageSource: TypeAlias = "str | PathLike[str] | bytes | np.ndarray | Image.Image | torch.Tensor"
 
 # Pillow warns above 89 megapixels and refuses above 179. Aerial images can be larger, so this limit
 # replaces Pillow's: 400 megapixels are 1.2 GB as an array, which fits a common machine.
@@ -59,7 +65,7 @@ def read_image(source: ImageSource, name: str | None = None) -> np.ndarray:
             that needs another library; the image has more than `MAX_PIXELS`, or a shape, type or
             value range that is not listed above.
     """
-    if isinstance(source, torch.Tensor):
+    if _is_tensor(source):
         return _from_tensor(source, name or "the image tensor")
     if isinstance(source, np.ndarray):
         return _from_array(source, name or "the image array")
@@ -220,15 +226,21 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _from_tensor(tensor: torch.Tensor, name: str) -> np.ndarray:
+def _is_tensor(source: Any) -> "TypeGuard[torch.Tensor]":
+    """Whether it is a tensor of PyTorch, which is then imported already."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(source, torch.Tensor)
+
+
+def _from_tensor(tensor: "torch.Tensor", name: str) -> np.ndarray:
     if tensor.ndim == 4:
         raise UserError(f"{name} is a batch {tuple(tensor.shape)}; pass list(batch) instead.")
     if tensor.ndim == 3:
         if tensor.shape[0] not in (1, 3, 4):
             raise UserError(f"{name} has shape {tuple(tensor.shape)}; expected (3, H, W), RGB.")
         tensor = tensor.permute(1, 2, 0)
-    if tensor.dtype in (torch.bfloat16, torch.float16):  # numpy has no bfloat16
-        tensor = tensor.float()
+    if tensor.is_floating_point() and tensor.element_size() < 4:
+        tensor = tensor.float()  # numpy has no bfloat16
     return _from_array(tensor.detach().cpu().numpy(), name)
 
 

@@ -6,6 +6,9 @@ import numpy as np
 from detectron2.data import transforms as T
 from pycocotools import mask as coco_masks
 
+from detclip2.utils.errors import shown
+
+_MAX_BITS = 30  # of a run
 _FAR = 10  # image sizes: polygons are clipped there, as the time to rasterise grows with length
 
 
@@ -19,7 +22,7 @@ def polygons_of(segmentation: list[Any]) -> list[np.ndarray]:
     """
     try:
         flat = [np.array(polygon, dtype=np.float64).reshape(-1) for polygon in segmentation]
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError("a polygon is not a list of numbers") from error
     if any(len(polygon) % 2 or not np.isfinite(polygon).all() for polygon in flat):
         raise ValueError("a polygon is not of pairs of finite numbers")
@@ -37,18 +40,49 @@ def rle_of(segmentation: Any, size: tuple[int, int]) -> Any:
         size: (H, W) of the image.
 
     Raises:
-        ValueError: `segmentation` is neither, or an RLE of another size.
+        ValueError: `segmentation` is neither, or an RLE of another size or damaged.
     """
     if isinstance(segmentation, list):
         return _rle_of_polygons(polygons_of(segmentation), size)
+    height, width = size
     try:
-        if tuple(segmentation["size"]) != tuple(size):
-            raise ValueError(f"it is an RLE of size {segmentation['size']}, not {list(size)}")
-        if isinstance(segmentation["counts"], list):
-            return coco_masks.frPyObjects(segmentation, *size)
-        return segmentation
+        stated, counts = segmentation["size"], segmentation["counts"]
     except (KeyError, TypeError) as error:
         raise ValueError("it is neither polygons nor an RLE") from error
+    if stated != [height, width] and stated != (height, width):
+        raise ValueError(f"it is an RLE of size {shown(stated)}, not {[height, width]}")
+    runs = counts if isinstance(counts, list) else _runs_of(counts)
+    # pycocotools fills what runs do not cover with whatever is in memory.
+    if {*map(type, runs)} != {int} or min(runs) < 0 or sum(runs) != height * width:
+        raise ValueError(f"the runs of its RLE do not fill {height} x {width} pixels")
+    return coco_masks.frPyObjects({"size": [height, width], "counts": runs}, height, width)
+
+
+def _runs_of(counts: Any) -> list[int]:
+    """The runs of a compressed RLE.
+
+    A run is written in groups of 5 bits, the lowest first, as characters from "0" to "o"; from the
+    fourth run on, it is the difference to the last but one (pycocotools' ``rleToString``).
+    """
+    text = counts.encode(errors="replace") if isinstance(counts, str) else counts
+    if not isinstance(text, bytes):
+        raise ValueError("the counts of its RLE are neither a list nor a text")
+    runs: list[int] = []
+    number = bits = 0
+    for character in text:
+        group = character - ord("0")
+        if not 0 <= group < 64 or bits > _MAX_BITS:
+            raise ValueError("its counts are not those of an RLE")
+        number |= (group & 31) << bits
+        bits += 5
+        if group & 32:  # the number goes on
+            continue
+        number -= (group & 16) >> 4 << bits  # its sign
+        runs.append(number + runs[-2] if len(runs) > 2 else number)
+        number = bits = 0
+    if bits:
+        raise ValueError("the counts of its RLE are cut off")
+    return runs
 
 
 def _rle_of_polygons(polygons: list[np.ndarray], size: tuple[int, int]) -> Any:
@@ -78,8 +112,5 @@ def transform_mask(
         # `apply_polygons` crops with a further package; here rasterising ignores what is outside.
         moved = [transforms.apply_coords(polygon) for polygon in polygons_of(segmentation)]
         return coco_masks.decode(_rle_of_polygons(moved, new_size)).astype(bool)
-    try:
-        mask = coco_masks.decode(rle_of(segmentation, size))
-    except (TypeError, RuntimeError) as error:
-        raise ValueError(f"its RLE cannot be read: {error}") from error
+    mask = coco_masks.decode(rle_of(segmentation, size))
     return np.ascontiguousarray(transforms.apply_segmentation(mask)).astype(bool)

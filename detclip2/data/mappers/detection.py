@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from detectron2.data import transforms as T
 
 from detclip2.data.mappers.base import Mapper, Sample, draw
@@ -13,6 +14,7 @@ from detclip2.data.skips import SkipCounter
 from detclip2.data.text.clean import clean_phrase, unique_phrases
 from detclip2.data.text.concepts import ConceptDictionary
 from detclip2.data.text.prompts import Definitions, check_templates, definition_of, prompts_of
+from detclip2.utils.errors import UserError, shown
 
 
 class DetectionMapper(Mapper):
@@ -33,12 +35,20 @@ class DetectionMapper(Mapper):
             takes one at random.
         definitions: definitions that follow the names (concept enrichment, paper, sec. 3.1): a
             mapping or a ConceptDictionary; None for names alone.
+        varied_negatives: as in GLIP, at most this many negatives, 85 there: all of them in half of
+            the samples, and a uniform number from 1 to it in the others. None: as many as
+            ``max_phrases`` allows.
         counter: see `Mapper`.
-        keep: see `Mapper`. Only records that are read with ``masks=True`` have masks.
+        keep: see `Mapper`. Only records that are read with ``masks=True`` have masks. With
+            "phrase_order" names stay in the order of ``names``, in which an evaluation asks for
+            them; it needs negatives from ``names``.
+
+    Raises:
+        UserError: see `Mapper`; "phrase_order" is to be kept of negatives from a dictionary.
     """
 
     supervision = "detection"
-    keepable = ("gt_masks", *TEXT_KEYS)
+    keepable = ("gt_masks", "phrase_order", *TEXT_KEYS)
 
     def __init__(
         self,
@@ -48,10 +58,16 @@ class DetectionMapper(Mapper):
         negatives: ConceptDictionary | None = None,
         templates: Sequence[str] = ("{}",),
         definitions: Definitions | None = None,
+        varied_negatives: int | None = None,
         counter: SkipCounter | None = None,
         keep: Sequence[str] = (),
     ):
         super().__init__(augmentations, max_phrases, counter, keep)
+        if "phrase_order" in self.keep and negatives is not None:
+            raise UserError(
+                "keep has 'phrase_order', but negatives from a dictionary have no order in names"
+            )
+        self.varied_negatives = varied_negatives
         self.negatives = negatives
         self.templates = check_templates(templates)
         self.definitions = definitions
@@ -66,6 +82,7 @@ class DetectionMapper(Mapper):
                 self.names.append(name)
                 self.phrases.append(prompts)
             self._index_of_category.append(index_of.get(prompts[0].casefold()) if name else None)
+        self._rank = {p: i for i, prompts in enumerate(self.phrases) for p in prompts}
 
     def _prompts(self, name: str) -> tuple[str, ...]:
         """The prompts of a name, one a template, as in a Vocabulary."""
@@ -85,7 +102,7 @@ class DetectionMapper(Mapper):
         positives, instances = self._label(record, view, labelled, sorted(incomplete), rng)
         present = {index for labels, _ in labelled for index in labels} | incomplete
         phrases = [self.phrases[index][template] for index in positives]
-        number = self.max_phrases - len(phrases)
+        number = self._number_of_negatives(self.max_phrases - len(phrases), rng)
         phrases += self._draw_negatives(record, present, number, template, rng)
         sample = self._pack(
             record,
@@ -95,14 +112,28 @@ class DetectionMapper(Mapper):
             own_phrases_only="neg_category_ids" in record,
             not_exhaustive=[i for i, index in enumerate(positives) if index in incomplete],
         )
+        if "phrase_order" in self.keep:
+            order = sorted(range(len(phrases)), key=lambda i: self._rank[phrases[i]])
+            sample["phrase_order"] = torch.tensor(order, dtype=torch.int64)
         return {**sample, "instances": instances}
+
+    def _number_of_negatives(self, room: int, rng: np.random.Generator) -> int:
+        """How many negatives a sample has, if ``max_phrases`` has room for so many."""
+        if self.varied_negatives is None:
+            return room
+        number = self.varied_negatives
+        if rng.random() < 0.5:
+            number = int(rng.integers(1, number + 1))
+        return min(number, room)
 
     def _labels(self, record: Record, annotation: Any) -> list[int]:
         """[index of the name] of an annotation's category; [] if it is unknown or unnamed."""
         category_id = annotation.get("category_id")
         known = isinstance(category_id, int | np.integer) and category_id >= 0
         if not known or category_id >= len(self._index_of_category):
-            self.counter.add("category-unknown", f"{name_of(record)}: category_id {category_id!r}")
+            self.counter.add(
+                "category-unknown", f"{name_of(record)}: category_id {shown(category_id)}"
+            )
             return []
         index = self._index_of_category[category_id]
         if index is None:

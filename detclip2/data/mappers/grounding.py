@@ -1,18 +1,22 @@
 """The mapper of grounding records."""
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from detectron2.data import transforms as T
 
-from detclip2.data.mappers.base import Mapper, Sample
+from detclip2.data.mappers.base import Mapper, Sample, draw
 from detclip2.data.mappers.records import Record, decode_caption, given_phrases, name_of
 from detclip2.data.sample import TEXT_KEYS, SkipSample
 from detclip2.data.skips import SkipCounter
 from detclip2.data.text.clean import clean_phrase, unique_phrases
 from detclip2.data.text.concepts import ConceptDictionary
 from detclip2.data.text.spans import join_spans, read_spans, readable, spans_of_phrases
+
+# Negative captions of GLIP: the share of samples without any, and the most of a sample.
+NO_CAPTIONS, MOST_CAPTIONS = 0.4, 20
 
 
 class GroundingMapper(Mapper):
@@ -27,6 +31,9 @@ class GroundingMapper(Mapper):
         max_phrases: positives and negatives together, 100 in the paper.
         negatives: a ConceptDictionary, or a list of phrases for one; None for no negatives.
             A negative is never a positive or a phrase of the caption.
+        other_captions: captions to draw negatives from for a model that reads captions whole, as
+            GLIP does for captions of the web: none in 40 % of the samples, 20 in 30 %, and 0 to 19
+            in the others. A sample then keeps its "phrase_spans".
         counter: see `Mapper`.
         keep: see `Mapper`. The caption is that of the record, with a space for each control
             character, so that spans stay valid. Spans are the annotations' ``tokens_positive``; for
@@ -41,10 +48,14 @@ class GroundingMapper(Mapper):
         augmentations: Sequence[T.Augmentation] = (),
         max_phrases: int = 100,
         negatives: ConceptDictionary | Sequence[str] | None = None,
+        other_captions: Sequence[str] | None = None,
         counter: SkipCounter | None = None,
         keep: Sequence[str] = (),
     ):
+        if other_captions is not None:
+            keep = [*keep, "phrase_spans"]
         super().__init__(augmentations, max_phrases, counter, keep)
+        self.other_captions = other_captions
         if negatives is not None and not isinstance(negatives, ConceptDictionary):
             negatives = ConceptDictionary.from_names(negatives)
         self.negatives = negatives
@@ -79,7 +90,10 @@ class GroundingMapper(Mapper):
         sample = self._pack(
             record, view, positives + negatives, len(positives), not_exhaustive=not_exhaustive
         )
-        return {**sample, "instances": instances, **self._caption(record, positives)}
+        sample = {**sample, "instances": instances, **self._caption(record, positives)}
+        if self.other_captions is not None:
+            sample["other_captions"] = self._draw_captions(sample["caption"], rng)
+        return sample
 
     def _caption(self, record: Record, positives: list[str]) -> Sample:
         """The caption and the spans of the positive phrases in it, if `keep` asks for them."""
@@ -96,3 +110,18 @@ class GroundingMapper(Mapper):
             marked.update(join_spans(caption, valid))
         spans_of = spans_of_phrases(caption, positives, sorted(marked))
         return {"caption": caption, "phrase_spans": spans_of}
+
+    def _draw_captions(self, own: str, rng: np.random.Generator) -> list[str]:
+        """Captions of other images; those that are not valid or equal the own one are skipped."""
+        assert self.other_captions is not None
+        chance, number = rng.random(), 0
+        if chance >= NO_CAPTIONS:
+            full = chance < NO_CAPTIONS + (1 - NO_CAPTIONS) / 2
+            number = MOST_CAPTIONS if full else int(rng.integers(MOST_CAPTIONS))
+        found = []
+        for i in draw(rng, len(self.other_captions), number):
+            with contextlib.suppress(SkipSample):
+                caption = readable(self.other_captions[i])
+                if caption.strip() and caption != own:
+                    found.append(caption)
+        return found

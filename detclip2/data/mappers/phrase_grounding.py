@@ -17,7 +17,9 @@ from detclip2.data.mappers.records import (
     record_size_problem,
 )
 from detclip2.data.sample import SkipSample
+from detclip2.data.text.caption_phrases import CaptionPhrases
 from detclip2.data.text.clean import clean_phrase, unique_phrases
+from detclip2.data.text.spans import find_phrase
 from detclip2.utils.errors import UserError
 
 
@@ -66,16 +68,24 @@ class MentionMapper:
 
     Args:
         augmentations: Detectron2 augmentations that resize.
+        whole_captions: whether the vocabulary is `CaptionPhrases` with the record's ``caption``,
+            which GLIP reads whole.
     """
 
-    def __init__(self, augmentations: Sequence[T.Augmentation]) -> None:
+    def __init__(
+        self, augmentations: Sequence[T.Augmentation], whole_captions: bool = False
+    ) -> None:
         self.augmentations = T.AugmentationList(list(augmentations))
+        self.whole_captions = whole_captions
 
     def __call__(self, record: Record) -> dict[str, Any]:
-        """The input of a grounding record; its ``vocabulary`` has each phrase once.
+        """The input of a grounding record.
+
+        Its ``vocabulary`` has each phrase once; with whole captions, each mention.
 
         Raises:
-            UserError: the image cannot be read, or has another size than the record says.
+            UserError: the image cannot be read, or has another size than the record says; with
+                whole captions: there is none, or it does not have a phrase.
         """
         try:
             image = read_record_image(record)
@@ -93,8 +103,32 @@ class MentionMapper:
             "image_id": record["image_id"],
             "sentence_id": record.get("sentence_id", 0),
             "file_name": str(record.get("file_name", "")),
-            "vocabulary": vocabulary_of(mentions_of(record)),
+            "vocabulary": (
+                caption_phrases_of(record)
+                if self.whole_captions
+                else vocabulary_of(mentions_of(record))
+            ),
         }
+
+
+def caption_phrases_of(record: Record) -> CaptionPhrases:
+    """The caption of a record with each of its mentions as a phrase.
+
+    The places are the record's ``mention_spans``, else wherever the caption has the phrase.
+
+    Raises:
+        UserError: there is no caption, or it does not have a phrase.
+    """
+    caption = record.get("caption", "")
+    phrases = [mention.phrase for mention in mentions_of(record)]
+    spans = record.get("mention_spans") or [find_phrase(caption, phrase) for phrase in phrases]
+    for phrase, places in zip(phrases, spans, strict=True):
+        if not places:
+            raise UserError(
+                f"{name_of(record)}: the caption {caption[:80]!r} does not have the phrase "
+                f"{phrase[:80]!r}"
+            )
+    return CaptionPhrases(caption, tuple(phrases), tuple(map(tuple, spans)))
 
 
 def vocabulary_of(mentions: Sequence[Mention]) -> list[str]:

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from detectron2.structures import BoxMode
 
-from detclip2.data.io.coco_values import four_numbers
+from detclip2.data.io.coco_values import are_coordinates, four_numbers
 from detclip2.data.io.image import Header, check_image, read_image
 from detclip2.data.io.image_files import size_problem, stated_size
 from detclip2.data.sample import SkipSample
 from detclip2.data.text.clean import read_phrases
-from detclip2.utils.errors import UserError
+from detclip2.utils.errors import UserError, shown
 
 Record = Mapping[str, Any]
 
@@ -60,7 +60,7 @@ def box_of(annotation: Any) -> tuple[float, float, float, float]:
     """
     box = four_numbers(annotation.get("bbox"))
     if box is None:
-        raise ValueError(f"box {annotation.get('bbox')!r} has not 4 numbers")
+        raise ValueError(f"box {shown(annotation.get('bbox'))} has not 4 numbers")
     x, y, third, fourth = box
     if annotation["bbox_mode"] == BoxMode.XYWH_ABS:  # convert() makes tensors, which is slow
         return x, y, x + third, y + fourth
@@ -78,6 +78,8 @@ def box_problem(box: tuple[float, float, float, float], image_size: tuple[int, i
     height, width = image_size
     if not all(map(math.isfinite, box)):
         return f"box {list(box)} is not finite"
+    if not are_coordinates(box):
+        return f"box {list(box)} is larger than any image"
     if x2 <= x1 or y2 <= y1:
         return f"box {list(box)} has no area"
     if x1 >= width or y1 >= height or x2 <= 0 or y2 <= 0:

@@ -4,19 +4,24 @@ import csv
 import io
 import logging
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from detclip2.data.text.clean import MAX_PHRASE_LENGTH, clean_phrase
 from detclip2.resources import RESOURCES
 from detclip2.utils.errors import UserError
+from detclip2.utils.json_text import parse_json
 
 Names: TypeAlias = Iterable[str | Sequence[str]]
 
 _BUILTIN = RESOURCES / "vocabularies"
 BUILTIN_NAMES = tuple(sorted(path.stem for path in _BUILTIN.glob("*.csv")))
 """The lists that ship with the package, for `read_builtin`."""
+
+# After a word of three letters or more, which is no abbreviation ("St. Bernard"), or after a space.
+_FULL_STOP = re.compile(r"(?:(?<=\w{3})|\s)\.(?=\s|$)")
 
 logger = logging.getLogger(__name__)
 
@@ -62,12 +67,12 @@ def _check_entry(entry: str | Sequence[str], position: int) -> tuple[str, ...]:
 def without_repeats(entries: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
     """The entries without those whose label repeats another, and a warning that lists them.
 
-    Labels repeat if they differ in white space and control characters only.
+    Labels repeat if they differ in case, white space and control characters only.
     """
     first: dict[str, tuple[str, ...]] = {}
     repeated: dict[str, None] = {}
     for entry in entries:
-        key = clean_phrase(entry[0])
+        key = clean_phrase(entry[0]).casefold()
         if key in first:
             repeated[entry[0]] = None
         else:
@@ -80,21 +85,34 @@ def without_repeats(entries: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
 
 
 def split_names(text: str) -> list[str]:
-    """Names separated by commas, without the white space around them."""
-    return [name.strip() for name in text.split(",")] if text.strip() else []
+    """Names separated by commas, without the white space around them.
+
+    A warning says so where full stops look like separators, as in prompts of other detectors: "cat.
+    traffic light." is one name.
+    """
+    if not text.strip():
+        return []
+    pieces = [piece.strip() for piece in _FULL_STOP.split(text) if piece.strip()]
+    if "," not in text and (len(pieces) > 1 or text.rstrip().endswith(" .")):
+        logger.warning(
+            "%r is one name: names are separated by commas (%r)", text, ", ".join(pieces)
+        )
+    return [name.strip() for name in text.split(",")]
 
 
 def read_names(path: str | os.PathLike[str]) -> tuple[list[list[str]], dict[str, str]]:
-    """Names from a UTF-8 file: one a line, or the columns of a .csv file.
+    """Names from a UTF-8 file: one a line, the columns of a .csv file, or those of a .json file.
 
     A csv has a header with the column ``name``, the label, and optionally ``synonyms`` (separated
-    by ";") and ``definition``. Empty lines are ignored.
+    by ";") and ``definition``. Empty lines are ignored. A json is one of COCO's format, whose
+    ``categories`` are taken in the order of their ids, or a list of names.
 
     Returns:
         The entries (a label, then its synonyms) for `check_names`, and label -> definition.
 
     Raises:
-        UserError: the file is missing, not UTF-8, or a csv that is damaged or lacks ``name``.
+        UserError: the file is missing, not UTF-8, a csv that is damaged or lacks ``name``, or a
+            json of another form.
     """
     path = Path(path)
     try:
@@ -104,6 +122,8 @@ def read_names(path: str | os.PathLike[str]) -> tuple[list[list[str]], dict[str,
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: this file of names cannot be read: {reason}") from None
+    if path.suffix.lower() == ".json":
+        return [[name] for name in _names_of_json(text, path)], {}
     if path.suffix.lower() != ".csv":
         # Not splitlines, which also splits at characters that a name may have.
         return [[line.strip()] for line in text.split("\n") if line.strip()], {}
@@ -126,6 +146,17 @@ def read_names(path: str | os.PathLike[str]) -> tuple[list[list[str]], dict[str,
             f"{path}: this csv is damaged near line {table.line_num}: {error}"
         ) from None
     return entries, definitions
+
+
+def _names_of_json(text: str, path: Path) -> list[Any]:
+    wanted = "expected COCO's `categories`, each with `id` and `name`, or a list of names"
+    try:
+        content = parse_json(text)
+        if isinstance(content, list):
+            return content
+        return [one["name"] for one in sorted(content["categories"], key=lambda one: one["id"])]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path}: this json has no names ({error!r}): {wanted}") from None
 
 
 def read_builtin(name: str) -> tuple[list[list[str]], dict[str, str]]:

@@ -16,10 +16,16 @@ class ATSSAssigner:
 
     Args:
         top_k: candidates a level, 9 in ATSS.
+        inset: px by which a box is smaller on each side where its inside matters: in step 4, and in
+            the box and centerness losses. 0.5 gives the targets of code that counts a box's last
+            pixel as its right and lower edge, as that of ATSS and GLIP.
+        margin: how far inside, px, a centre must lie; more than 0, of which that code has 0.01.
     """
 
-    def __init__(self, top_k: int = 9) -> None:
+    def __init__(self, top_k: int = 9, inset: float = 0.0, margin: float = 0.0) -> None:
         self.top_k = top_k
+        self.inset = inset
+        self.margin = margin
 
     @torch.no_grad()
     def __call__(self, anchors: list[Boxes], boxes: Boxes) -> Tensor:
@@ -43,7 +49,7 @@ class ATSSAssigner:
         candidate_iou = iou.gather(0, candidates)  # 2. (J, N)
         threshold = candidate_iou.mean(0) + _std(candidate_iou)  # 3. (N,)
         centers = all_anchors.get_centers()[candidates]  # (J, N, 2)
-        edges = boxes.tensor
+        edges = shrink(boxes.tensor, self.inset + self.margin)
         inside = ((centers > edges[:, :2]) & (centers < edges[:, 2:])).all(-1)
         positive = (candidate_iou >= threshold) & inside  # 4. (J, N)
         claims = torch.full_like(iou, -1.0)
@@ -60,6 +66,13 @@ class ATSSAssigner:
             nearest.append(distance.topk(top_k, dim=0, largest=False).indices + first)
             first += len(level)
         return torch.cat(nearest)
+
+
+def shrink(boxes: Tensor, inset: float) -> Tensor:
+    """(P, 4) boxes, XYXY px, smaller by ``inset`` px on each side."""
+    if inset == 0:
+        return boxes
+    return boxes + boxes.new_tensor([inset, inset, -inset, -inset])
 
 
 def _std(iou: Tensor) -> Tensor:

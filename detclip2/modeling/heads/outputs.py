@@ -31,6 +31,8 @@ class HeadOutputs:
     """(B, K) class-agnostic logits, if the head has them. Inference does not read them."""
     objectness_kind: Objectness | None = None
     """What ``objectness`` predicts."""
+    tokens: Tensor | None = None
+    """(B, T, width) states of tokens after the head, if it fuses the text."""
 
     def __len__(self) -> int:
         """B, the number of images."""

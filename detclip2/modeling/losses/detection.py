@@ -8,7 +8,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from detclip2.modeling.assigners.atss import ATSSAssigner
+from detclip2.modeling.assigners.atss import ATSSAssigner, shrink
 from detclip2.modeling.heads.atss_head import Objectness
 from detclip2.modeling.heads.outputs import HeadOutputs
 from detclip2.modeling.losses.functional import (
@@ -19,7 +19,7 @@ from detclip2.modeling.losses.functional import (
     quality_loss,
 )
 from detclip2.modeling.supervision import supervision_of
-from detclip2.modeling.text.text_batch import TextBatch
+from detclip2.modeling.text.text_batch import Columns
 
 
 class Targets(NamedTuple):
@@ -85,7 +85,7 @@ class DetectionCriterion(nn.Module):
         self,
         similarity: Tensor,
         outputs: HeadOutputs,
-        text: TextBatch,
+        text: Columns,
         samples: Sequence[Mapping[str, Any]],
         counts: Counts | None = None,
     ) -> dict[str, Tensor]:
@@ -109,7 +109,7 @@ class DetectionCriterion(nn.Module):
             ValueError: the samples have different kinds of supervision.
         """
         targets = self.assign(outputs, text, samples)
-        center_target = _centerness_target(outputs, targets)
+        center_target = self._centerness_target(outputs, targets)
         num_positives, sum_of_centerness = counts or _counts(center_target)
         losses = {
             "loss_align": alignment_loss(
@@ -124,9 +124,9 @@ class DetectionCriterion(nn.Module):
         if supervision_of(samples) == "grounding" and not self.boxes_of_grounding:
             return losses
         predicted = outputs.boxes_at(targets.image, targets.anchor)
-        losses["loss_box"] = (
-            self.box_weight * box_loss(predicted, targets.boxes, center_target) / sum_of_centerness
-        )
+        inset = self.assigner.inset
+        of_boxes = box_loss(shrink(predicted, inset), shrink(targets.boxes, inset), center_target)
+        losses["loss_box"] = self.box_weight * of_boxes / sum_of_centerness
         losses["loss_centerness"] = (
             self.centerness_weight
             * quality_loss(outputs.centerness[targets.image, targets.anchor], center_target)
@@ -143,10 +143,14 @@ class DetectionCriterion(nn.Module):
         return losses
 
     def counts(
-        self, outputs: HeadOutputs, text: TextBatch, samples: Sequence[Mapping[str, Any]]
+        self, outputs: HeadOutputs, text: Columns, samples: Sequence[Mapping[str, Any]]
     ) -> Counts:
         """Divisors of the losses of these samples; only the anchors of ``outputs`` are read."""
-        return _counts(_centerness_target(outputs, self.assign(outputs, text, samples)))
+        return _counts(self._centerness_target(outputs, self.assign(outputs, text, samples)))
+
+    def _centerness_target(self, outputs: HeadOutputs, targets: Targets) -> Tensor:
+        centers = outputs.all_anchors[targets.anchor].get_centers()
+        return centerness_target(centers, shrink(targets.boxes, self.assigner.inset))
 
     def objectness_loss(
         self, logits: Tensor, kind: Objectness | None, targets: Targets, predicted: Tensor
@@ -176,7 +180,7 @@ class DetectionCriterion(nn.Module):
 
     @torch.no_grad()
     def assign(
-        self, outputs: HeadOutputs, text: TextBatch, samples: Sequence[Mapping[str, Any]]
+        self, outputs: HeadOutputs, text: Columns, samples: Sequence[Mapping[str, Any]]
     ) -> Targets:
         """The positive anchors of every sample, their boxes, and the matching columns."""
         device = outputs.all_anchors.device
@@ -185,12 +189,13 @@ class DetectionCriterion(nn.Module):
             instances: Instances = sample["instances"].to(device)
             boxes = instances.gt_boxes.tensor
             row, column = text.columns_of(i, instances.gt_classes)
-            # A box that several phrases name is one box to the assigner, with several targets.
-            distinct, distinct_of_box = boxes.unique(dim=0, return_inverse=True)
+            # A box that several phrases name is one box to the assigner, with several targets. One
+            # without columns, as its phrase does not fit into the caption, is no target.
+            distinct, distinct_of_pair = boxes[row].unique(dim=0, return_inverse=True)
             assigned = self.assigner(outputs.anchors, Boxes(distinct))
             anchor = (assigned >= 0).nonzero().squeeze(1)
             box = assigned[anchor]
-            matches = box[:, None] == distinct_of_box[row][None, :]
+            matches = box[:, None] == distinct_of_pair
             position, named = matches.nonzero(as_tuple=True)
             pairs = torch.stack([anchor[position], column[named]], dim=1).unique(dim=0)
             parts.append(
@@ -205,11 +210,6 @@ class DetectionCriterion(nn.Module):
             )
         image, anchor, boxes, *pairs_of_all = (torch.cat(part) for part in zip(*parts, strict=True))
         return Targets(image, anchor, boxes, tuple(pairs_of_all))  # type: ignore[arg-type]
-
-
-def _centerness_target(outputs: HeadOutputs, targets: Targets) -> Tensor:
-    centers = outputs.all_anchors[targets.anchor].get_centers()
-    return centerness_target(centers, targets.boxes)
 
 
 def _counts(center_target: Tensor) -> Counts:

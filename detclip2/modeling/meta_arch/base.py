@@ -1,6 +1,6 @@
 """The base class of open-vocabulary meta-architectures: images, vocabulary, inference."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,12 +11,11 @@ from torch import Tensor, nn
 from detclip2.modeling.alignment import Alignment
 from detclip2.modeling.batching import PIXELS_AT_ONCE, pad_to, padded_size, same_size_groups
 from detclip2.modeling.heads.outputs import HeadOutputs
-from detclip2.modeling.postprocess import DetectionThresholds
 from detclip2.modeling.proposals import Proposals
 from detclip2.modeling.protocol import Losses, Sample
-from detclip2.modeling.text.text_bank import TextBank, Vocabulary, VocabularyState, prepared
-from detclip2.modeling.text.text_batch import TextBatch
-from detclip2.modeling.text.text_tower import TextTower
+from detclip2.modeling.text.text_bank import TextBank, VocabularyState, prepared, rows_of
+from detclip2.modeling.text.text_tower import TokenTower
+from detclip2.modeling.thresholds import DetectionThresholds
 from detclip2.utils.errors import UserError
 
 RGB_MEAN = (123.675, 116.28, 103.53)
@@ -30,24 +29,30 @@ class OpenVocabularyDetector(nn.Module):
     for a model that only reads encoded vocabularies) and ``align`` (computes S), in the order in
     which optimizers see their weights, and implements the methods that raise NotImplementedError.
 
+    A model whose S is not one of regions and embeddings (GLIP) has no ``align``; it sets
+    ``reads_names`` and ``state_type``, and overrides `rows_of` and `prepare_rows`.
+
     Args:
         pixel_mean: RGB, 0..255.
         pixel_std: RGB, 0..255.
-        vocabulary: names to detect until `set_vocabulary`.
+        vocabulary: names to detect until `set_vocabulary`, or a function that returns them when
+            they are first needed.
     """
 
     input_format = "RGB"
+    reads_names = False
+    state_type: type = VocabularyState
     pixel_mean: Tensor
     pixel_std: Tensor
     backbone: Backbone
-    text_tower: TextTower | None
+    text_tower: TokenTower | None
     align: Alignment
 
     def __init__(
         self,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
-        vocabulary: Sequence[str],
+        vocabulary: Sequence[str] | Callable[[], Sequence[str]],
     ) -> None:
         super().__init__()
         self.text_bank = TextBank(vocabulary)
@@ -86,7 +91,7 @@ class OpenVocabularyDetector(nn.Module):
         outputs = self.encode_images(self.preprocess_image(samples), text)
         return self.losses(outputs, text, samples)
 
-    def losses(self, outputs: HeadOutputs, text: TextBatch, samples: Sequence[Sample]) -> Losses:
+    def losses(self, outputs: HeadOutputs, text: Any, samples: Sequence[Sample]) -> Losses:
         """`image_losses`, and `contrast_losses` if the supervision has them."""
         losses = self.image_losses(outputs, text, samples)
         if self.has_contrast(samples):
@@ -117,7 +122,7 @@ class OpenVocabularyDetector(nn.Module):
     def inference(
         self,
         samples: Sequence[Sample],
-        vocabulary: Vocabulary | VocabularyState | None = None,
+        vocabulary: Any = None,
         thresholds: DetectionThresholds | None = None,
     ) -> list[Instances]:
         """Detections of each image in its original size, best first.
@@ -144,11 +149,9 @@ class OpenVocabularyDetector(nn.Module):
                 found[i] = detector_postprocess(instances, height, width)
         return [found[i] for i in range(len(samples))]
 
-    def _states(
-        self, samples: Sequence[Sample], vocabulary: Vocabulary | VocabularyState | None
-    ) -> list[VocabularyState]:
+    def _states(self, samples: Sequence[Sample], vocabulary: Any) -> list[Any]:
         """The prepared vocabulary of each sample; one that samples share is prepared once."""
-        states: dict[tuple[int, int], VocabularyState] = {}
+        states: dict[tuple[int, int], Any] = {}
         keys = []
         for sample in samples:
             own, label_of_row = sample.get("vocabulary"), sample.get("label_of_row")
@@ -161,12 +164,10 @@ class OpenVocabularyDetector(nn.Module):
             elif vocabulary is not None:
                 states[key] = self.prepare_vocabulary(vocabulary)
             else:
-                states[key] = self.text_bank.state(self.encode_phrases, self.align)
+                states[key] = self.text_bank.state(self.prepare_rows)
         return [states[key] for key in keys]
 
-    def prepare_vocabulary(
-        self, vocabulary: Vocabulary | VocabularyState, label_of_row: Tensor | None = None
-    ) -> VocabularyState:
+    def prepare_vocabulary(self, vocabulary: Any, label_of_row: Tensor | None = None) -> Any:
         """Prepare a vocabulary for `inference`; the result is valid until the weights change.
 
         Args:
@@ -178,11 +179,11 @@ class OpenVocabularyDetector(nn.Module):
         Raises:
             UserError: embeddings are not D wide; names without a text tower.
         """
-        if isinstance(vocabulary, VocabularyState):
+        if isinstance(vocabulary, self.state_type):
             return vocabulary
-        return prepared(vocabulary, label_of_row, self.encode_phrases, self.align, self.embed_dim)
+        return self.prepare_rows(*self.rows_of(vocabulary, label_of_row))
 
-    def set_vocabulary(self, vocabulary: Vocabulary, label_of_row: Tensor | None = None) -> None:
+    def set_vocabulary(self, vocabulary: Any, label_of_row: Tensor | None = None) -> None:
         """Set the vocabulary to detect; arguments as in `prepare_vocabulary`.
 
         Names are encoded when they are first needed, and again after the weights have changed.
@@ -190,7 +191,17 @@ class OpenVocabularyDetector(nn.Module):
         Raises:
             UserError: embeddings are not D wide.
         """
-        self.text_bank.set(vocabulary, label_of_row, self.embed_dim)
+        self.text_bank.set(*self.rows_of(vocabulary, label_of_row))
+
+    def rows_of(
+        self, vocabulary: Any, label_of_row: Tensor | None = None
+    ) -> tuple[Sequence[str] | Tensor, Tensor | None]:
+        """The R rows of a vocabulary, names or embeddings, and the label of each."""
+        return rows_of(vocabulary, label_of_row, self.embed_dim)
+
+    def prepare_rows(self, rows: Sequence[str] | Tensor, label_of_row: Tensor | None) -> Any:
+        """The state for `detect` of the result of `rows_of`."""
+        return prepared(rows, label_of_row, self.encode_phrases, self.align)
 
     @property
     def vocabulary(self) -> Tensor:
@@ -199,10 +210,10 @@ class OpenVocabularyDetector(nn.Module):
         Raises:
             UserError: there is no vocabulary, or no text tower to encode it.
         """
-        return self.text_bank.embeddings(self.encode_phrases).to(self.device)
+        return self.text_bank.state(self.prepare_rows).embeddings
 
     @property
-    def text_encoder(self) -> TextTower:
+    def text_encoder(self) -> Any:
         """The text tower.
 
         Raises:
@@ -223,25 +234,25 @@ class OpenVocabularyDetector(nn.Module):
         """
         return self.text_encoder.encode_phrases(phrases)
 
-    def encode_text(self, samples: Sequence[Sample]) -> TextBatch:
+    def encode_text(self, samples: Sequence[Sample]) -> Any:
         """See `OpenVocabularyModel`."""
         raise NotImplementedError
 
-    def encode_images(self, images: ImageList, text: TextBatch | None = None) -> HeadOutputs:
+    def encode_images(self, images: ImageList, text: Any = None) -> HeadOutputs:
         """See `OpenVocabularyModel`."""
         raise NotImplementedError
 
     def image_losses(
         self,
         outputs: HeadOutputs,
-        text: TextBatch,
+        text: Any,
         samples: Sequence[Sample],
         counts: Any = None,
     ) -> Losses:
         """See `OpenVocabularyModel`."""
         raise NotImplementedError
 
-    def loss_counts(self, outputs: HeadOutputs, text: TextBatch, samples: Sequence[Sample]) -> Any:
+    def loss_counts(self, outputs: HeadOutputs, text: Any, samples: Sequence[Sample]) -> Any:
         """See there."""
         raise NotImplementedError
 
@@ -250,19 +261,19 @@ class OpenVocabularyDetector(nn.Module):
         return False
 
     def contrast_regions(
-        self, outputs: HeadOutputs, text: TextBatch, samples: Sequence[Sample]
+        self, outputs: HeadOutputs, text: Any, samples: Sequence[Sample]
     ) -> Proposals:
         """See `OpenVocabularyModel`."""
         raise NotImplementedError
 
-    def contrast_losses(self, regions: Proposals, text: TextBatch) -> Losses:
+    def contrast_losses(self, regions: Proposals, text: Any) -> Losses:
         """See `OpenVocabularyModel`."""
         raise NotImplementedError
 
     def detect(
         self,
         images: ImageList,
-        vocabularies: list[VocabularyState],
+        vocabularies: list[Any],
         thresholds: DetectionThresholds | None,
     ) -> list[Instances]:
         """Detections of B images of one padded size, not rescaled, each for its own vocabulary."""

@@ -1,6 +1,6 @@
 """DetCLIPv2 (arXiv 2304.04514): the meta-architecture, as in the paper's figure 2."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast, get_args
 
 from detectron2.config import configurable
@@ -16,13 +16,14 @@ from detclip2.modeling.heads.outputs import HeadOutputs
 from detclip2.modeling.losses.detection import DetectionCriterion
 from detclip2.modeling.losses.word_region_contrast import WordRegionContrast
 from detclip2.modeling.meta_arch.base import RGB_MEAN, RGB_STD, OpenVocabularyDetector
-from detclip2.modeling.postprocess import DetectionThresholds, PostProcess
+from detclip2.modeling.postprocess import PostProcess
 from detclip2.modeling.proposals import Proposals
 from detclip2.modeling.protocol import Losses, Sample
 from detclip2.modeling.supervision import losses_for, supervision_of
 from detclip2.modeling.text.text_bank import VocabularyState
 from detclip2.modeling.text.text_batch import TextBatch
 from detclip2.modeling.text.text_tower import TextTower
+from detclip2.modeling.thresholds import DetectionThresholds
 from detclip2.utils.errors import UserError
 
 
@@ -48,7 +49,8 @@ class DetCLIPv2(OpenVocabularyDetector):
         box2box_transform: box deltas to boxes; by default with the weights of ATSS.
         pixel_mean: RGB, 0..255.
         pixel_std: RGB, 0..255.
-        vocabulary: names to detect until `set_vocabulary`.
+        vocabulary: names to detect until `set_vocabulary`, or a function that returns them when
+            they are first needed.
 
     Raises:
         UserError: the contrast chooses proposals by an output that the head does not have.
@@ -71,7 +73,7 @@ class DetCLIPv2(OpenVocabularyDetector):
         box2box_transform: Box2BoxTransform | None = None,
         pixel_mean: Sequence[float] = RGB_MEAN,
         pixel_std: Sequence[float] = RGB_STD,
-        vocabulary: Sequence[str] = (),
+        vocabulary: Sequence[str] | Callable[[], Sequence[str]] = (),
     ) -> None:
         super().__init__(pixel_mean, pixel_std, vocabulary)
         self.backbone = backbone
@@ -109,8 +111,9 @@ class DetCLIPv2(OpenVocabularyDetector):
 
     def encode_text(self, samples: Sequence[Sample]) -> TextBatch:
         """Encode each phrase alone; on data with boxes, processes share phrases (sec. 3.1)."""
+        kind = supervision_of(samples)
         text = TextBatch.from_samples(samples, self.text_encoder)
-        return text if supervision_of(samples) == "caption" else text.gather()
+        return text if kind == "caption" else text.gather()
 
     def encode_images(self, images: ImageList, text: TextBatch | None = None) -> HeadOutputs:
         """Backbone, pyramid and head (sec. 3.3), which read no text."""

@@ -60,26 +60,20 @@ Vocabulary: TypeAlias = Sequence[str] | Tensor | EncodedVocabulary
 
 
 def prepared(
-    vocabulary: Vocabulary,
+    rows: Sequence[str] | Tensor,
     label_of_row: Tensor | None,
     encode: Encode,
     align: Alignment,
-    width: int,
 ) -> VocabularyState:
     """Prepare a vocabulary for inference, on the device of ``align``.
 
     Args:
-        vocabulary: of V rows.
+        rows: V names, or their (V, D) embeddings.
         label_of_row: (V,) int64 in [0, C), ascending, the label of each row: the score of a label
-            is that of its best row. None if row c is label c, or the vocabulary has its own.
+            is that of its best row. None if row c is label c.
         encode: encodes names.
         align: computes S.
-        width: D.
-
-    Raises:
-        UserError: the embeddings are not (V, D), or the vocabulary is not encoded.
     """
-    rows, label_of_row = _rows(vocabulary, label_of_row, width)
     embeddings = rows if isinstance(rows, Tensor) else encode(rows)
     device = align.bias.device
     grouped = None if label_of_row is None else GroupedSimilarity(align, label_of_row.to(device))
@@ -87,84 +81,70 @@ def prepared(
 
 
 class TextBank(nn.Module):
-    """Holds the vocabulary of a model, which is encoded and prepared once, on first use.
+    """Holds the vocabulary of a model, which is prepared once, on first use.
 
     It is a module without weights, to notice when weights change: training, loading weights and
     moving to a device discard what was computed. Embeddings that a caller has set stay.
 
     Args:
-        names: names to detect until `set`.
+        names: names to detect until `set`, or a function that returns them, which is called when
+            they are first needed.
     """
 
-    def __init__(self, names: Sequence[str] = ()) -> None:
+    def __init__(self, names: Sequence[str] | Callable[[], Sequence[str]] = ()) -> None:
         super().__init__()
-        self._rows: tuple[str, ...] | Tensor = tuple(names)
+        self._read_names = names if callable(names) else None
+        self._rows: Sequence[str] | Tensor = () if callable(names) else tuple(names)
         self._label_of_row: Tensor | None = None
-        self._encoded: Tensor | None = None
-        self._state: VocabularyState | None = None
+        self._state: Any = None
 
-    def set(self, vocabulary: Vocabulary, label_of_row: Tensor | None, width: int) -> None:
-        """Replace the vocabulary; arguments as in `prepared`.
-
-        Raises:
-            UserError: the embeddings are not (V, D), or the vocabulary is not encoded.
-        """
-        rows, self._label_of_row = _rows(vocabulary, label_of_row, width)
+    def set(self, rows: Sequence[str] | Tensor, label_of_row: Tensor | None) -> None:
+        """Replace the vocabulary: V names or (V, D) embeddings, and the label of each, if given."""
         self._rows = rows if isinstance(rows, Tensor) else tuple(rows)
-        self._drop()
+        self._label_of_row = label_of_row
+        self._state = None
 
-    def embeddings(self, encode: Encode) -> Tensor:
-        """(V, D) embeddings, not normalised.
+    def state(self, prepare: Callable[[Sequence[str] | Tensor, Tensor | None], Any]) -> Any:
+        """What ``prepare`` makes of the rows and their labels, for inference.
 
         Raises:
             UserError: there is no vocabulary.
         """
-        if isinstance(self._rows, Tensor):
-            return self._rows
-        if not self._rows:
+        if self._read_names is not None and isinstance(self._rows, tuple) and not self._rows:
+            self._rows = tuple(self._read_names())
+        if isinstance(self._rows, tuple) and not self._rows:
             raise UserError("the model has no vocabulary: call set_vocabulary(names) first")
-        if self._encoded is None:
-            self._encoded = encode(self._rows)
-        return self._encoded
-
-    def state(self, encode: Encode, align: Alignment) -> VocabularyState:
-        """The state for inference.
-
-        Raises:
-            UserError: there is no vocabulary.
-        """
         if self._state is None:
-            rows = self.embeddings(encode)
-            self._state = prepared(rows, self._label_of_row, encode, align, rows.shape[1])
+            self._state = prepare(self._rows, self._label_of_row)
         return self._state
 
     def train(self, mode: bool = True) -> "TextBank":
         """Discard what was computed: training changes the weights."""
         if mode:
-            self._drop()
+            self._state = None
         return super().train(mode)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self._drop()
+        self._state = None
         super()._load_from_state_dict(*args, **kwargs)
 
     def _apply(self, *args: Any, **kwargs: Any) -> "TextBank":
         self._state = None  # it is on the old device
         return super()._apply(*args, **kwargs)
 
-    def _drop(self) -> None:
-        self._encoded = None
-        self._state = None
-
     def __getstate__(self) -> dict[str, Any]:
         """Without what depends on the weights, which may change in a copy of the model."""
-        return {**vars(self), "_encoded": None, "_state": None}
+        return {**vars(self), "_state": None}
 
 
-def _rows(
+def rows_of(
     vocabulary: Vocabulary, label_of_row: Tensor | None, width: int
 ) -> tuple[Sequence[str] | Tensor, Tensor | None]:
-    """Names or (V, ``width``) embeddings, and the label of each row."""
+    """Names or (V, ``width``) embeddings, and the label of each row.
+
+    Raises:
+        UserError: the embeddings are not (V, ``width``), or the vocabulary is not encoded.
+    """
     if isinstance(vocabulary, EncodedVocabulary):
         label_of_row, embeddings = vocabulary.label_of_row, vocabulary.embeddings
         if embeddings is None:

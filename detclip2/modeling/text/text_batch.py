@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from detectron2.utils import comm
@@ -12,13 +12,22 @@ from torch import Tensor
 from detclip2.modeling.layers.collectives import all_gather_with_grad
 
 
+class Columns(Protocol):
+    """What losses on boxes read of the text of B samples: its columns of S.
+
+    A column is a phrase in `TextBatch`, and a token of a caption in `TokenBatch`.
+    """
+
+    def columns_of(self, b: int, gt_classes: Tensor) -> tuple[Tensor, Tensor]:
+        """The columns of S that match the N boxes of sample ``b``; see `TextBatch`."""
+
+    def negatives_valid(self, device: torch.device | str = "cpu") -> Tensor:
+        """(B, M) bool: whether column m is a negative for the unmatched anchors of image b."""
+
+
 @dataclass
 class TextBatch:
-    """The M distinct phrases of B samples, and the phrases of each sample.
-
-    Losses on boxes use only `columns_of`, `negatives_valid` and ``embeddings``: a column of S is a
-    phrase here, and may be a token of a caption in another model.
-    """
+    """The M distinct phrases of B samples, and the phrases of each sample."""
 
     phrases: list[str]
     """M distinct phrases, in the order in which they first occur."""

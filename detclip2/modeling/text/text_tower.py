@@ -18,9 +18,83 @@ BATCH_SIZE = 256
 _UNREADABLE = (OSError, ValueError, ImportError, RecursionError, SafetensorError)
 _NO_CODE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 _TENSORS_ONLY = {**_NO_CODE, "use_safetensors": True}
+# The last layer of each branch of a block, and the positions: of CLIP, then of BERT.
+_ZERO_AT_FIRST = (
+    *("out_proj.weight", "fc2.weight", "position_embedding.weight"),
+    *("output.dense.weight", "position_embeddings.weight"),
+)
 
 
-class TextTower(nn.Module):
+class TextTowerMissing(UserError):
+    """The files of a text tower are missing or cannot be read."""
+
+
+class TokenTower(nn.Module):
+    """A text model of transformers with its tokenizer: texts to the states of their tokens.
+
+    Args:
+        model: a transformers text model whose output has ``last_hidden_state``.
+        tokenizer: its tokenizer.
+        max_length: maximum tokens of a text, start and end included.
+        identity: name of the encoder, stored with embeddings in files.
+    """
+
+    def __init__(
+        self, model: nn.Module, tokenizer: Any, max_length: int = 256, identity: str = ""
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        config: Any = model.config
+        self.width: int = config.hidden_size
+        self.identity = identity or f"{config.model_type}-{self.width}"
+
+    def tokenize(self, texts: Sequence[str]) -> Mapping[str, Tensor]:
+        """M texts, at least one -> their tokens, on the tower's device.
+
+        Returns:
+            ``input_ids``, ``attention_mask`` and ``special_tokens_mask``, each (M, T) int64, and
+            ``offset_mapping`` (M, T, 2), the characters [begin, end) of each token, (0, 0) for
+            special ones (only from a fast tokenizer); padded on the right to the longest text and
+            cut at ``max_length`` tokens.
+        """
+        return self.tokenizer(
+            list(texts),
+            padding=True,
+            truncation=True,
+            max_length=self.max_length,
+            return_tensors="pt",
+            return_special_tokens_mask=True,
+            return_offsets_mapping=getattr(self.tokenizer, "is_fast", True),
+        ).to(next(self.model.parameters()).device)
+
+    def num_tokens(self, texts: Sequence[str]) -> list[int]:
+        """The tokens of each text, without start and end, not cut."""
+        if not texts:
+            return []
+        tokens = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        return [len(own) for own in tokens]
+
+    @property
+    def max_own_tokens(self) -> int:
+        """The tokens that a text may have without start and end."""
+        return self.max_length - self.tokenizer.num_special_tokens_to_add()
+
+    @property
+    def unknown_token(self) -> int:
+        """The token of what the tokenizer does not know; -1 without one."""
+        token = self.tokenizer.unk_token_id
+        return -1 if token is None else token
+
+    def encode(self, tokens: Mapping[str, Tensor]) -> Tensor:
+        """Tokens from `tokenize` -> (M, T, width) states of the text model."""
+        return self.model(
+            input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
+        ).last_hidden_state
+
+
+class TextTower(TokenTower):
     """A text model of transformers with its tokenizer, and a projection to D.
 
     Each phrase is encoded on its own, so its embedding does not depend on the others and can be
@@ -29,7 +103,8 @@ class TextTower(nn.Module):
     Args:
         model: a transformers text model whose output has ``last_hidden_state``.
         tokenizer: its tokenizer.
-        embed_dim: D.
+        embed_dim: D; None: there is no projection, D is the width of the text model (a model that
+            was distilled into the space of S).
         max_length: maximum tokens a phrase, start and end included; 16 in the paper (Tab. 9).
         pooling: "end_of_text", the last token's state (CLIP, FILIP), or "mean" over the phrase's
             own tokens, without those that mark its start and end.
@@ -43,28 +118,25 @@ class TextTower(nn.Module):
         self,
         model: nn.Module,
         tokenizer: Any,
-        embed_dim: int = 256,
+        embed_dim: int | None = 256,
         max_length: int = 16,
         pooling: str = "end_of_text",
         identity: str = "",
     ) -> None:
-        super().__init__()
+        super().__init__(model, tokenizer, max_length, identity)
         if pooling not in ("end_of_text", "mean"):
             raise UserError(f"text_tower.pooling is {pooling!r}; expected 'end_of_text' or 'mean'")
-        self.model = model
-        self.tokenizer = tokenizer
-        self.max_length = max_length
         self.pooling = pooling
-        config: Any = model.config
-        width: int = config.hidden_size
-        self.identity = identity or f"{config.model_type}-{width}"
-        self.projection = nn.Linear(width, embed_dim, bias=False)
-        nn.init.normal_(self.projection.weight, std=width**-0.5)
+        self.embed_dim = self.width if embed_dim is None else embed_dim
+        self.projection: nn.Module = nn.Identity()
+        if embed_dim is not None:
+            self.projection = nn.Linear(self.width, embed_dim, bias=False)
+            nn.init.normal_(self.projection.get_parameter("weight"), std=self.width**-0.5)
 
     def forward(self, phrases: Sequence[str]) -> Tensor:
         """M phrases -> (M, D) embeddings, not normalised; M may be 0."""
         if not phrases:
-            return self.projection.weight.new_zeros(0, self.projection.out_features)
+            return next(self.parameters()).new_zeros(0, self.embed_dim)
         tokens = self.tokenize(phrases)
         return self.pool(self.encode(tokens), tokens)
 
@@ -77,28 +149,6 @@ class TextTower(nn.Module):
             return torch.cat([self(batch) for batch in batches_of(phrases)])
         finally:
             self.train(was_training)
-
-    def tokenize(self, phrases: Sequence[str]) -> Mapping[str, Tensor]:
-        """M phrases, at least one -> their tokens, on the tower's device.
-
-        Returns:
-            ``input_ids``, ``attention_mask`` and ``special_tokens_mask``, each (M, T) int64,
-            padded on the right to the longest phrase and cut at ``max_length`` tokens.
-        """
-        return self.tokenizer(
-            list(phrases),
-            padding=True,
-            truncation=True,
-            max_length=self.max_length,
-            return_tensors="pt",
-            return_special_tokens_mask=True,
-        ).to(self.projection.weight.device)
-
-    def encode(self, tokens: Mapping[str, Tensor]) -> Tensor:
-        """Tokens from `tokenize` -> (M, T, width) states of the text model."""
-        return self.model(
-            input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
-        ).last_hidden_state
 
     def pool(self, states: Tensor, tokens: Mapping[str, Tensor]) -> Tensor:
         """(M, T, width) states of tokens -> (M, D) embeddings of phrases, not normalised."""
@@ -117,7 +167,9 @@ def batches_of(phrases: Sequence[str]) -> list[list[str]]:
     return [list(phrases[i : i + BATCH_SIZE]) for i in starts]
 
 
-def load_text_model(path: str, pretrained: bool = True) -> nn.Module:
+def load_text_model(
+    path: str, pretrained: bool = True, add_pooling_layer: bool | None = None
+) -> nn.Module:
     """A transformers text model from a folder, or from the local cache by its hub id.
 
     It never accesses the network, runs no code of the folder (``auto_map`` in config.json), and
@@ -127,12 +179,16 @@ def load_text_model(path: str, pretrained: bool = True) -> nn.Module:
     Args:
         path: a folder with config.json (and model.safetensors), or a hub id already in the cache.
         pretrained: False builds it with random weights from config.json alone.
+        add_pooling_layer: False for a BERT without the pooler that states of tokens do not need;
+            None for models that have no such choice.
 
     Raises:
-        UserError: a file is missing, or would run code; the message names it and where to put it.
+        TextTowerMissing: a file is missing; the message names it and where to put it.
+        UserError: a file would run code.
     """
     import transformers
 
+    pooler = {} if add_pooling_layer is None else {"add_pooling_layer": add_pooling_layer}
     path = resolve_folder(path)
     try:
         config = _read_config(path)
@@ -144,13 +200,16 @@ def load_text_model(path: str, pretrained: bool = True) -> nn.Module:
                 )
             return transformers.CLIPTextModel(text_config)
         if pretrained:
-            model = transformers.AutoModel.from_pretrained(path, **_TENSORS_ONLY)
+            model = transformers.AutoModel.from_pretrained(path, **_TENSORS_ONLY, **pooler)
         else:
-            model = transformers.AutoModel.from_config(config, trust_remote_code=False)
+            model = transformers.AutoModel.from_config(config, trust_remote_code=False, **pooler)
     except UserError:
         raise
     except _UNREADABLE as error:
-        raise UserError(_missing_files(path, "config.json and model.safetensors", error)) from error
+        raise TextTowerMissing(
+            _missing_files(path, "config.json and model.safetensors", error)
+        ) from error
+    model = model.float()  # weights may be stored in half precision
     if hasattr(config, "text_config"):
         return model.text_model
     return model.get_encoder() if config.is_encoder_decoder else model
@@ -181,34 +240,42 @@ def _read_config(path: str) -> Any:
     return config
 
 
-def fresh_text_model(path: str) -> nn.Module:
-    """A CLIP text model with random weights and the sizes of config.json, to train from scratch.
+def fresh_text_model(path: str, add_pooling_layer: bool | None = None) -> nn.Module:
+    """A CLIP text model or a BERT with random weights and the sizes of config.json.
 
-    With the usual random weights, the embeddings of any two phrases have a cosine of about 0.8,
-    and a detector spends most of a short training on distinguishing them. Here every block starts
-    as the identity and positions start at zero: a bag of words, in which phrases without a common
-    word are nearly orthogonal.
+    For training from scratch. With the usual random weights, the embeddings of any two phrases have
+    a cosine of about 0.8, and a detector spends most of a short training on distinguishing them.
+    Here every block starts as the identity and positions start at zero: a bag of words, in which
+    phrases without a common word are nearly orthogonal.
 
     Args:
         path: a folder with config.json, see `load_text_model`.
+        add_pooling_layer: see `load_text_model`.
 
     Raises:
         UserError: as `load_text_model`.
     """
-    model = load_text_model(path, pretrained=False)
+    model = load_text_model(path, pretrained=False, add_pooling_layer=add_pooling_layer)
     for name, parameter in model.named_parameters():
-        if name.endswith(("out_proj.weight", "fc2.weight", "position_embedding.weight")):
+        if name.endswith(_ZERO_AT_FIRST):
             nn.init.zeros_(parameter)
-        elif name.endswith("token_embedding.weight"):
+        elif name.endswith(("token_embedding.weight", "word_embeddings.weight")):
             nn.init.normal_(parameter)
     return model
+
+
+def untrained_clip_text_model() -> nn.Module:
+    """The text model of CLIP ViT-B/32 with random weights; no file is needed."""
+    import transformers
+
+    return transformers.CLIPTextModel(transformers.CLIPTextConfig())
 
 
 def load_tokenizer(path: str) -> Any:
     """A tokenizer from a folder, or from the local cache by its hub id; never from the network.
 
     Raises:
-        UserError: a file is missing; the message names it and where to put it.
+        TextTowerMissing: a file is missing; the message names it and where to put it.
     """
     import transformers
 
@@ -216,9 +283,30 @@ def load_tokenizer(path: str) -> Any:
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(path, **_NO_CODE)
     except _UNREADABLE as error:
-        raise UserError(_missing_files(path, "tokenizer.json", error)) from error
+        raise TextTowerMissing(_missing_files(path, "tokenizer.json", error)) from error
     tokenizer.padding_side = tokenizer.truncation_side = "right"
     return tokenizer
+
+
+def save_without_weights(path: str, folder: str | Path) -> None:
+    """Copy config.json and the tokenizer of a text model into a folder.
+
+    `load_text_model` with ``pretrained=False`` and `load_tokenizer` read them there.
+
+    Args:
+        path: a folder, or a hub id in the local cache.
+        folder: is made.
+
+    Raises:
+        UserError: as `load_text_model` and `load_tokenizer`.
+    """
+    tokenizer = load_tokenizer(path)
+    try:
+        config = _read_config(resolve_folder(path))
+    except _UNREADABLE as error:
+        raise UserError(_missing_files(path, "config.json", error)) from error
+    config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def resolve_folder(path: str) -> str:

@@ -20,4 +20,4 @@ dataloader.test.num_workers = 0
 inference.update(min_size=256, max_size=480)
 optimizer.lr = 2e-3
 lr_multiplier.warmup_iterations = 5
-train.update(max_iter=50, log_period=10, device="cpu")
+train.update(max_iter=50, log_period=10)

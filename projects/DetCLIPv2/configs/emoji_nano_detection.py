@@ -12,4 +12,4 @@ train = get_config("train.py").train
 world.update(size=160, pairs_size=128)
 optimizer.lr = 1e-3
 lr_multiplier.warmup_iterations = 200
-train.update(max_iter=1600, device="cpu")
+train.update(max_iter=1600)

@@ -45,6 +45,6 @@ dataloader.test.update(dataset=detection.records.copy(), num_workers=0)
 model.postprocess.score_threshold = 0.01
 optimizer.lr, lr_multiplier.warmup_iterations = 2e-3, 50
 # From random weights, the first 800 iterations distinguish objects from background, but no names.
-train.update(init_checkpoint=str(SHIPPED / WEIGHTS_NAME), max_iter=5000, device="cpu")
+train.update(init_checkpoint=str(SHIPPED["emoji_nano"] / WEIGHTS_NAME), max_iter=5000, device="cpu")
 train.update(source_ratios=dict(detection=20, grounding=2, pairs=2))
 train.update(source_starts=dict(grounding=800, pairs=800), checkpointer=dict(period=200))

@@ -7,8 +7,9 @@ r"""Experiments on the claims of the DetCLIPv2 paper: runs, tables and figures.
     python -m projects.EmojiScenes.evidence plots [--run FOLDER]
 
 ROW is the name of a row in rows.py, or of a table, for all its rows. The same command resumes a run
-that was stopped, and skips one that is finished. `run` writes one json per row and seed into
-projects/EmojiScenes/results; the tables of RESULTS.md and the figures are made from these alone.
+that was stopped, and says of one that is finished that it is there (--force runs it again). `run`
+writes one json per row and seed into projects/EmojiScenes/results; the tables of RESULTS.md and the
+figures are made from these alone.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import os
 import sys
 from pathlib import Path
 
+from detclip2.commands.model_arguments import model_argument
 from detclip2.utils.errors import UserError
 
 from . import PROJECT
@@ -50,7 +52,8 @@ def add_photo_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE",
                         help="overfit: overrides of its config")  # fmt: skip
-    parser.add_argument("--model", type=Path, help="bccd: folder of the weights to start from; "
+    parser.add_argument("--model", type=model_argument, metavar="NAME|DIR", help="bccd: a model "
+                        "that ships, or a folder of the weights to start from; "
                         "without it, from scratch")  # fmt: skip
     parser.add_argument(
         "--label", default="given weights", help="bccd: name of these weights in tables"
@@ -84,6 +87,8 @@ def main(argv: list[str] | None = None) -> int:
     plots.add_argument("--run", type=Path, help="folder of a run whose images are also drawn")
     for command in (run, photos):
         command.add_argument("--output", type=Path, default=OUTPUT, help="folder of the runs")
+        command.add_argument("--force", action="store_true", help="run again what is there: its "
+                             "json and its folder are removed")  # fmt: skip
     for command in commands.choices.values():
         command.add_argument("--results", type=Path, default=RESULTS, help="folder of the json")
     args = parser.parse_args(argv)
@@ -110,6 +115,7 @@ def run_command(args: argparse.Namespace) -> int:
             artwork=args.artwork,
             settings=tuple(args.set),
             processes=args.processes,
+            force=args.force,
         )
         run_rows(experiment, expand(args.rows), args.seed)
     elif args.command == "photos":

@@ -15,12 +15,12 @@ from detclip2.cli import main as detclip2
 from detclip2.config import apply_overrides, build_model, load_config
 from detclip2.engine.train_loop import evaluate, set_up, train
 from detclip2.utils.errors import UserError
-from detclip2.utils.model_folder import CONFIG_NAME, WEIGHTS_NAME, save_weights
+from detclip2.utils.model_folder import CONFIG_NAME, SHIPPED, WEIGHTS_NAME, save_weights
 from detclip2.utils.weights import load_weights
 from scripts.derive_grounding import derive
 
 from . import PROJECT
-from .record import Cost, provenance, write_json
+from .record import Cost, forget, provenance, say_there, write_json
 
 ROOT = PROJECT.parents[1]
 OVERFIT = PROJECT / "configs" / "photographs.py"
@@ -45,9 +45,12 @@ def run_photos(args: argparse.Namespace) -> None:
 def overfit(args: argparse.Namespace) -> Path:
     """Overfit the images of coco_open, from boxes, derived grounding and captions."""
     file = args.results / "photos" / f"overfit-seed{args.seed}.json"
-    if file.is_file():
-        return file
     folder = args.output / "photos" / f"overfit-seed{args.seed}"
+    if args.force:
+        forget(file, folder)
+    if file.is_file():
+        say_there()
+        return file
     number = prepare_coco_open(args.data / "coco_open", folder / "json")
     cfg, name = load_config(OVERFIT)
     apply_overrides(cfg, args.set, name)
@@ -102,9 +105,12 @@ def blood_cells(args: argparse.Namespace, number: int) -> Path:
     start = "scratch" if args.model is None else "given"
     name = f"bccd-{start}-{number}-seed{args.seed}"
     file = args.results / "photos" / f"{name}.json"
-    if file.is_file():
-        return file
     data, folder = args.data / "bccd", args.output / "photos" / name
+    if args.force:
+        forget(file, folder)
+    if file.is_file():
+        say_there()
+        return file
     content = json.loads((data / "train.json").read_text("utf-8"))
     subset = chosen_images(content, number, args.seed)
     json_file = args.output / "photos" / f"{name}.train.json"
@@ -129,7 +135,8 @@ def blood_cells(args: argparse.Namespace, number: int) -> Path:
     results = evaluate(cfg, tuned)
     used, label = f"photos bccd --images {number} --iterations {args.iterations}", "scratch"
     if args.model is not None:
-        used += f" --model {portable_path(args.model)} --label {shlex.quote(args.label)}"
+        given = args.model if args.model in SHIPPED else portable_path(args.model)
+        used += f" --model {given} --label {shlex.quote(args.label)}"
         label = args.label
     record = {
         "label": f"blood cells, from {label}",

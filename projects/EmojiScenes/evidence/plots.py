@@ -1,8 +1,10 @@
 """Figures of the results, and images with the detections of one run."""
 
+import io
 import json
 import statistics
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +25,23 @@ from detclip2.inference.predictor import OpenVocabularyPredictor
 from detclip2.utils.errors import UserError
 from detclip2.utils.files import write_whole
 from detclip2.utils.model_folder import CONFIG_NAME, read_model_folder
-from detclip2.visualization.explanation import draw_explanation
+from detclip2.visualization.explanation import COLUMNS, draw_explanation
 
 from .evaluator import NMS_THRESHOLD
 from .rows import ROWS, TABLES
 from .tables import Record, records_of
 
 SOURCES = ("detection", "grounding", "pairs", "all")
-GROUPS = {"frequent": "APf", "common": "APc", "novel": "APr"}
+GROUPS = {"frequent (APf)": "APf", "common (APc)": "APc", "novel (APr)": "APr"}
+TITLES = {
+    "frequency": "AP by the frequency of categories in training",
+    "pairs": "AP by the number of image-text pairs",
+    "curves": "Learning curves",
+}
 SURE = 0.3  # score from which a detection is drawn
 IMAGES = 6  # in a sheet
+MAX_WIDTH = 1832  # px: four panels of an explanation
+MAX_BYTES = 300_000  # of a sheet
 
 
 def draw_all(results: Path, folder: Path) -> list[Path]:
@@ -47,12 +56,20 @@ def draw_all(results: Path, folder: Path) -> list[Path]:
         for name, draw in (("frequency", by_frequency), ("pairs", by_pairs), ("curves", curves)):
             figure = Figure(figsize=(8, 4), layout="constrained")
             if draw(figure, size):
+                seeds = "the first seed" if name == "curves" else seeds_of(size)
+                figure.suptitle(f"{TITLES[name]} ({size.name} size, {seeds})", fontsize=11)
                 path = folder / f"{size.name}-{name}.png"
-                write_whole(path, lambda file, f=figure: f.savefig(file, format="png", dpi=100))
+                write_whole(path, lambda file, f=figure: f.savefig(file, format="png", dpi=160))
                 drawn.append(path)
     if not drawn:
         raise UserError(f"{results}: there are no results to draw; run some rows first")
     return drawn
+
+
+def seeds_of(size: Path) -> str:
+    """How many seeds the rows have at most, in words."""
+    most = max((len(records_of(size, row)) for row in SOURCES), default=0)
+    return f"up to {most} seeds" if most > 1 else "one seed"
 
 
 def by_frequency(figure: Figure, size: Path) -> bool:
@@ -119,6 +136,7 @@ def curves(figure: Figure, size: Path) -> bool:
                 axis.plot(iterations, values, color=f"C{number}", label=ROWS[row].label)
         axis.set_title(title, fontsize="medium")
         axis.set_xlabel("iteration")
+        axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)
     panels[0].legend(fontsize="small")
     return True
@@ -149,9 +167,11 @@ def words_sheet(run: Path) -> np.ndarray:
     """Captions with novel names, and the regions that their phrases choose."""
     predictor = OpenVocabularyPredictor(*read_model_folder(run), trust_config=True)
     cfg, _ = load_config(run / CONFIG_NAME, trust_config=True)
-    pairs = EmojiPairs(cfg.world.categories, 40, cfg.world.pairs_size, seed=1_000_000)
+    pairs = EmojiPairs(cfg.world.categories, 1000, cfg.world.pairs_size, seed=1_000_000)
     novel = {category.name for category in pairs.world.novel}
-    chosen = [r for r in pairs if len(novel & set(r["phrases"])) and len(r["phrases"]) > 1][:3]
+    # The image and its phrases fill a row.
+    fits = (r for r in pairs if novel & set(r["phrases"]) and len(r["phrases"]) == COLUMNS - 1)
+    chosen = [*islice(fits, 3)]
     images = [
         draw_explanation(explain(predictor, r["image"], r["caption"], r["phrases"])) for r in chosen
     ]
@@ -205,6 +225,14 @@ def sheet(images: Sequence[np.ndarray], columns: int = 3) -> np.ndarray:
 
 
 def save(image: np.ndarray, path: Path) -> None:
-    """Write a JPEG."""
-    image = Image.fromarray(image)
-    write_whole(path, lambda file: image.save(file, format="JPEG", quality=80))
+    """Write a JPEG of at most `MAX_BYTES`, in the best quality and then the size that fits."""
+    shown = Image.fromarray(image)
+    shown.thumbnail((MAX_WIDTH, 65_000))
+    while True:
+        for quality in range(88, 60, -6):
+            file = io.BytesIO()
+            shown.save(file, format="JPEG", quality=quality, optimize=True)
+            if file.tell() <= MAX_BYTES:
+                write_whole(path, lambda target, file=file: target.write(file.getvalue()))
+                return
+        shown.thumbnail((round(0.8 * shown.width), shown.height))

@@ -7,7 +7,9 @@ import os
 import platform
 import resource
 import shlex
+import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -69,6 +71,17 @@ class Cost:
         """The seconds of a folder so far; empty if there are none."""
         file = folder / cls.FILE
         return json.loads(file.read_text("utf-8")) if file.is_file() else {}
+
+
+def forget(file: Path, folder: Path) -> None:
+    """Remove the json of a run and its folder, so that it starts anew."""
+    file.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def say_there() -> None:
+    """Say that a result, whose path is printed next, is not of this command."""
+    print("already there, nothing is run; --force runs it again:", file=sys.stderr)
 
 
 def _processor_seconds() -> float:

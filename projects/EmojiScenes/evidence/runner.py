@@ -23,7 +23,7 @@ from scripts.pseudo_label import build_pairs, label_pairs
 from . import PROJECT
 from .budget import FIRST, schedule_of_budget
 from .evaluator import benchmark_evaluator
-from .record import Cost, curves_of, images_seen, provenance, write_json
+from .record import Cost, curves_of, forget, images_seen, provenance, say_there, write_json
 from .rows import ROWS, Row
 from .stages import LAST_CHECKPOINT, resume_from, shared_start, smaller_worlds
 
@@ -46,6 +46,8 @@ class Experiment:
     """Overrides of every row's config; they come before the row's own."""
     processes: int = 1
     """That train together, each on a part of every batch."""
+    force: bool = False
+    """Whether rows that are there are run again from the start."""
 
     def run_folder(self, name: str, seed: int) -> Path:
         """The folder of a run."""
@@ -74,10 +76,13 @@ def run_row(experiment: Experiment, name: str, seed: int) -> Path:
         raise UserError(f"there is no row {name!r}; there are {', '.join(ROWS)}")
     row, file = ROWS[name], experiment.result_file(name, seed)
     folder = experiment.run_folder(name, seed)
-    record = json.loads(file.read_text("utf-8")) if file.is_file() else {"results": {}}
     cfg = config_of(experiment, row, seed, folder)
     tests = test_sets(experiment, cfg, row)
+    if experiment.force:
+        forget(file, folder)
+    record = json.loads(file.read_text("utf-8")) if file.is_file() else {"results": {}}
     if not tests.keys() - record["results"].keys():
+        say_there()
         return file
     if not (folder / WEIGHTS_NAME).is_file():
         train_row(experiment, row, seed, cfg)

@@ -34,8 +34,13 @@ from detclip2.utils.weights import read_weights
 from projects.EmojiScenes.evidence.record import write_json
 
 CHECKED_SCENES = 50
+KNOWS = (
+    "the model that ships knows drawn emoji only, and has never seen a photograph: on other images "
+    "its answers mean nothing. Train it on yours (detclip2 finetune --help), or name another one "
+    "with --model"
+)
 
-CARD = """# emoji_nano: the model that ships with the package
+CARD = """# emoji_nano: a small model of drawn emoji
 
 It finds emoji in drawn scenes by their names. **It has never seen a photograph**: on photographs,
 what it says means nothing. It is for the demo, for trying the commands, and as a start for
@@ -75,7 +80,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="the folder of a run of the benchmark")
     parser.add_argument("record", type=Path, help="the json that the run wrote")
-    parser.add_argument("--output", type=Path, default=SHIPPED, help="default: in the package")
+    parser.add_argument(
+        "--output", type=Path, default=SHIPPED["emoji_nano"], help="default: in the package"
+    )
     args = parser.parse_args()
     ship(args.run, json.loads(args.record.read_text("utf-8")), args.output)
 
@@ -96,6 +103,7 @@ def ship(run: Path, record: Mapping[str, Any], output: Path) -> None:
     # The growth of the world belongs to the benchmark; a user's own training has none.
     cfg.lr_multiplier.decay_start = int(cfg.lr_multiplier.decay_start)
     growth = cfg.pop("benchmark").growth
+    cfg.knows = KNOWS
     LazyConfig.save(cfg, str(output / CONFIG_NAME))
     world = make_world(cfg.world.categories)
     predictor = OpenVocabularyPredictor(*read_model_folder(output), device="cpu")

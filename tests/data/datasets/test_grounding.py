@@ -238,6 +238,13 @@ def test_odvg_detection_with_its_label_map(tmp_path):
         odvg_names(str(label_map))
 
 
+@pytest.mark.parametrize("label", [-1, 10**6, 10**18])
+def test_a_label_that_would_need_a_huge_list_is_refused(tmp_path, label):
+    (tmp_path / "labels.json").write_text(json.dumps({"0": "person", str(label): "cat"}))
+    with pytest.raises(UserError, match=rf"the label {label} is not below 1,000,000"):
+        odvg_names(str(tmp_path / "labels.json"))
+
+
 @pytest.mark.parametrize(
     "line",
     ["{oops", "3", '"text"', "[]", {"height": 3}, SIZE, {**SIZE, "grounding": {"caption": "a"}}],

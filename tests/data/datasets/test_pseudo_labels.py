@@ -10,8 +10,10 @@ from detclip2.data.datasets.pseudo_labels import PseudoLabelled, odvg_line, writ
 from detclip2.data.emojiscenes import EmojiPairs
 from detclip2.data.hybrid_loader import Source
 from detclip2.data.mappers import CaptionMapper, GroundingMapper
+from detclip2.data.text.caption_phrases import CaptionPhrases
 from detclip2.utils.errors import UserError
 from scripts import pseudo_label
+from tests.helpers.tiny_glip import tiny_glip
 
 COUNT = 5
 
@@ -23,6 +25,8 @@ def pairs():
 
 class Detector:
     """Finds the first phrase of every image at (1, 2, 31, 42), with scores 0.9 and 0.2."""
+
+    reads_names = False
 
     def encode_phrases(self, phrases):
         return torch.stack([torch.tensor([float(len(p)), 1.0]) for p in phrases])
@@ -56,6 +60,27 @@ def test_pseudo_labels_are_read_and_trained_on(pairs, tmp_path):
         assert sample["instances"].gt_boxes.tensor.tolist() == [[1, 2, 31, 42]]
     assert len(PseudoLabelled(pairs, str(path))[1:3]) == 2
     assert OdvgFile(str(path), "")[0]["annotations"][0]["bbox"] == [1, 2, 31, 42]
+
+
+def test_glip_labels_the_phrases_of_a_whole_caption(pairs):
+    """As its predictor does on the caption; a phrase that is not in the caption has no box."""
+    model = tiny_glip().eval()
+    record = {**pairs[0], "caption": "A red dog by the dog", "phrases": ["cow", "dog", "red dog"]}
+    others = [{**record, "caption": text} for text in ("nothing of this", "dog " + "? " * 300)]
+    mapper = CaptionMapper(include_caption=False, keep=["phrase_spans"])
+    records = [record, *others]
+    lines = pseudo_label.label_pairs(model, Source(records, mapper, 1), len(records), 0.0)
+    labelled, *empty = [line["grounding"]["regions"] for line in lines]
+    assert empty == [[], []]
+    spans = (((6, 9), (17, 20)), ((2, 9),))
+    caption = CaptionPhrases(record["caption"], ("dog", "red dog"), spans)
+    image = torch.from_numpy(record["image"].transpose(2, 0, 1).copy())
+    [output] = model([{"image": image, "height": 64, "width": 64, "vocabulary": caption}])
+    expected = output["instances"]
+    assert [caption[i] for i in expected.pred_classes] == [one["phrase"] for one in labelled]
+    assert len(labelled) > 10
+    boxes = torch.tensor([one["bbox"] for one in labelled])
+    torch.testing.assert_close(boxes, expected.pred_boxes.tensor.detach(), atol=0.06, rtol=0)
 
 
 def test_labels_of_another_source_are_refused(pairs, tmp_path):

@@ -2,6 +2,7 @@
 
 import itertools
 import pickle
+import re
 import tarfile
 
 import numpy as np
@@ -212,6 +213,44 @@ def test_relations_are_true():
             assert distance > 0.1 * 200
             checked += 1
     assert checked > 50
+
+
+def test_referring_captions_mean_one_of_two():
+    """The words, read from the caption, hold for the box of the phrase and not for its twin."""
+    source = EmojiGrounding(
+        40, count=400, size=200, objects=(2, 4), repeat=0.6, synonym=0.0, referring=1.0
+    )
+    axis = {"left": (0, -1), "right": (0, 1), "above": (1, -1), "below": (1, 1)}
+    axis.update(top=axis["above"], bottom=axis["below"])
+    pattern = re.compile(
+        "the (.+?) (?:to the (left|right) of|on the (left|right)|(above|below)|at the (top|bottom))"
+        "(?: the (.+?))?(?: in this picture)?[.]?$"
+    )
+    found = {True: 0, False: 0}
+    for index in range(len(source)):
+        layout = source.sampler.layout(index)
+        record = source.describe(index, layout)
+        match = pattern.search(record["caption"])
+        name = match and match[1]
+        twins = [item for item in layout.objects if item.category.name == name]
+        if len(twins) != 2 or len(record["annotations"]) > 2:
+            continue
+        *words, other = match.groups()[1:]
+        way, sign = axis[next(filter(None, words))]
+        [own] = [a for a in record["annotations"] if a["phrases"] == [name]]
+        center = np.array(own["bbox"]).reshape(2, 2).mean(0)
+        [twin] = [t.center for t in twins if list(map(float, t.box)) != own["bbox"]]
+        reference = twin
+        if other:
+            [anchor] = [item for item in layout.objects if item.category.name == other]
+            reference = np.array(anchor.center)
+            apart = np.subtract(twin, reference)
+            assert not (np.argmax(np.abs(apart)) == way and apart[way] * sign > 0)
+        assert (center - reference)[way] * sign > 0.1 * 200
+        (begin, end), *_ = own["tokens_positive"]
+        assert record["caption"][begin:end] == name
+        found[bool(other)] += 1
+    assert min(found.values()) > 10, found
 
 
 def test_small_and_large_compare_two_objects_of_a_category():

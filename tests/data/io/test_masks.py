@@ -82,6 +82,29 @@ def test_a_polygon_far_outside_takes_no_memory():
         {"size": [1, 1], "counts": "x"},
         {"size": [HEIGHT, WIDTH]},
         {"size": None, "counts": []},
+        *(
+            {"size": [HEIGHT, WIDTH], "counts": counts}
+            for counts in [
+                [],
+                [5],
+                [HEIGHT * WIDTH + 1],
+                [-1, HEIGHT * WIDTH + 1],
+                [HEIGHT * WIDTH + 0.0],
+                ["0", HEIGHT * WIDTH],
+                [[0, HEIGHT * WIDTH]],
+                None,
+                3,
+                "",
+                "0",
+                "x",
+                "oooooo",
+                "o" * 10**5,
+                "\ud800",
+                "\x00",
+                "04",
+            ]
+        ),
+        [[10**400, 0, 4, 0, 4, 4]],
         "polygon",
         3,
     ],
@@ -93,3 +116,16 @@ def test_invalid_masks(segmentation):
     if isinstance(segmentation, list):
         with pytest.raises(ValueError, match="polygon"):
             polygons_of(segmentation)
+
+
+def test_runs_of_random_masks():
+    """As pycocotools reads them, compressed or not."""
+    generator = np.random.default_rng(0)
+    for share in (0, 0.01, 0.5, 1):
+        mask = generator.random((HEIGHT, WIDTH)) < share
+        columns = mask.T.reshape(-1)
+        changes = np.flatnonzero(np.diff(columns, prepend=False))
+        runs = np.diff(changes, prepend=0, append=columns.size).tolist()
+        for written in (rle(mask), {"size": [HEIGHT, WIDTH], "counts": runs}):
+            read = rle_of(written, (HEIGHT, WIDTH))
+            np.testing.assert_array_equal(coco_masks.decode(read).astype(bool), mask)

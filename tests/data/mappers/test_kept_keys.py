@@ -7,12 +7,14 @@ import pytest
 import torch
 from detectron2.data import transforms as T
 
+from detclip2.data.datasets.grounding import OdvgCaptions
 from detclip2.data.mappers import (
     CaptionMapper,
     DetectionMapper,
     GroundingMapper,
 )
 from detclip2.data.sample import SkipSample, check_sample
+from detclip2.data.text.concepts import ConceptDictionary
 from detclip2.utils.errors import UserError
 from tests.helpers.mapper_records import (
     HEIGHT,
@@ -144,3 +146,68 @@ def test_a_key_that_a_mapper_cannot_keep_is_refused():
         DetectionMapper(NAMES, keep=["phrase_spans"])
     with pytest.raises(UserError, match="'gt_masks'"):
         CaptionMapper(keep=["gt_masks"])
+
+
+def test_names_keep_the_order_of_the_data_set():
+    mapper = DetectionMapper(NAMES, keep=["phrase_order"], max_phrases=4)
+    for seed in range(20):
+        sample = mapper(record([box(4), box(1), box(1)]), rng(seed))
+        check_sample(sample, 4)
+        ordered = [sample["phrases"][i] for i in sample["phrase_order"]]
+        assert ordered == [name for name in NAMES if name in sample["phrases"]]
+        assert len(ordered) == 4
+    assert mapper(record(), rng())["phrase_order"].dtype == torch.int64
+    with pytest.raises(UserError, match="have no order in names"):
+        DetectionMapper(
+            NAMES, keep=["phrase_order"], negatives=ConceptDictionary.from_names(["tree"])
+        )
+
+
+def test_the_number_of_negatives_varies():
+    """All of them in half of the samples, else uniform: binomial counts, five deviations."""
+    mapper = DetectionMapper(NAMES, varied_negatives=4)
+    numbers = []
+    for seed in range(800):
+        sample = mapper(record([box(1)]), rng(seed))
+        assert sample["phrases"][0] == "dog"
+        numbers.append(len(sample["phrases"]) - 1)
+    for number, share in ((1, 1 / 8), (2, 1 / 8), (3, 1 / 8), (4, 5 / 8)):
+        deviation = (800 * share * (1 - share)) ** 0.5
+        assert abs(numbers.count(number) - 800 * share) < 5 * deviation
+    few = DetectionMapper(NAMES, varied_negatives=4, max_phrases=2)
+    assert {len(few(record([box(1)]), rng(seed))["phrases"]) for seed in range(20)} == {2}
+
+
+def test_captions_of_other_images_are_drawn():
+    """None in 40 % of the samples, all 20 in 30 %, else 0 to 19 of them."""
+    own = "a dog"
+    pool = [own, *(f"caption\x00{i}" for i in range(100)), " "]
+    full = record([box(phrases=["dog"])], caption=own)
+    mapper = GroundingMapper(other_captions=pool)
+    numbers = []
+    for seed in range(400):
+        sample = mapper(full, rng(seed))
+        check_sample(sample, 100)
+        others = sample["other_captions"]
+        assert len(set(others)) == len(others)
+        assert own not in others
+        assert all(text.startswith("caption ") for text in others)
+        numbers.append(len(others))
+    assert sample["phrase_spans"] == [[[2, 5]]]
+    deviation = 400**0.5 / 2
+    assert abs(numbers.count(0) - 400 * (0.4 + 0.3 / 20)) < 5 * deviation
+    # 20 are drawn, of which the caption itself and the blank one are skipped.
+    assert abs(sum(n >= 18 for n in numbers) - 400 * (0.3 + 0.3 / 10)) < 5 * deviation
+    assert max(numbers) == 20
+
+
+def test_captions_that_cannot_be_read_are_no_negatives(tmp_path):
+    file = tmp_path / "web.jsonl"
+    line = '{"filename": "a.jpg", "grounding": {"caption": %s, "regions": []}}\n'
+    file.write_text(line % '"a red kite"' + line % "7" + "{}\n")
+    captions = OdvgCaptions(str(file))
+    assert captions[0] == "a red kite"
+    mapper = GroundingMapper(other_captions=captions)
+    full = record([box(phrases=["dog"])], caption="a dog")
+    drawn = {tuple(mapper(full, rng(seed))["other_captions"]) for seed in range(30)}
+    assert drawn == {(), ("a red kite",)}

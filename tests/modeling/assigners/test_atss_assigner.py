@@ -117,3 +117,58 @@ def test_no_boxes_and_boxes_without_an_anchor_inside():
     assert assign(LEVELS, [[12.0, 12.0, 15.0, 15.0]]) == {}  # a centre on the edge is outside
     assert assign(LEVELS, [[500.0, 500.0, 600.0, 600.0]]) == {}
     assert assign(LEVELS, [[20.0, 20.0, 20.0, 60.0]]) == {}  # without area
+
+
+def assignment_to_last_pixels(levels, boxes, top_k=9):
+    """The five steps where a box holds its last pixels, as in the code of ATSS and GLIP.
+
+    Widths are differences + 1, and a centre lies inside if it is more than 0.01 px from the edges.
+    """
+
+    def last(box):
+        return [box[0], box[1], box[2] - 1, box[3] - 1]
+
+    def overlap(a, b):
+        width = min(a[2], b[2]) - max(a[0], b[0]) + 1
+        height = min(a[3], b[3]) - max(a[1], b[1]) + 1
+        common = max(width, 0) * max(height, 0)
+        areas = [(box[2] - box[0] + 1) * (box[3] - box[1] + 1) for box in (a, b)]
+        return common / (sum(areas) - common)
+
+    claims = {}
+    for n, box in enumerate(map(last, boxes)):
+        candidates, first = [], 0
+        for level in levels:
+            own = list(map(last, level))
+            nearest = sorted(range(len(own)), key=lambda k: math.dist(center(own[k]), center(box)))
+            candidates += [(first + k, own[k]) for k in nearest[:top_k]]
+            first += len(level)
+        overlaps = [overlap(anchor, box) for _, anchor in candidates]
+        threshold = statistics.mean(overlaps) + statistics.stdev(overlaps)
+        for (k, anchor), own_overlap in zip(candidates, overlaps, strict=True):
+            x, y = center(anchor)
+            distances = (x - box[0], y - box[1], box[2] - x, box[3] - y)
+            if own_overlap >= threshold and min(distances) > 0.01:
+                claims.setdefault(k, []).append((own_overlap, n))
+    return {k: max(claim)[1] for k, claim in claims.items()}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_an_inset_gives_the_targets_of_code_with_last_pixels(seed):
+    rng = random.Random(seed)
+    boxes = []
+    for _ in range(20):  # small ones too, in which half a pixel decides
+        x, y = rng.uniform(0, 100), rng.uniform(0, 80)
+        boxes.append([x, y, x + rng.uniform(2, 40), y + rng.uniform(2, 40)])
+    anchors = [Boxes(torch.tensor(level)) for level in LEVELS]
+    found = ATSSAssigner(inset=0.5, margin=0.01)(anchors, Boxes(torch.tensor(boxes)))
+    found = {k: n for k, n in enumerate(found.tolist()) if n != -1}
+    assert found == assignment_to_last_pixels(LEVELS, boxes)
+
+
+@pytest.mark.parametrize(("inset", "margin", "inside"), [(0, 0, 1), (0.2, 0, 1), (0.2, 0.2, 0)])
+def test_the_inset_decides_where_a_centre_is_near_an_edge(inset, margin, inside):
+    anchors = [Boxes(torch.tensor(LEVELS[0]))]
+    box = Boxes(torch.tensor([[19.7, 19.7, 24.0, 24.0]]))  # 0.3 px from the centre (20, 20)
+    found = ATSSAssigner(1, inset, margin)(anchors, box)
+    assert (found >= 0).sum() == inside

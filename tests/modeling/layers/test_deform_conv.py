@@ -103,3 +103,17 @@ def test_memory_without_gradients_does_not_hold_all_taps():
         deformable_conv(x, offsets, mask, weight)
     all_taps = 9 * x.numel() * x.element_size()
     assert largest.bytes < all_taps / 4
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 6), (5, 4), (30, 40)])
+@pytest.mark.parametrize("grad", [False, True])
+def test_stride_and_bias_equal_torchvision(size, grad):
+    x, _, _, weight = inputs(size, 2.0)
+    small = tuple(-(-side // 2) for side in size)
+    _, offsets, mask, _ = inputs(small, 2.0, seed=1)
+    bias = torch.tensor([1.0, -2, 3, 0.5], dtype=torch.float64)
+    with torch.set_grad_enabled(grad):
+        ours = deformable_conv(x, offsets, mask, weight, bias=bias, stride=2)
+        theirs = deform_conv2d(x, offsets, weight, bias, stride=2, padding=1, mask=mask)
+    assert ours.shape == (2, 4, *small)
+    torch.testing.assert_close(ours, theirs)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from detclip2.modeling import batching
-from detclip2.modeling.postprocess import DetectionThresholds
+from detclip2.modeling.thresholds import DetectionThresholds
 from tests.helpers.detclip_samples import NAMES, assert_same, detect, image
 
 

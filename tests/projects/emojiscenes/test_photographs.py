@@ -15,6 +15,8 @@ from projects.EmojiScenes.evidence.photographs import chosen_images, joined, por
 
 pytestmark = pytest.mark.slow
 
+EMOJI_NANO = SHIPPED["emoji_nano"]
+
 
 def write_coco(folder, json_file, count, first=1, captions=None):
     """Images with one square each, in COCO's format; categories "cat" and "dog"."""
@@ -90,7 +92,7 @@ def test_blood_cells_from_few_images(tmp_path):
 
 
 def test_a_folder_of_the_project_has_a_relative_path():
-    assert str(portable_path(SHIPPED)) == "detclip2/resources/models/emoji_nano"
+    assert str(portable_path(EMOJI_NANO)) == "detclip2/resources/models/emoji_nano"
     assert str(portable_path(Path("/somewhere/else"))) == "else"
 
 

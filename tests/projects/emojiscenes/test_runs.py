@@ -45,6 +45,24 @@ def test_a_row_from_the_shared_start_equals_one_from_the_beginning(tiny, tmp_pat
     assert drawn[0]["pairs"] > 0
 
 
+def test_a_finished_row_is_there_and_force_runs_it_again(tmp_path, capsys, monkeypatch):
+    trained = []
+    monkeypatch.setattr(runner, "train_row", lambda *_: trained.append(1) or 1 / 0)
+    experiment = experiment_in(tmp_path, settings=TINY)
+    file, folder = experiment.result_file("pairs", 0), experiment.run_folder("pairs", 0)
+    write_json(file, {"results": {"seen": {}, "unseen": {}}})
+    folder.mkdir(parents=True)
+    runner.run_rows(experiment, ["pairs"], [0])
+    said = capsys.readouterr().err
+    assert said == f"already there, nothing is run; --force runs it again:\n{file}\n"
+    assert not trained
+    with pytest.raises(ZeroDivisionError):
+        runner.run_rows(replace(experiment, force=True), ["pairs"], [0])
+    assert trained
+    assert not file.exists()
+    assert not folder.exists()
+
+
 def copy_start(first, second):
     """Copy the trained shared starts of one experiment to another."""
     for folder in (first.output / "quick").glob("start-*"):

@@ -1,6 +1,8 @@
 """Tables and figures of the results, from synthetic records and from those of the project."""
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from detclip2.utils.errors import UserError
 from projects.EmojiScenes.evidence import __main__ as evidence
@@ -100,3 +102,15 @@ def test_figures_are_drawn_where_there_are_results(results, tmp_path):
     }  # fmt: skip
     with pytest.raises(UserError, match="no results"):
         plots.draw_all(tmp_path / "nothing", tmp_path)
+
+
+def test_a_sheet_has_a_limited_size(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (900, 2000, 3), dtype=np.uint8)
+    smooth = np.full((100, 300, 3), 200, np.uint8)
+    for name, image in (("noise", noise), ("smooth", smooth)):
+        plots.save(image, tmp_path / f"{name}.jpg")
+        assert (tmp_path / f"{name}.jpg").stat().st_size <= plots.MAX_BYTES
+    assert Image.open(tmp_path / "smooth.jpg").size == (300, 100)
+    width, height = Image.open(tmp_path / "noise.jpg").size
+    assert width < plots.MAX_WIDTH
+    assert height == pytest.approx(width * 0.45, abs=2)

@@ -1,4 +1,4 @@
-"""The shipped model matches its card."""
+"""The shipped model of EmojiScenes matches its card."""
 
 import json
 
@@ -11,18 +11,20 @@ from detclip2.engine.train_loop import evaluate
 from detclip2.inference.vocabulary import Vocabulary
 from detclip2.utils.model_folder import CONFIG_NAME, SHIPPED
 
+EMOJI_NANO = SHIPPED["emoji_nano"]
+
 
 @pytest.fixture(scope="module")
 def predictor():
-    return OpenVocabularyPredictor(device="cpu")
+    return OpenVocabularyPredictor("emoji_nano", device="cpu")
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("emoji_font")
 def test_its_ap_on_new_scenes_equals_its_card(predictor, tmp_path):
     """Within 0.5: another release of the font or of timm can change it."""
-    card = json.loads((SHIPPED / "results.json").read_text())["shipped"]
-    cfg, _ = load_config(SHIPPED / CONFIG_NAME)
+    card = json.loads((EMOJI_NANO / "results.json").read_text())["shipped"]
+    cfg, _ = load_config(EMOJI_NANO / CONFIG_NAME)
     name = "shipped_model_scenes"
     cfg.train.output_dir = str(tmp_path)
     cfg.dataloader.test.dataset.update(name=name, count=card["scenes"])
@@ -37,10 +39,11 @@ def test_its_ap_on_new_scenes_equals_its_card(predictor, tmp_path):
 
 
 def test_its_vocabulary_matches_the_encoder(predictor):
-    vocabulary = Vocabulary.load(SHIPPED / "vocabulary.safetensors")
+    vocabulary = Vocabulary.load(EMOJI_NANO / "vocabulary.safetensors")
     encoded = predictor.encode(vocabulary.labels)
     assert (encoded.embeddings - vocabulary.embeddings).abs().max() < 1e-5
 
 
-def test_the_model_is_small():
-    assert sum(path.stat().st_size for path in SHIPPED.iterdir()) < 25 * 2**20
+@pytest.mark.parametrize("folder", SHIPPED.values(), ids=SHIPPED)
+def test_the_model_is_small(folder):
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 25 * 2**20

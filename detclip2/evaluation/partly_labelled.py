@@ -1,0 +1,131 @@
+"""AP50 by name on partly labelled images, where a name that is unknown is not wrong."""
+
+import math
+from collections.abc import Collection, Sequence
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import numpy as np
+from pycocotools.cocoeval import COCOeval
+
+from detclip2.data.io.coco_json import read_json
+from detclip2.data.io.coco_parser import Content, Entry
+from detclip2.evaluation.coco import CheckedCOCOEvaluator
+from detclip2.evaluation.coco_api import coco_of, evaluated
+from detclip2.evaluation.federated import Federated
+
+
+def _evaluation(content: Content, detections: Sequence[Entry]) -> COCOeval | None:
+    """COCO's evaluation without unknown names; None if nothing is detected or to be found."""
+    federated = Federated(content)
+    truth, known = (
+        [dict(b) for b in boxes if federated.is_exhaustive(b["image_id"], b["category_id"])]
+        for boxes in (content["annotations"], detections)
+    )
+    if not truth or not known:
+        return None
+    parts = [coco_of(content["images"], part, content["categories"]) for part in (truth, known)]
+    return evaluated(parts[0], parts[1], max_detections=[100], by_class=True)
+
+
+def ap50_by_name(content: Content, detections: Sequence[Entry]) -> dict[str, float]:
+    """Name -> AP at an IoU of 0.5, in percent, by COCO's protocol; NaN for names without boxes.
+
+    Detections of a category, and its boxes, are ignored in images where it is unknown or not
+    exhaustive (`Federated`).
+
+    Args:
+        content: a COCO json.
+        detections: in COCO's format of results.
+    """
+    names = {category["id"]: category["name"] for category in content["categories"]}
+    evaluation = _evaluation(content, detections)
+    if evaluation is None:
+        found = {one["category_id"] for one in content["annotations"]}
+        return {name: 0.0 if i in found else math.nan for i, name in names.items()}
+    precision = evaluation.eval["precision"][0, :, :, 0, -1]  # IoU 0.5; (recall, class)
+    means = {}
+    for column, identity in zip(precision.T, evaluation.params.catIds, strict=True):
+        defined = column[column > -1]
+        means[names[identity]] = float(100 * defined.mean()) if defined.size else math.nan
+    return means
+
+
+def precision_by_score(
+    content: Content,
+    detections: Sequence[Entry],
+    edges: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 1.0),
+) -> list[tuple[float, float, int, float]]:
+    """Whether scores can be read as probabilities: the share of right detections, by score.
+
+    A detection is right if it is matched with a box of its name at an IoU of 0.5; those that are
+    matched with a crowd do not count.
+
+    Args:
+        content: as `ap50_by_name`.
+        detections: as there.
+        edges: N + 1 scores, ascending.
+
+    Returns:
+        For each of the N intervals: its edges, the number of detections, the share of right ones
+        in percent (NaN without any).
+    """
+    scores, right = [np.zeros(0)], [np.zeros(0, dtype=bool)]
+    evaluation = _evaluation(content, detections)
+    everywhere = [] if evaluation is None else evaluation.params.areaRng[0]
+    for one in [] if evaluation is None else evaluation.evalImgs:
+        if one is not None and one["aRng"] == everywhere:
+            counted = ~one["dtIgnore"][0].astype(bool)
+            scores.append(np.asarray(one["dtScores"])[counted])
+            right.append(one["dtMatches"][0][counted] > 0)
+    score, is_right = np.concatenate(scores), np.concatenate(right)
+    rows = []
+    for low, high in pairwise(edges):
+        chosen = is_right[(score >= low) & (score < high)]
+        share = float(100 * chosen.mean()) if chosen.size else math.nan
+        rows.append((low, high, int(chosen.size), share))
+    return rows
+
+
+def frequent_names(json_file: str, boxes: int = 20) -> list[str]:
+    """The names with at least so many boxes in a COCO json, crowds included."""
+    content = read_json(json_file)
+    counts: dict[int, int] = {}
+    for annotation in content["annotations"]:
+        counts[annotation["category_id"]] = counts.get(annotation["category_id"], 0) + 1
+    return [c["name"] for c in content["categories"] if counts.get(c["id"], 0) >= boxes]
+
+
+class PartlyLabelledEvaluator(CheckedCOCOEvaluator):
+    """COCO's AP, and AP50 over some names in which unknown names are ignored.
+
+    Args:
+        dataset_name: as of `CheckedCOCOEvaluator`.
+        names: those of "AP50-names": the mean over those that have boxes.
+        **options: of `CheckedCOCOEvaluator`.
+    """
+
+    best_metric: ClassVar[str] = "bbox/AP50-names"
+
+    def __init__(self, dataset_name: str, names: Collection[str], **options: Any) -> None:
+        super().__init__(dataset_name, **options)
+        self.names = set(names)
+
+    def evaluate(self, img_ids: list[int] | None = None) -> dict[str, Any]:
+        """As `CheckedCOCOEvaluator`, with "AP50-names", "AP50-person" and all of "AP50-{name}"."""
+        results = super().evaluate(img_ids)
+        if "bbox" not in results:
+            return results
+        json_ids = {
+            new: old for old, new in self._metadata.thing_dataset_id_to_contiguous_id.items()
+        }
+        detections = [
+            {**one, "category_id": json_ids[one["category_id"]]}
+            for prediction in self._predictions
+            for one in prediction["instances"]
+        ]
+        of_name = ap50_by_name(self._content, detections)
+        measured = [ap for name, ap in of_name.items() if name in self.names and not math.isnan(ap)]
+        results["bbox"]["AP50-names"] = float(np.mean(measured)) if measured else math.nan
+        results["bbox"].update({f"AP50-{name}": ap for name, ap in of_name.items()})
+        return results

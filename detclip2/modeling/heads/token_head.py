@@ -1,0 +1,35 @@
+"""Token logits: the similarity of regions and tokens (GLIP, eq. 3)."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from detclip2.modeling.heads.fusion import LARGEST
+
+
+class TokenHead(nn.Module):
+    """S = <region, W (token / 2) + b> / exp(scale) + <token, text_bias> + bias, as logits.
+
+    Tokens have unit length, regions any length.
+
+    Args:
+        text_width: channels of a token.
+        embed_dim: D, channels of a region.
+        prior: initial probability that a random region matches a random token.
+    """
+
+    def __init__(self, text_width: int = 768, embed_dim: int = 256, prior: float = 0.01) -> None:
+        super().__init__()
+        self.projection = nn.Linear(text_width, embed_dim)
+        self.log_scale = nn.Parameter(torch.zeros(()))
+        self.text_bias = nn.Parameter(torch.zeros(text_width))
+        self.bias = nn.Parameter(torch.tensor(math.log(prior / (1 - prior))))
+
+    def forward(self, regions: Tensor, tokens: Tensor) -> Tensor:
+        """(B, K, D) regions and (B, T, text_width) tokens -> (B, K, T) logits."""
+        tokens = F.normalize(tokens, dim=-1)
+        columns = self.projection(tokens / 2) / self.log_scale.exp()
+        bias = tokens @ self.text_bias + self.bias  # (B, T)
+        return torch.baddbmm(bias[:, None], regions, columns.mT).clamp(-LARGEST, LARGEST)

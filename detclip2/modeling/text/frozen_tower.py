@@ -1,0 +1,58 @@
+"""A text tower that does not learn, and so encodes each phrase of a training once."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from detclip2.modeling.text.text_tower import TextTower, batches_of
+
+
+class FrozenTextTower(TextTower):
+    """A `TextTower` without gradients; it keeps the embeddings of the phrases of training.
+
+    Not in the paper, whose text tower learns at a tenth of the rate (sec. 4.1): with few images, a
+    tower that learns forgets the names that they do not show, and costs as much as the backbone.
+    The embeddings that it keeps are discarded when weights are loaded or moved to a device.
+
+    Args:
+        *args: of `TextTower`.
+        **kwargs: of `TextTower`.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.requires_grad_(False)
+        text_model: Any = self.model
+        if getattr(text_model, "pooler", None) is not None:
+            text_model.pooler = None  # BERT's: nothing reads it, and files need not have it
+        self._known: dict[str, Tensor] = {}
+
+    def forward(self, phrases: Sequence[str]) -> Tensor:
+        """M phrases -> (M, D) embeddings, not normalised, without gradient; M may be 0."""
+        fresh = [phrase for phrase in dict.fromkeys(phrases) if phrase not in self._known]
+        if fresh:
+            self._known.update(zip(fresh, self.encode_phrases(fresh), strict=True))
+        if not phrases:
+            return super().forward(phrases)
+        return torch.stack([self._known[phrase] for phrase in phrases])
+
+    @torch.no_grad()
+    def encode_phrases(self, phrases: Sequence[str]) -> Tensor:
+        """(M, D) embeddings, in full precision; they are not kept."""
+        with torch.autocast(next(self.parameters()).device.type, enabled=False):
+            return torch.cat([super(FrozenTextTower, self).forward(b) for b in batches_of(phrases)])
+
+    def train(self, mode: bool = True) -> "FrozenTextTower":
+        """Stay in evaluation mode, without dropout."""
+        del mode
+        return super().train(False)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._known.clear()
+        super()._load_from_state_dict(*args, **kwargs)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> "FrozenTextTower":
+        self._known.clear()
+        return super()._apply(*args, **kwargs)
