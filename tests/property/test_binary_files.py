@@ -25,7 +25,7 @@ from detclip2.inference.vocabulary_file import write_vocabulary
 from detclip2.utils.weights import read_weights
 from tests.helpers import videos
 from tests.helpers.damage import damaged_bytes, json_text, not_finite, trees
-from tests.helpers.fuzzing import fewer, result_of, rewrite
+from tests.helpers.fuzzing import result_of, rewrite
 
 PIXELS = np.arange(192, dtype=np.uint8).reshape(8, 8, 3)
 # Format -> further arguments of Pillow.
@@ -72,7 +72,6 @@ def frames_of(path):
 
 
 def test_videos(folder, small_videos):
-    @fewer(4)
     @given(damaged_bytes(*small_videos))
     def check(content):
         frames = result_of(frames_of, rewrite(folder / "video.mp4", content))

@@ -100,8 +100,10 @@ class Video:
         from av.error import FFmpegError
 
         try:
-            # Absolute, so that FFmpeg does not take the name for a URL.
-            container = av.open(str(self.path.absolute()), options=dict(_OPTIONS))
+            # Absolute, so that FFmpeg does not take the name for a URL. Titles may have any bytes.
+            container = av.open(
+                str(self.path.absolute()), options=dict(_OPTIONS), metadata_errors="replace"
+            )
         except (FFmpegError, OSError) as error:
             raise UserError(
                 f"{self.path}: this is not a video, or its index is damaged or cut off: "

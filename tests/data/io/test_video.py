@@ -292,3 +292,11 @@ def test_a_written_video_keeps_its_size(tmp_path):
     rows = fitted.mean(axis=(1, 2))  # 64 x 16 in the middle, black above and below it
     assert rows[26:38].min() > 220
     assert max(rows[:22].max(), rows[42:].max()) < 40
+
+
+def test_metadata_may_have_any_bytes(tmp_path):
+    path = write(tmp_path / "clip.mp4")
+    content = path.read_bytes()
+    assert b"Lavf" in content
+    path.write_bytes(content.replace(b"Lavf", b"L\xa0vf"))
+    assert len(list(Video(path).frames())) == COUNT
