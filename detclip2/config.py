@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -242,7 +243,7 @@ def inference_settings(cfg: DictConfig, name: str = "the config") -> InferenceSe
     """Read the node ``cfg.inference``.
 
     Raises:
-        UserError: a key is missing or unknown, or a size is not positive.
+        UserError: a key is missing or unknown, or a size is not positive and finite.
     """
     node = _required(cfg, "inference", name)
     require_keys(node, f"{name}: inference")
@@ -256,13 +257,16 @@ def inference_settings(cfg: DictConfig, name: str = "the config") -> InferenceSe
         thresholds = DetectionThresholds(**{key: node[key] for key in node if key in MEANINGS})
         others = {key: node[key] for key in node if key not in MEANINGS}
         settings = InferenceSettings(**others, thresholds=thresholds)
-        positive = min(settings.min_size, settings.max_size, settings.batch_size) > 0
+        sizes = (settings.min_size, settings.max_size, settings.batch_size)
+        positive = min(sizes) > 0 and max(sizes) < math.inf
     except UserError as error:
         raise UserError(f"{name}: inference: {error}") from None
     except (TypeError, OmegaConfBaseException) as error:
         raise UserError(f"{name}: `inference` is wrong: {reason_of(error)}") from error
     if not positive:
-        raise UserError(f"{name}: inference: sizes must be positive, but it is {dict(node)}")
+        raise UserError(
+            f"{name}: inference: sizes must be positive and finite, but it is {dict(node)}"
+        )
     return settings
 
 

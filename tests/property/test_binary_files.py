@@ -27,6 +27,8 @@ from tests.helpers import videos
 from tests.helpers.damage import damaged_bytes, json_text, not_finite, trees
 from tests.helpers.fuzzing import result_of, rewrite
 
+pytestmark = pytest.mark.slow  # 2,000 files a test
+
 PIXELS = np.arange(192, dtype=np.uint8).reshape(8, 8, 3)
 # Format -> further arguments of Pillow.
 FORMATS = {
@@ -207,4 +209,7 @@ def test_phrases_of_shards(folder, content):
     copy = io.BytesIO()
     copy_shard(part, copy, Options("rules", copy_shards=True), Counter())
     copied = list(read_pairs(io.BytesIO(copy.getvalue()), "x", lambda kind, message: None))
-    assert sorted(repr(one.caption) for one in copied) == sorted(repr(one.caption) for one in pairs)
+    # A copy lacks phrases that cannot be read, and so may have a pair more.
+    assert Counter(repr(one.caption) for one in pairs) <= Counter(
+        repr(one.caption) for one in copied
+    )

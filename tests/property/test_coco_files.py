@@ -20,6 +20,8 @@ from detclip2.finetuning.coco_check import FINDINGS, read_own_data
 from tests.helpers.damage import json_files, not_finite
 from tests.helpers.fuzzing import check_samples, result_of, rewrite
 
+pytestmark = pytest.mark.slow  # 2,000 files a test
+
 COCO = {
     "images": [
         {"id": 1, "file_name": "a.png", "width": 8, "height": 8},

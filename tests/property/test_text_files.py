@@ -23,6 +23,8 @@ from detclip2.utils.files import json_bytes
 from tests.helpers.damage import damaged_bytes, json_files, json_lines, not_finite, trees
 from tests.helpers.fuzzing import check_samples, result_of, rewrite
 
+pytestmark = pytest.mark.slow  # 2,000 files a test
+
 TSV = b"a red dog\thttp://x/a.png\ntwo cats\thttp://x/b.png\n\n"
 PAIR = {"image": "a.png", "caption": "a red dog", "phrases": ["a red dog"], "image_id": 7}
 PAIRS = {"image": "b.png", "caption": ["two cats", "a cat by a tree"]}
