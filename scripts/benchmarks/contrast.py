@@ -56,7 +56,9 @@ def measure(args: argparse.Namespace) -> dict[str, object]:
     def step() -> None:
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             embedded = contrast.embed(regions, words, align)
-            losses = contrast.losses(embedded[0], valid, valid.float(), embedded[1], texts, images)
+            losses = contrast.losses_of_texts(
+                embedded[0], valid, valid.float(), embedded[1], texts, images
+            )
         losses.mean().backward()
         regions.grad = words.grad = None
 

@@ -71,6 +71,18 @@ def test_a_row(setting, monkeypatch, text):
     assert row["peak_MiB"] >= row["peak_MiB_before"] > 0
 
 
+@pytest.mark.parametrize("direction", ["text_to_image", "both"])
+def test_the_contrast_of_a_small_batch_is_measured(direction):
+    from scripts.benchmarks import cli, contrast
+
+    sizes = "--images 6 --processes 2 --regions 4 --words 2 --width 8 --repeats 1 --device cpu"
+    args = cli.arguments(["contrast", *sizes.split(), "--direction", direction])
+    row = contrast.measure(args)
+    assert row["images"] == 6
+    assert row["direction"] == direction
+    assert row["ratio"] > 0
+
+
 def test_shares_of_stages_sum_to_one(setting):
     from scripts.benchmarks.inference import Case, stages
 
