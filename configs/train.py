@@ -11,6 +11,12 @@ train = dict(
     output_dir="./output",
     # Initial weights; "": those of the model's constructor.
     init_checkpoint="",
+    # Beginnings of names of the parameters that learn, such as ["head.box.", "align."]; all else is
+    # frozen, in evaluation mode; None: everything learns.
+    learn=None,
+    # dict(rank=8): low-rank matrices learn, beside weights that are frozen; needs peft. The weights
+    # that the run saves are merged with them; None: no matrices.
+    lora=None,
     # Iterations; each takes one batch from one source.
     max_iter=90000,
     # Passes over the data of the only source: they set max_iter, with an evaluation after each;
@@ -61,6 +67,10 @@ train = dict(
     report_period=1000,
     # Arguments of wandb.init, such as dict(project="detection"); None: wandb is not used.
     wandb=None,
+    # The same for trackio and MLflow: dict(project="detection"), dict(experiment="detection"), both
+    # with an optional name of the run.
+    trackio=None,
+    mlflow=None,
     # A few iterations of everything, in the subfolder fast_dev_run; see engine/train_loop.py.
     fast_dev_run=False,
     # "cuda" or "cpu": the GPU, if there is one.

@@ -6,8 +6,8 @@ import importlib
 import io
 import re
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Collection, Sequence
+from typing import Any, NoReturn
 
 from detclip2 import __version__
 from detclip2.utils.busy_machine import adapt_to_load
@@ -17,21 +17,31 @@ from detclip2.utils.quiet import without_upstream_warnings
 # Subcommand -> help in one line. Its module (`-` becomes `_`) is imported only when it
 # is called, so that `detclip2 --help` loads no framework.
 COMMANDS = {
+    "ask": "answer a question about an image, and show what its phrases mean",
+    "calibrate": "turn scores into shares of right detections",
+    "caption": "write a caption of an image, and show what its phrases mean",
+    "check-data": "count and try the data of a training config",
     "check-env": "print versions, Detectron2, device and problems",
+    "concepts": "build a concept dictionary of names and definitions",
     "convert": "make a model folder of published weights of GLIP",
+    "corrected": "make training data of labels that a person has corrected",
     "evaluate": "measure AP on own annotations, or on a config's test sets",
     "explain": "draw the region that each phrase of a caption selects",
     "export": "write a model as a graph of ONNX or OpenVINO",
+    "few-shot": "make few-shot splits of annotations",
     "finetune": "train a model on annotations in COCO's format",
+    "label": "annotate folders of images for other tools, restartably",
     "odinw": "evaluate a model on the data sets of ODinW on disk",
     "phrases": "extract noun phrases from captions, in parallel",
     "plan": "print the samples, memory and time of a training",
     "predict": "detect named things in images and videos",
     "run": "detect with an exported graph, without PyTorch",
     "scenes": "draw samples of EmojiScenes as a contact sheet",
+    "serve": "detect in images that come by HTTP",
     "show-data": "draw samples of a source of a training config",
     "train": "train, resume or evaluate a config",
     "vocabulary": "encode names once, into a vocabulary file",
+    "web": "try a model on a page in the browser",
 }
 
 EXIT_CODES = """\
@@ -82,7 +92,30 @@ def _subparsers(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser
     return [one for action in actions for one in action.choices.values() if one.epilog]
 
 
+class _PrintCompletion(argparse.Action):
+    """Prints a script that completes words in a shell, by shtab, and exits."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *values: Any, **_: Any) -> None:
+        try:
+            import shtab
+        except ModuleNotFoundError:
+            raise UserError("the completion of words needs shtab: pip install shtab") from None
+        print(shtab.complete(_parser(COMMANDS, for_completion=True), values[1]))
+        parser.exit()
+
+
 def _parse(argv: list[str]) -> argparse.Namespace:
+    chosen = next((word for word in argv if not word.startswith("-")), None)
+    return _parser([] if chosen is None else [chosen]).parse_args(argv or ["--help"])
+
+
+def _parser(commands: Collection[str], for_completion: bool = False) -> _Parser:
+    """The parser of the command line.
+
+    Args:
+        commands: whose arguments are declared; modules take time to import.
+        for_completion: give each command its help, which shtab needs; else the epilog lists them.
+    """
     listed = "\n".join(f"  {name:12}{help_text}" for name, help_text in COMMANDS.items())
     parser = _Parser(
         prog="detclip2",
@@ -92,22 +125,30 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"detclip2 {__version__}")
+    parser.add_argument(
+        "--print-completion",
+        action=_PrintCompletion,
+        metavar="SHELL",
+        choices=("bash", "zsh", "tcsh"),
+        help="print a script that completes commands and options: bash, zsh or tcsh",
+    )
     subparsers = parser.add_subparsers(
         dest="command", metavar="COMMAND", required=True, help="one of the commands below"
     )
-    chosen = next((word for word in argv if not word.startswith("-")), None)
     for name, help_text in COMMANDS.items():
+        more: dict[str, Any] = {"help": help_text} if for_completion else {}
         subparser = subparsers.add_parser(
             name,
             description=help_text,
+            **more,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        if name == chosen:
+        if name in commands:
             module = importlib.import_module(f"detclip2.commands.{name.replace('-', '_')}")
             subparser.epilog = f"example:\n  {module.EXAMPLE}"
             module.add_arguments(subparser)
             subparser.set_defaults(run=module.run)
-    return parser.parse_args(argv or ["--help"])
+    return parser
 
 
 if __name__ == "__main__":

@@ -345,14 +345,17 @@ def _targets(cfg: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _arguments(target: Callable[..., Any]) -> list[str] | None:
-    """Names of a callable's arguments; None if it takes any, or has no signature."""
+    """Names of a callable's arguments; a class passes others to its base. None: any, or unknown."""
     try:
         parameters = inspect.signature(target).parameters
     except (TypeError, ValueError):
         return None
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return None
-    return list(parameters)
+    named = [name for name, p in parameters.items() if p.kind is not p.VAR_KEYWORD]
+    if len(named) == len(parameters):
+        return named
+    base = getattr(target, "__base__", None)
+    inherited = None if base in (None, object) else _arguments(base)
+    return None if inherited is None else [*inherited, *named]
 
 
 def require_keys(node: Any, name: str) -> None:

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from detclip2.data.text.concept_sources import read_categories
 from detclip2.data.text.names import read_names
 from detclip2.modeling.text.text_tower import TextTower, load_text_model, load_tokenizer
 from detclip2.utils.errors import UserError
-from scripts.build_concepts import read_categories
 from scripts.distil_text_tower import teacher_vectors
 
 CHUNK = 256

@@ -160,7 +160,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--instances", required=True, help="COCO instances json")
     parser.add_argument("--captions", required=True, help="COCO captions json")
     parser.add_argument("--output", type=Path, required=True, help="json to write")
-    parser.add_argument("--dictionary", help="jsonl of build_concepts.py, for synonyms")
+    parser.add_argument("--dictionary", help="jsonl of detclip2 concepts, for synonyms")
     parser.add_argument("--ambiguous", choices=("leave", "all"), default="leave")
     args = parser.parse_args(argv)
     try:

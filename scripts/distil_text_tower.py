@@ -32,9 +32,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detclip2.data.text.clean import clean_phrase
+from detclip2.data.text.concept_sources import WORDNET_FOLDER, WordNet, read_categories
 from detclip2.modeling.text.text_tower import load_text_model, load_tokenizer
 from detclip2.utils.errors import UserError
-from scripts.build_concepts import WORDNET_FOLDER, WordNet, read_categories
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MAX_TOKENS = 24
@@ -43,7 +43,7 @@ BATCH = 256
 
 
 def texts_of_categories(path: Path) -> Iterator[str]:
-    """Names, synonyms and definitions of a category list (see ``scripts.build_concepts``)."""
+    """Names, synonyms and definitions of a category list (see `read_categories`)."""
     for concept in read_categories(path, "categories"):
         yield from (concept.name, *concept.synonyms)
         if concept.definition:

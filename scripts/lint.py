@@ -25,16 +25,18 @@ MAX_LINES = {
     "**/*.py": 400,
 }
 # Imports run one way: what each room of the package may not import.
-_USERS = {"commands", "export", "finetuning", "visualization"}
+_USERS = {"commands", "export", "finetuning", "labelling", "serving", "visualization"}
 CLOSED = {
     "modeling": {"data", "engine", "evaluation", "inference", *_USERS},
     "data": {"modeling", "engine", "evaluation", "inference", *_USERS},
     "engine": {"inference", *_USERS},
-    "evaluation": {"engine", "commands", "export", "finetuning"},
+    "evaluation": {"engine", "commands", "export", "finetuning", "labelling", "serving"},
     "inference": {"engine", "evaluation", *_USERS},
-    "export": {"engine", "evaluation", "commands", "finetuning", "visualization"},
-    "visualization": {"engine", "evaluation", "commands", "export", "finetuning"},
-    "finetuning": {"commands"},
+    "export": {"engine", "evaluation", *(_USERS - {"export"})},
+    "visualization": {"engine", "evaluation", *(_USERS - {"visualization"})},
+    "finetuning": {"commands", "labelling", "serving"},
+    "labelling": {"commands", "export", "serving"},
+    "serving": {"engine", "evaluation", "commands", "export", "finetuning", "labelling"},
 }
 BINARY = {".png", ".jpg", ".webp", ".gif", ".svg", ".safetensors", ".npz", ".tar", ".gz"}
 # Brackets keep the patterns from matching themselves. The home of "user" or "you" is an example.
@@ -176,7 +178,9 @@ def code_of_page(text: str) -> str:
 
     A line that ends in a backslash is joined to the next.
     """
-    fences = re.findall(r"^```[a-z]*\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    fences = re.findall(
+        r"^```[a-z]*(?: title=.*)?\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE
+    )
     indented = re.findall(r"^    (.+)$", text, flags=re.MULTILINE)
     spans = re.findall(r"`([^`\n]+)`", text)
     return re.sub(r"\\\n\s*", " ", "\n".join([*fences, *indented, *spans]))

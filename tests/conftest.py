@@ -1,4 +1,5 @@
 import gc
+import logging
 import os
 from copy import deepcopy
 from functools import partial
@@ -21,6 +22,21 @@ def pytest_collection_finish():
 
 
 MODELS = Path(__file__).parents[1] / "configs" / "models" / "detclipv2.py"
+
+
+@pytest.fixture(autouse=True)
+def loggers():
+    """The loggers that a training sets up are put back."""
+    loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "detclip2")]
+    before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
+    yield
+    for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
+        for handler in set(logger.handlers) - set(handlers):
+            logger.removeHandler(handler)
+            handler.close()
+        logger.handlers[:] = handlers
+        logger.setLevel(level)
+        logger.propagate = propagate
 
 
 @pytest.fixture(scope="session")

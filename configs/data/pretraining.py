@@ -1,13 +1,12 @@
 """The pre-training data of the paper (sec. 4.1, Tab. 1): Objects365, GoldG and CC15M.
 
-Batch sizes are those of Swin-T on 32 GPUs (Tab. 9). GoldG and the negatives of its captions come
-as GLIP and scripts/build_concepts.py make them; CC15M as tar shards in WebDataset's layout.
+Batch sizes are those of Swin-T on 32 GPUs (Tab. 9). docs/pretraining.md says where the data comes
+from and which folders are expected.
 """
 
 from detectron2.config import LazyCall as L
 from detectron2.data import transforms as T
 
-from detclip2.data.datasets.captions import CaptionJsonl, CaptionTsv
 from detclip2.data.datasets.detection import detection_set, names_of_json
 from detclip2.data.datasets.grounding import mdetr_records
 from detclip2.data.hybrid_loader import Source
@@ -19,7 +18,9 @@ pretraining = dict(
     folder="${oc.env:DETECTRON2_DATASETS}",
     # The concept dictionary (sec. 3.1): definitions of categories, negatives of captions.
     concepts="${pretraining.folder}/concepts.jsonl",
-    shards="${pretraining.folder}/cc15m/{00000..01299}.tar",
+    # Tar shards of image-text pairs, as img2dataset writes them.
+    cc3m="${pretraining.folder}/cc3m/{00000..00331}.tar",
+    cc12m="${pretraining.folder}/cc12m/{00000..01242}.tar",
 )
 
 # Numbers of images in the paper (Tab. 1), from which the schedule is computed.
@@ -88,7 +89,7 @@ mixed = L(Source)(
 )
 
 pairs = L(Source)(
-    records=L(ImageTextShards)(urls="${pretraining.shards}"),
+    records=L(ImageTextShards)(urls=["${pretraining.cc3m}", "${pretraining.cc12m}"]),
     mapper=L(CaptionMapper)(
         augmentations=[L(T.Resize)(shape=[320, 320])], max_phrases=32, include_caption=True
     ),
@@ -96,24 +97,8 @@ pairs = L(Source)(
     num_workers=8,
 )
 
-# CC3M by its list of captions and URLs: images are files called by the MD5 of their URLs.
 cc3m = L(Source)(
-    records=L(CaptionTsv)(
-        tsv_file="${pretraining.folder}/cc3m/Train_GCC-training.tsv",
-        image_root="${pretraining.folder}/cc3m/images",
-        file_name="{md5}.jpg",
-    ),
-    mapper=pairs.mapper,
-    total_batch_size=6144,
-    num_workers=8,
-)
-
-# The same with noun phrases that `detclip2 phrases` has extracted before training.
-cc3m_phrases = L(Source)(
-    records=L(CaptionJsonl)(
-        jsonl_file="${pretraining.folder}/cc3m/phrases.jsonl",
-        image_root="${pretraining.folder}/cc3m/images",
-    ),
+    records=L(ImageTextShards)(urls="${pretraining.cc3m}"),
     mapper=pairs.mapper,
     total_batch_size=6144,
     num_workers=8,

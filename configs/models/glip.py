@@ -14,11 +14,11 @@ from detclip2.modeling.heads.token_head import TokenHead
 from detclip2.modeling.losses.detection import DetectionCriterion
 from detclip2.modeling.meta_arch.glip import GLIP
 from detclip2.modeling.text.text_tower import (
-    TokenTower,
     fresh_text_model,
     load_text_model,
     load_tokenizer,
 )
+from detclip2.modeling.text.token_tower import TokenTower
 from detclip2.modeling.token_postprocess import TokenPostProcess
 
 swin_t = L(GLIP)(

@@ -18,13 +18,12 @@ from detclip2.modeling.text.text_tower import save_without_weights
 from detclip2.utils.errors import UserError
 from detclip2.utils.files import write_whole
 from detclip2.utils.glip_weights import Converted, convert_glip
-from detclip2.utils.model_folder import CONFIG_NAME, WEIGHTS_NAME
+from detclip2.utils.model_folder import CONFIG_NAME, TEXT_FOLDER, WEIGHTS_NAME
 from detclip2.utils.published_glip import PUBLISHED, fetch, how_to_get
 from detclip2.utils.weights import read_published
 
 EXAMPLE = "detclip2 convert glip_tiny_model_o365_goldg_cc_sbu.pth --output glip-t"
 REPORT_NAME = "converted.json"
-TEXT_FOLDER = "text_model"
 # Channels of Swin's first stage, and whether there is fusion -> node of configs/models/glip.py.
 SIZES = {(96, True): "swin_t", (96, False): "swin_t_unfused", (192, True): "swin_l"}
 

@@ -16,7 +16,13 @@ from detclip2.commands.model_arguments import add_model_arguments, config_and_we
 from detclip2.commands.numbers import edge
 from detclip2.commands.output_folder import new_folder
 from detclip2.commands.tables import console_for_tables
-from detclip2.config import build_model, get_config, inference_settings, load_model_config
+from detclip2.config import (
+    apply_overrides,
+    build_model,
+    get_config,
+    inference_settings,
+    load_model_config,
+)
 from detclip2.engine import train_loop
 from detclip2.engine.hooks.progress import Watched, bars
 from detclip2.engine.runtime import keep_freed_memory
@@ -51,6 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--errors", action="store_true", help="with --val: draw the images with "
                         "the most errors, as errors/index.html")  # fmt: skip
     add_model_arguments(parser)
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="config changes, such as "
+                        "lvis.split=lvis_v1_val")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
@@ -68,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
         cfg, name = load_model_config(config, args.trust_config)
         cfg.train = OmegaConf.merge(get_config("train.py").train, cfg.get("train", {}))
         cfg.train.update(output_dir=str(output), device=device, fast_dev_run=False)
+        apply_overrides(cfg, args.overrides, name)
         inference_settings(cfg, name)
         if args.size:
             cfg.inference.update(min_size=args.size, max_size=round(args.size * 1333 / 800))

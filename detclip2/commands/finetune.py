@@ -27,12 +27,16 @@ from detclip2.data.hybrid_loader import source_nodes
 from detclip2.engine import train_loop
 from detclip2.engine.hooks.curves import FILE_NAME as CURVES_NAME
 from detclip2.engine.hooks.curves import draw_curves, read_metrics
+from detclip2.engine.run_folder import save_config
 from detclip2.engine.step_cost import seconds_per_iteration
 from detclip2.evaluation.worst_errors import write_worst_errors
 from detclip2.finetuning.best import LAST_NAME, keep_best
 from detclip2.finetuning.config import ZERO_SHOT, Data, Settings, finetune_config, set_iterations
 from detclip2.finetuning.parts import names_of, read_parts
 from detclip2.finetuning.report import report_data, report_scores
+from detclip2.finetuning.tuning import LEVELS, NAMES, OFFSETS, untuned
+from detclip2.inference.tuned_file import NAME as TUNED_NAME
+from detclip2.inference.tuned_file import Tuned
 from detclip2.inference.vocabulary import Vocabulary
 from detclip2.utils.devices import checked_device
 from detclip2.utils.errors import UserError
@@ -73,10 +77,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "images (default: the model's)")  # fmt: skip
     parser.add_argument("--lr", type=positive(float), metavar="X", help="learning rate (default: "
                         "the model's, by the square root of the batch size)")  # fmt: skip
+    parser.add_argument("--tune", choices=LEVELS, help="what learns: all; the last layers; "
+                        "offsets of names' text; low-rank matrices (default: full)")  # fmt: skip
     parser.add_argument("--mix", metavar="CONFIG/SOURCE", help="also train on a source of another "
                         "config, so that the model keeps its names")  # fmt: skip
     parser.add_argument("--mix-share", type=share, metavar="X", help="share of "
-                        "--mix in the iterations (default: 0.25)")  # fmt: skip
+                        "--mix in the iterations; 0: its names are measured alone (default: "
+                        "0.25)")  # fmt: skip
     parser.add_argument("--num-workers", type=int, metavar="N", help="processes that "
                         "read images (default: 2)")  # fmt: skip
     parser.add_argument("--seed", type=int, help="random seed (default: 0)")
@@ -108,6 +115,8 @@ def run(args: argparse.Namespace) -> int:
         results["after"] = measure(cfg, model, "dataloader", console)["bbox"]
     if ZERO_SHOT in cfg:
         results[ZERO_SHOT]["after"] = measure(cfg, model, ZERO_SHOT, console)["bbox"]
+    if small := _write_tuned(cfg, model, output):
+        results["tuned_bytes"] = small.stat().st_size
     _write_json(output / RESULTS_NAME, results)
     with contextlib.suppress(OSError, ValueError):  # as in training, it ends no run
         before = {f"bbox/{name}": value for name, value in results["before"].items()}
@@ -126,8 +135,10 @@ def run(args: argparse.Namespace) -> int:
         output / "errors",
         results=results["after"],
     )
+    files = [("what was tuned, for detclip2 predict --tuned", small)] if small else []
     for what, where in (
         ("the model, for detclip2 predict --model", output),
+        *files,
         ("the run, for train_net.py --config-file", output / CONFIG_NAME),
         ("the worst errors", page),
     ):
@@ -152,6 +163,7 @@ def _new_run(args: argparse.Namespace, output: Path, device: str, console: Conso
         output / "data" / "val.json",
         own["train"].image_root.resolve(),
         len(own["train"].images),
+        tuple(names),
     )
     names_of_settings = {field.name for field in fields(Settings)}
     chosen = {key: value for key, value in given(args).items() if key in names_of_settings}
@@ -161,7 +173,7 @@ def _new_run(args: argparse.Namespace, output: Path, device: str, console: Conso
     # What is trusted or a program has been built already: its targets may be any.
     programs = [str(base), *([config_of_user(Path(args.mix).parent)] if args.mix else [])]
     cfg = _set_up(output, args.trust_config or any(map(is_program, programs)))
-    model: Any = build_model(cfg, str(output / CONFIG_NAME)).to(cfg.train.device)
+    model: Any = build_model(untuned(cfg), str(output / CONFIG_NAME)).to(cfg.train.device)
     load_weights(model, weights)
     results: dict[str, Any] = {"arguments": noted(args)}
     results["before"] = measure(cfg, model, "dataloader", console)["bbox"]
@@ -177,7 +189,7 @@ def _new_run(args: argparse.Namespace, output: Path, device: str, console: Conso
         if affordable < 1:
             raise UserError(f"--max-minutes {args.max_minutes}: one iteration takes {step:.0f} s")
         set_iterations(cfg, min(affordable, cfg.train.max_iter))
-        LazyConfig.save(cfg, str(output / CONFIG_NAME))
+        save_config(cfg)
     own_share = (cfg.train.source_ratios or {"own": 1.0})["own"]
     batch = cfg.dataloader.train.own.total_batch_size
     epochs = cfg.train.max_iter * own_share * batch / data.num_train
@@ -185,9 +197,18 @@ def _new_run(args: argparse.Namespace, output: Path, device: str, console: Conso
         f"training: {cfg.train.max_iter} iterations of {batch} images, {epochs:.1f} epochs, at "
         f"{cfg.inference.min_size} px, learning rate {cfg.optimizer.lr:.2g}, on {cfg.train.device}"
     )
-    if not args.mix:
+    if not args.mix and args.tune != "prompt":
         console.print(Text(_forgotten(base_cfg, base, weights, names)), soft_wrap=True)
     return cfg
+
+
+def _write_tuned(cfg: Any, model: Any, output: Path) -> Path | None:
+    """Write what learned into a file of its own, unless that is everything."""
+    if cfg.train.learn is None and cfg.train.lora is None:
+        return None
+    names = tuple(OmegaConf.select(cfg, NAMES) or ()) if cfg.train.learn == [*OFFSETS] else ()
+    Tuned.of(model, names).write(output / TUNED_NAME)
+    return output / TUNED_NAME
 
 
 def _forgotten(cfg: Any, base: Path, weights: Path, names: Sequence[str]) -> str:

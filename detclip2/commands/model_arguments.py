@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detclip2.utils.compiler_on_demand import import_compiler_on_demand
 from detclip2.utils.errors import UserError
+from detclip2.utils.hub import SCHEME, from_address
 from detclip2.utils.model_folder import (
     DEFAULT,
     SHIPPED,
@@ -15,6 +15,7 @@ from detclip2.utils.model_folder import (
     knowledge,
     read_model_folder,
 )
+from detclip2.utils.packages_on_demand import import_on_demand
 from detclip2.utils.published_glip import PUBLISHED, how_to_get
 
 if TYPE_CHECKING:
@@ -27,8 +28,9 @@ def add_model_arguments(parser: argparse.ArgumentParser, device: bool = True) ->
         "--model",
         type=model_argument,
         metavar="NAME|DIR",
-        help=f"a model that ships with detclip2 ({', '.join(SHIPPED)}), or a folder with "
-        f"config.yaml and model.safetensors (default: $DETCLIP2_MODEL, else {DEFAULT}); for the "
+        help=f"a model that ships with detclip2 ({', '.join(SHIPPED)}), a folder with config.yaml "
+        f"and model.safetensors, or {SCHEME}OWNER/NAME[@REVISION], a repository of the Hugging "
+        f"Face Hub, fetched once (default: $DETCLIP2_MODEL, else {DEFAULT}); for the "
         "name of published weights, such as glip-t, it is said how to get them",
     )
     parser.add_argument(
@@ -45,8 +47,10 @@ def add_model_arguments(parser: argparse.ArgumentParser, device: bool = True) ->
 
 
 def model_argument(text: str) -> str | Path:
-    """The name of a shipped model as it is, anything else as a path: ``./emoji_nano``, too."""
-    return text if text in SHIPPED else Path(text)
+    """The name of a shipped model or an address of the hub as it is, anything else as a path:
+    ``./emoji_nano``, too.
+    """
+    return text if text in SHIPPED or text.startswith(SCHEME) else Path(text)
 
 
 def add_trust_argument(parser: argparse.ArgumentParser) -> None:
@@ -72,7 +76,8 @@ def config_and_weights(args: argparse.Namespace) -> tuple[Path, Path]:
             raise UserError("give --model, or --config and --weights, not both")
         if str(args.model) in PUBLISHED and not Path(args.model).exists():
             raise UserError(f"--model {how_to_get(str(args.model))}")
-        return read_model_folder(args.model)
+        is_address = isinstance(args.model, str) and args.model.startswith(SCHEME)
+        return read_model_folder(from_address(args.model) if is_address else args.model)
     if args.config is None or args.weights is None:
         raise UserError("--config and --weights go together: give both, or --model")
     return args.config, args.weights
@@ -103,7 +108,7 @@ def load_predictor(args: argparse.Namespace, **settings: Any) -> "OpenVocabulary
     config, weights = config_and_weights(args)
     if (args.model or args.config) is None and (known := knowledge(config)):
         print(f"detclip2: {known}", file=sys.stderr)
-    import_compiler_on_demand()
+    import_on_demand()
     from detclip2.inference.predictor import OpenVocabularyPredictor
 
     return OpenVocabularyPredictor(

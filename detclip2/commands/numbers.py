@@ -21,10 +21,10 @@ def positive(kind: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def share(text: str) -> float:
-    """A number between 0 and 1."""
+    """A number from 0 to below 1."""
     value = float(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to below 1")
     return value
 
 

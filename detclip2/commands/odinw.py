@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from detclip2.commands.model_arguments import add_model_arguments, config_and_weights
+from detclip2.commands.model_arguments import add_model_arguments, load_predictor
 from detclip2.data.datasets.odinw import BENCHMARKS, SPLITS, odinw_sets
 from detclip2.data.text.caption_phrases import CaptionPhrases
 from detclip2.evaluation.coco_api import METRICS
@@ -27,7 +27,6 @@ from detclip2.evaluation.odinw import (
     read_split,
     write_summary,
 )
-from detclip2.inference.predictor import OpenVocabularyPredictor
 from detclip2.inference.vocabulary import Vocabulary
 
 EXAMPLE = "detclip2 odinw ODinW --output results --benchmark 35"
@@ -50,7 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--split",
         choices=SPLITS,
         default="valid",
-        help="GLIP evaluates on valid without training, on test after it (default: valid)",
+        help="GLIP evaluates on mini_val, which is valid where there is none, without training, "
+        "on test after it; mmdetection on valid (default: valid)",
     )
     parser.add_argument(
         "--sets", nargs="+", default=[], metavar="NAME", help="data sets to evaluate (default: all)"
@@ -78,9 +78,7 @@ def run(args: argparse.Namespace) -> int:
     found, not_found = found_sets(sets, settings)
     for one in found:
         read_split(one, settings)  # report errors before hours of detection
-    predictor = OpenVocabularyPredictor(
-        *config_and_weights(args), device=args.device, trust_config=args.trust_config
-    )
+    predictor = load_predictor(args)
     console = Console()
 
     def detect(paths: list[Path], prompts: Sequence[str]) -> Iterable[Instances]:

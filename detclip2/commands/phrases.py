@@ -4,7 +4,6 @@ import argparse
 import multiprocessing
 import os
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -24,6 +23,7 @@ from detclip2.data.text.noun_phrases.offline import (
 from detclip2.data.text.noun_phrases.records import FORMATS, Options, Part
 from detclip2.utils.errors import UserError
 from detclip2.utils.files import write_json
+from detclip2.utils.processes import end_with_parent
 
 EXAMPLE = "detclip2 phrases captions.tsv --output phrases"
 
@@ -155,7 +155,7 @@ def _do_all(
         # Not fork: this process may have threads (the progress bar).
         context = multiprocessing.get_context("spawn")
         number = min(workers, len(parts))
-        pool = ProcessPoolExecutor(number, mp_context=context, initializer=_end_with_parent)
+        pool = ProcessPoolExecutor(number, mp_context=context, initializer=end_with_parent)
         try:
             futures = [pool.submit(do_part, part, folder, options) for part in parts]
             for future in as_completed(futures):
@@ -169,18 +169,6 @@ def _do_all(
         ) from error
     except OSError as error:
         raise UserError(f"--output {folder}: {error}; repeat the command to continue") from error
-
-
-def _end_with_parent() -> None:
-    """Make a worker end when the main process is killed, instead of waiting forever."""
-
-    def wait() -> None:
-        parent = multiprocessing.parent_process()
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def _print_summary(total: dict[str, int], folder: Path) -> None:

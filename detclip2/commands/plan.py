@@ -1,9 +1,8 @@
-"""``detclip2 plan``: estimate the samples, memory and time of a training before it starts."""
+"""``detclip2 plan``: estimate the cost of a training, or of a labelling, before it starts."""
 
 import argparse
 import math
 import sys
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch import nn
 
+from detclip2.commands.label_plan import add_label_arguments, plan_label
 from detclip2.commands.model_arguments import add_trust_argument
 from detclip2.commands.tables import console_for_tables
 from detclip2.config import (
@@ -32,16 +32,29 @@ from detclip2.modeling.text.text_tower import (
     untrained_clip_text_model,
 )
 from detclip2.utils.errors import UserError
+from detclip2.utils.repository import config_of_user
 
 GIGABYTE = 1e9
 
-EXAMPLE = "detclip2 plan --config config.py --gpus 32"
+EXAMPLE = "detclip2 plan --config pretrain_o365_goldg_cc15m_swin_t --gpus 32"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("--config", type=Path, required=True, help="a training config (.py, .yaml)")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "--config",
+        metavar="NAME|FILE",
+        help="a training config, by its name or as a .py or .yaml",
+    )
+    what.add_argument(
+        "--label",
+        nargs="+",
+        metavar="DIR|TAR|LIST",
+        help="images to be labelled by `detclip2 label`, or some like them",
+    )
     parser.add_argument("--gpus", type=int, required=True, metavar="N", help="number of processes")
+    add_label_arguments(parser)
     parser.add_argument(
         "--measure",
         action=argparse.BooleanOptionalAction,
@@ -59,8 +72,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print a table of the sources and the totals."""
-    cfg, name = load_config(args.config, args.trust_config)
+    """Print a table of the sources and the totals, or the time of a labelling."""
+    if args.label:
+        return plan_label(args)
+    cfg, name = load_config(config_of_user(args.config), args.trust_config)
     known = add_train_defaults(cfg, name)
     apply_overrides(cfg, args.overrides, name)
     check_train(cfg, known, name)

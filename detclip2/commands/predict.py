@@ -1,38 +1,49 @@
 """``detclip2 predict``: detect named things in images and videos; print and draw them."""
 
 import argparse
-import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlparse
 
 from rich.console import Console
 from rich.progress import track
 
-from detclip2.commands.input_files import input_files
+from detclip2.commands.detection_arguments import (
+    add_setting_arguments,
+    add_vocabulary_arguments,
+    settings_of,
+    vocabulary_of,
+    with_thresholds,
+)
+from detclip2.commands.input_files import HELP, Input, input_files
 from detclip2.commands.model_arguments import (
     add_model_arguments,
     check_model_arguments,
     load_predictor,
 )
-from detclip2.data.io.video import is_video
+from detclip2.commands.numbers import positive
+from detclip2.data.io.image_item import ImageItem
+from detclip2.data.io.live_video import LiveVideo
+from detclip2.data.io.read_ahead import read_ahead
+from detclip2.data.io.url import is_url
 from detclip2.data.text.caption_phrases import CaptionPhrases
-from detclip2.data.text.names import BUILTIN_NAMES
-from detclip2.modeling.thresholds import MEANINGS
-from detclip2.utils.compiler_on_demand import import_compiler_on_demand
 from detclip2.utils.errors import UserError
+from detclip2.utils.packages_on_demand import import_on_demand
 
 if TYPE_CHECKING:  # all below needs torch, and is imported once the arguments are known to be right
+    import numpy as np
+
     from detclip2.commands.reports import Report
     from detclip2.inference.predictor import OpenVocabularyPredictor
     from detclip2.inference.results_file import ResultsFile
-    from detclip2.inference.vocabulary import Vocabulary
+    from detclip2.inference.tracking import Tracker
 
 RESULTS = (".json", ".csv")
-
-logger = logging.getLogger(__name__)
+_THREADS, _AHEAD = 2, 3  # images that are read, and in memory, while another one is detected in
 
 EXAMPLE = 'detclip2 predict street.jpg --names "bus, traffic light" --output annotated'
 
@@ -42,30 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "files",
         nargs="+",
-        type=Path,
         metavar="FILE",
-        help="an image, a video, or a folder of them",
+        help=f"{HELP}; of a camera (camera:0) or a stream (rtsp://...), until it ends or Ctrl-C is "
+        "pressed",
     )
-    names = parser.add_mutually_exclusive_group(required=True)
-    names.add_argument(
-        "--names", help='names to detect, separated by commas: "red apple, fire engine"'
-    )
-    names.add_argument(
-        "--names-file",
-        type=Path,
-        metavar="FILE",
-        help="a file of names: one per line, a .csv, or the categories of a COCO .json",
-    )
-    names.add_argument(
-        "--vocabulary",
-        metavar="FILE|NAME",
-        help=f"a saved vocabulary (.safetensors), or a built-in list: {', '.join(BUILTIN_NAMES)}",
-    )
-    names.add_argument(
-        "--caption",
-        help='a sentence, such as "a man next to two small dogs": its noun phrases are detected; '
-        "GLIP reads it whole",
-    )
+    add_vocabulary_arguments(parser)
     parser.add_argument(
         "--output", type=Path, required=True, metavar="DIR", help="folder for annotated files"
     )
@@ -78,21 +70,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="write the detections of all files to this one: .json (COCO) or .csv",
     )
+    parser.add_argument(
+        "--masks",
+        nargs="?",
+        const="rle",
+        choices=("rle", "polygons"),
+        help="draw masks, and write them in COCO's format with --json and --results x.json: as "
+        "compressed run lengths (the default), or as polygons, which have no holes; for models "
+        "with a mask head",
+    )
+    parser.add_argument(
+        "--track",
+        action="store_true",
+        help="give the objects of a video ids that stay with them (needs the package trackers)",
+    )
+    parser.add_argument(
+        "--max-frames", type=positive(int), metavar="N", help="end cameras and streams after so "
+        "many frames"
+    )  # fmt: skip
     add_model_arguments(parser)
-    chosen = parser.add_argument_group(
-        "settings of the detections",
-        "the defaults are in the model's config; the output names the score threshold",
+    parser.add_argument(
+        "--tuned",
+        type=Path,
+        metavar="FILE",
+        help="the file of a tuning that started from this model (detclip2 finetune --tune)",
     )
-    for name, kind in (("score_threshold", _fraction), ("nms_threshold", _fraction)):
-        chosen.add_argument(_option(name), type=kind, metavar="X", help=MEANINGS[name])
-    chosen.add_argument(
-        "--class-agnostic-nms",
-        action=argparse.BooleanOptionalAction,
-        help=MEANINGS["class_agnostic_nms"],
-    )
-    chosen.add_argument(
-        "--max-detections", type=_count, metavar="N", help=MEANINGS["max_detections"]
-    )
+    add_setting_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -102,30 +105,37 @@ def run(args: argparse.Namespace) -> int:
     in folders is listed at the end, and is no failure.
     """
     named, errors, passed_over = input_files(args.files, args.output)
-    files = [file for file in named if os.path.lexists(file)]
-    errors += [_missing(file) for file in named if file not in files]
+    files = [file for file in named if _is_there(file)]
+    missing = (_path(file) for file in named if not _is_there(file))
+    errors += [f"{path}: this file does not exist" for path in missing]
     if not files:
         raise UserError("\n".join([*errors, *passed_over]))
+    settings = settings_of(args)
     check_model_arguments(args)
     _make_folder(args.output)
 
-    import_compiler_on_demand()
+    import_on_demand()
     from detclip2.commands.reports import Report
     from detclip2.inference.results_file import ResultsFile
 
-    vocabulary = _vocabulary(args)  # before the model is loaded: errors are reported at once
-    predictor = load_predictor(args, **{name: getattr(args, name) for name in MEANINGS})
+    vocabulary = vocabulary_of(args)  # before the model is loaded: errors are reported at once
+    predictor = load_predictor(args, tuned=args.tuned, masks=args.masks is not None, **settings)
+    vocabulary, changed = with_thresholds(predictor, vocabulary, args.threshold)
     predictor.set_vocabulary(vocabulary)
     report = Report(len(files), predictor)
     labels = vocabulary.phrases if isinstance(vocabulary, CaptionPhrases) else vocabulary.labels
-    results = ResultsFile(args.results, labels) if args.results else None
+    polygons = args.masks == "polygons"
+    results = ResultsFile(args.results, labels, polygons) if args.results else None
+    annotate = _Annotator(predictor, args, changed, report, results)
     for error in errors:
         _report_failure(error)
     failed = len(errors)
-    for file, annotated in _shown(zip(files, _outputs(files, args.output), strict=True), report):
-        record = annotated.with_name(f"{annotated.name}.json") if args.json else None
+    pairs = _shown(zip(files, _outputs(files, args.output), strict=True), report)
+    for (file, target), pixels in read_ahead(pairs, _read, _THREADS, _AHEAD):
         try:
-            _annotate(predictor, file, annotated, record, report, results)
+            if isinstance(pixels, UserError):
+                raise pixels
+            annotate(file, target, pixels)
         except UserError as error:
             failed += 1
             _report_failure(error)
@@ -138,26 +148,68 @@ def run(args: argparse.Namespace) -> int:
     return 2 if failed else 0
 
 
-def _annotate(
-    predictor: "OpenVocabularyPredictor",
-    file: Path,
-    annotated: Path,
-    record: Path | None,
-    report: "Report",
-    results: "ResultsFile | None",
-) -> None:
-    from detclip2.visualization.annotate import annotate_image, annotate_video
+class _Annotator:
+    """Detects in a file, and writes and reports what is found."""
 
-    if is_video(file):
-        report.video(file, annotate_video(predictor, file, annotated, record, results), annotated)
-        return
-    instances = annotate_image(predictor, file, annotated, record)
-    report.image(file, instances, annotated)
-    if results is not None:
-        results.add(file, instances)
+    def __init__(
+        self,
+        predictor: "OpenVocabularyPredictor",
+        args: argparse.Namespace,
+        changed: dict[str, Any],
+        report: "Report",
+        results: "ResultsFile | None",
+    ) -> None:
+        self.args, self.report, self.results = args, report, results
+        self.polygons = args.masks == "polygons"
+        self.detect: Callable[..., Any] = partial(predictor, **changed)
+        if args.tile:
+            from detclip2.inference.tiles import TiledPredictor
+
+            self.detect = partial(TiledPredictor(predictor, args.tile), **changed)
+        self.detect_frames, self.track = self.detect, None
+        if args.track:
+            self.track = self._tracker(predictor, changed)
+
+    def _tracker(
+        self, predictor: "OpenVocabularyPredictor", changed: dict[str, Any]
+    ) -> "Callable[[float], Tracker]":
+        from detclip2.inference.tracking import LOW, Tracker
+
+        least = changed.get("score_threshold", predictor.effective_thresholds.score_threshold)
+        if not least:
+            raise UserError("--track needs a score threshold above 0: give --score-threshold")
+        self.detect_frames = partial(self.detect, score_threshold=LOW * least)
+        Tracker(least, 25)  # a missing package is reported before anything is detected
+        return partial(Tracker, least)
+
+    def __call__(self, file: Input, target: Path, pixels: "np.ndarray | None") -> None:
+        from detclip2.visualization.annotate import annotate_image, annotate_video
+
+        record = target.with_name(f"{target.name}.json") if self.args.json else None
+        if isinstance(file, ImageItem):
+            instances = annotate_image(
+                self.detect, file.shown, target, record, self.polygons, pixels
+            )
+            self.report.image(file.shown, instances, target)
+            if self.results is not None:
+                self.results.add(file.shown, instances)
+            return
+        if isinstance(file, LiveVideo):
+            file.count = self.args.max_frames
+        tally = annotate_video(
+            *(self.detect_frames, file, target, record, self.results),
+            polygons=self.polygons,
+            track=self.track,
+        )
+        self.report.video(_path(file), tally, target)
 
 
-def _shown(files: Iterable[tuple[Path, Path]], report: "Report") -> Iterable[tuple[Path, Path]]:
+def _read(pair: tuple[Input, Path]) -> "np.ndarray | None":
+    """The pixels of an image; videos are read frame by frame later."""
+    return pair[0].read() if isinstance(pair[0], ImageItem) else None
+
+
+def _shown(files: Iterable[tuple[Input, Path]], report: "Report") -> Iterable[tuple[Input, Path]]:
     """The files, with a progress bar on a terminal if they have no tables."""
     console = Console(stderr=True)
     if report.has_tables or not console.is_terminal:
@@ -165,10 +217,14 @@ def _shown(files: Iterable[tuple[Path, Path]], report: "Report") -> Iterable[tup
     return track(files, "detecting", report.files, console=console, transient=True)
 
 
-def _missing(path: Path) -> str:
-    if path.parts[:1] in (("http:",), ("https:",)):  # a path has lost one of the slashes
-        return f"{path}: addresses are not read: download the file, and name it here"
-    return f"{path}: this file does not exist"
+def _path(file: Input) -> str:
+    """Where an input is."""
+    return str(file) if isinstance(file, Path) else file.path
+
+
+def _is_there(file: Input) -> bool:
+    """Whether a file exists; for an address, this is known when it is read."""
+    return isinstance(file, LiveVideo) or is_url(_path(file)) or os.path.lexists(_path(file))
 
 
 def _report_failure(error: UserError | str) -> None:
@@ -176,43 +232,34 @@ def _report_failure(error: UserError | str) -> None:
     print(f"detclip2: {error}", file=sys.stderr)
 
 
-def _vocabulary(args: argparse.Namespace) -> "Vocabulary | CaptionPhrases":
-    from detclip2.inference.vocabulary import Vocabulary
-
-    if args.caption is not None:
-        return CaptionPhrases.find(args.caption)
-    if args.vocabulary in BUILTIN_NAMES:
-        return Vocabulary.builtin(args.vocabulary)
-    if args.vocabulary is not None:
-        return Vocabulary.load(args.vocabulary)
-    if args.names_file is not None:
-        return Vocabulary.from_file(args.names_file)
-    if args.names in BUILTIN_NAMES:
-        logger.warning(
-            "--names %s looks for a thing of this name; its built-in list is --vocabulary %s",
-            *(args.names, args.names),
-        )
-    return Vocabulary.from_text(args.names)
-
-
-def _outputs(files: list[Path], folder: Path) -> Iterator[Path]:
+def _outputs(files: list[Input], folder: Path) -> Iterator[Path]:
     """Paths of annotated files, different from each other and from the input files.
 
     JPEG stays JPEG; other images become PNG, videos MP4.
     """
-    taken = {file.absolute() for file in files}
+    taken = {Path(_path(file)).absolute() for file in files}
     for file in files:
-        suffix = ".jpg" if file.suffix.lower() in (".jpg", ".jpeg") else ".png"
-        suffix = ".mp4" if is_video(file) else suffix
+        name = _name(file)
+        suffix = ".jpg" if name.suffix.lower() in (".jpg", ".jpeg") else ".png"
+        suffix = suffix if isinstance(file, ImageItem) else ".mp4"
         number = 1
         while True:
             ending = f"-{number}" if number > 1 else ""
-            path = folder / f"{file.stem}.detections{ending}{suffix}"
+            path = folder / f"{name.stem}.detections{ending}{suffix}"
             if path.absolute() not in taken:
                 break
             number += 1
         taken.add(path.absolute())
         yield path
+
+
+def _name(file: Input) -> Path:
+    """The name of a file of the input, without its folder."""
+    if isinstance(file, LiveVideo):
+        return Path(f"{file.name}.mp4")
+    if isinstance(file, ImageItem) and is_url(file.path):
+        return Path(Path(urlparse(file.path).path).name or "image")
+    return Path(Path(file if isinstance(file, Path) else file.name).name)
 
 
 def _make_folder(path: Path) -> None:
@@ -222,25 +269,7 @@ def _make_folder(path: Path) -> None:
         raise UserError(f"{path}: this folder cannot be made: {error.strerror}") from None
 
 
-def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
 def _results(text: str) -> Path:
     if Path(text).suffix not in RESULTS:
         raise argparse.ArgumentTypeError(f"{text} does not end in {' or '.join(RESULTS)}")
     return Path(text)
-
-
-def _fraction(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to 1")
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return value

@@ -30,17 +30,16 @@ class Report:
         self._console = console_for_tables()
         self._tally = Tally()
         self._empty = self._found = 0
-        own = predictor.thresholds.or_else(predictor.model.postprocess.thresholds)
-        self._from = f"{own.score_threshold:g}"
+        self._from = _least_score(predictor)
 
-    def image(self, image: Path, instances: Instances, annotated: Path) -> None:
+    def image(self, image: str, instances: Instances, annotated: Path) -> None:
         """Print a table of an image: name, score, box; the best first."""
         self._tally.add(instances)
         self._found += len(instances)
         self._empty += not len(instances)
         if not self.has_tables:
             return
-        head = f"{image}: {len(instances)} found with scores from {self._from}"
+        head = f"{image}: {len(instances)} found with {self._from}"
         # Text, not str: rich would read brackets in a name as markup.
         self._console.print(Text(head, style="bold"), soft_wrap=True)
         if len(instances):
@@ -57,7 +56,7 @@ class Report:
             self._console.print(f"and {len(instances) - ROWS_SHOWN} more with lower scores")
         self._console.print(Text(f"annotated image: {annotated}"), soft_wrap=True)
 
-    def video(self, video: Path, tally: Tally, annotated: Path) -> None:
+    def video(self, video: str, tally: Tally, annotated: Path) -> None:
         """Print a table of a video, see `_names`."""
         head = f"{video}: {tally.frames} frames"
         self._console.print(Text(head, style="bold"), soft_wrap=True)
@@ -69,7 +68,7 @@ class Report:
         if self.has_tables or not self._tally.frames:
             return
         head = (
-            f"{self._tally.frames} images: {self._found} found with scores from {self._from}, "
+            f"{self._tally.frames} images: {self._found} found with {self._from}, "
             f"nothing in {self._empty} of them"
         )
         self._console.print(Text(head, style="bold"), soft_wrap=True)
@@ -88,3 +87,16 @@ class Report:
             self._console.print(table)
         if len(tally.labels) > ROWS_SHOWN:
             self._console.print(f"and {len(tally.labels) - ROWS_SHOWN} more names")
+
+
+def _least_score(predictor: OpenVocabularyPredictor) -> str:
+    """From which scores detections are listed."""
+    vocabulary = predictor.vocabulary
+    if vocabulary is None or vocabulary.calibration is None:
+        own = predictor.thresholds.or_else(predictor.model.postprocess.thresholds)
+        return f"scores from {own.score_threshold:g}"
+    thresholds = vocabulary.thresholds or (0.0,)
+    asked = predictor.asked.score_threshold or 0.0
+    least, most = (max(asked, limit(thresholds)) for limit in (min, max))
+    by_label = f" to {most:.2f}, by label" if most > least else ""
+    return f"calibrated scores from {least:.2f}{by_label}"

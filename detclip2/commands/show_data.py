@@ -14,9 +14,10 @@ from detclip2.commands.model_arguments import add_trust_argument
 from detclip2.config import apply_overrides, build, load_config, reason_of
 from detclip2.data.hybrid_loader import source_nodes
 from detclip2.data.mappers import draw_sample
-from detclip2.data.sample import check_sample
+from detclip2.data.sample import TEXT_KEYS, check_sample
 from detclip2.data.sources import Source
 from detclip2.utils.errors import UserError
+from detclip2.utils.repository import config_of_user
 from detclip2.visualization.detections import font_for
 from detclip2.visualization.text_panel import draw_text
 
@@ -25,12 +26,17 @@ FONT_SIZE = 14
 ATTEMPTS = 4  # records that are tried for each sample
 COLORS = sv.ColorPalette.DEFAULT
 
-EXAMPLE = "detclip2 show-data --config config.py --output samples"
+EXAMPLE = "detclip2 show-data --config emoji_nano_pairs --source pairs --output samples"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("--config", type=Path, required=True, help="a training config (.py, .yaml)")
+    parser.add_argument(
+        "--config",
+        required=True,
+        metavar="NAME|FILE",
+        help="a training config, by its name or as a .py or .yaml",
+    )
     parser.add_argument("--source", help="a key of its dataloader.train (default: the only one)")
     parser.add_argument("--count", type=int, default=16, help="number of samples (default: 16)")
     parser.add_argument("--output", type=Path, required=True, help="folder for the images")
@@ -65,14 +71,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def load_source(
-    config: Path, name: str | None, overrides: list[str], trust_config: bool = False
+    config: str | Path, name: str | None, overrides: list[str], trust_config: bool = False
 ) -> Source:
     """The source `name` of a config's ``dataloader.train``, with its ``records`` and ``mapper``.
 
     Raises:
         UserError: the config cannot be loaded, has no such source, or the source cannot be built.
     """
-    cfg, file = load_config(config, trust_config)
+    cfg, file = load_config(config_of_user(config), trust_config)
     apply_overrides(cfg, overrides, file)
     names = sorted(source_nodes(cfg))
     if name is None and len(names) == 1:
@@ -112,7 +118,7 @@ def draw_samples(source: Source, count: int, seed: int) -> Iterator[dict[str, An
 
 
 def draw_page(sample: dict[str, Any]) -> np.ndarray:
-    """The image of a sample with its boxes and their phrases, and all its phrases below.
+    """The image of a sample with its boxes and their phrases, and all its phrases and texts below.
 
     Small images are enlarged, so that the phrases can be read. An asterisk marks a positive phrase
     whose instances are not all boxed.
@@ -161,5 +167,13 @@ def _draw_list(sample: dict[str, Any], phrases: list[str], width: int) -> np.nda
         f"{sample['width']} x {sample['height']}",
         f"positive ({positives}): " + " | ".join(phrases[:positives]),
         f"negative ({len(phrases) - positives}): " + " | ".join(phrases[positives:]),
+        *(f"{key}: {_shown(sample[key])}" for key in TEXT_KEYS if key in sample),
     ]
     return draw_text(paragraphs, width, FONT_SIZE)
+
+
+def _shown(text: Any) -> str:
+    """A text, or answers with their scores: "yes (1), no (0.3)"."""
+    if isinstance(text, str):
+        return text
+    return ", ".join(f"{answer} ({score:.2g})" for answer, score in text.items())

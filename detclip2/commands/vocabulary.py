@@ -4,9 +4,8 @@ import argparse
 import os
 from pathlib import Path
 
-from detclip2.commands.model_arguments import add_model_arguments, config_and_weights
+from detclip2.commands.model_arguments import add_model_arguments, load_predictor
 from detclip2.data.text.names import BUILTIN_NAMES
-from detclip2.inference.predictor import OpenVocabularyPredictor
 from detclip2.inference.vocabulary import SYNONYM_RULES, Vocabulary
 from detclip2.utils.errors import UserError
 
@@ -50,9 +49,7 @@ def run(args: argparse.Namespace) -> int:
     if args.output.suffix != ".safetensors":  # readers recognise vocabularies by it
         raise UserError(f"{args.output}: a vocabulary's file name ends in .safetensors")
     vocabulary = _vocabulary(args)  # before the model is loaded: errors are reported at once
-    predictor = OpenVocabularyPredictor(
-        *config_and_weights(args), device=args.device, trust_config=args.trust_config
-    )
+    predictor = load_predictor(args)
     if predictor.model.reads_names:
         raise UserError("this model reads names: it needs no vocabulary file, give it the names")
     vocabulary = predictor.encode(vocabulary)

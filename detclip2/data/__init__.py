@@ -7,32 +7,50 @@ from detclip2.utils.lazy import lazy_names
 __all__ = [
     "KEYS",
     "CaptionMapper",
+    "CaptioningMapper",
     "ConceptDictionary",
     "DetectionMapper",
+    "EmojiCaptioning",
     "EmojiGrounding",
     "EmojiPairs",
+    "EmojiQuestions",
     "EmojiScenes",
     "GroundingMapper",
     "HybridLoader",
     "ImageTextShards",
     "Key",
     "Mapper",
+    "QuestionMapper",
     "SkipSample",
     "Source",
     "StreamingRecords",
     "Video",
+    "category_names",
+    "detection_records",
     "detection_set",
+    "karpathy_records",
     "mdetr_records",
     "names_of_json",
     "read_image",
     "register_detection",
+    "vqa_records",
 ]
 
 if TYPE_CHECKING:
-    from detclip2.data.datasets.detection import detection_set, names_of_json, register_detection
+    from detclip2.data.datasets.captions import karpathy_records
+    from detclip2.data.datasets.detection import (
+        category_names,
+        detection_records,
+        detection_set,
+        names_of_json,
+        register_detection,
+    )
     from detclip2.data.datasets.grounding import mdetr_records
+    from detclip2.data.datasets.vqa import vqa_records
+    from detclip2.data.emojiscenes.captioning import EmojiCaptioning
     from detclip2.data.emojiscenes.captions import EmojiPairs
     from detclip2.data.emojiscenes.grounding import EmojiGrounding
+    from detclip2.data.emojiscenes.questions import EmojiQuestions
     from detclip2.data.emojiscenes.scenes import EmojiScenes
     from detclip2.data.hybrid_loader import HybridLoader
     from detclip2.data.io.image import read_image
@@ -42,6 +60,7 @@ if TYPE_CHECKING:
     from detclip2.data.mappers.caption import CaptionMapper
     from detclip2.data.mappers.detection import DetectionMapper
     from detclip2.data.mappers.grounding import GroundingMapper
+    from detclip2.data.mappers.language import CaptioningMapper, QuestionMapper
     from detclip2.data.sample import KEYS, Key, SkipSample
     from detclip2.data.sources import Source, StreamingRecords
     from detclip2.data.text.concepts import ConceptDictionary
@@ -50,10 +69,13 @@ else:
         __name__,
         {
             "CaptionMapper": "mappers.caption",
+            "CaptioningMapper": "mappers.language",
             "ConceptDictionary": "text.concepts",
             "DetectionMapper": "mappers.detection",
+            "EmojiCaptioning": "emojiscenes.captioning",
             "EmojiGrounding": "emojiscenes.grounding",
             "EmojiPairs": "emojiscenes.captions",
+            "EmojiQuestions": "emojiscenes.questions",
             "EmojiScenes": "emojiscenes.scenes",
             "GroundingMapper": "mappers.grounding",
             "HybridLoader": "hybrid_loader",
@@ -61,14 +83,19 @@ else:
             "KEYS": "sample",
             "Key": "sample",
             "Mapper": "mappers.base",
+            "QuestionMapper": "mappers.language",
             "SkipSample": "sample",
             "Source": "sources",
             "StreamingRecords": "sources",
             "Video": "io.video",
+            "category_names": "datasets.detection",
+            "detection_records": "datasets.detection",
             "detection_set": "datasets.detection",
+            "karpathy_records": "datasets.captions",
             "mdetr_records": "datasets.grounding",
             "names_of_json": "datasets.detection",
             "read_image": "io.image",
             "register_detection": "datasets.detection",
+            "vqa_records": "datasets.vqa",
         },
     )

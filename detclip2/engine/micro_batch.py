@@ -19,8 +19,13 @@ import torch
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from detclip2.modeling.proposals import Proposals
-from detclip2.modeling.protocol import Losses, OpenVocabularyModel, Sample, Text
+from detclip2.modeling.protocol import (
+    ContrastRegions,
+    Losses,
+    OpenVocabularyModel,
+    Sample,
+    Text,
+)
 
 RandomState = list[Tensor]
 
@@ -61,7 +66,7 @@ class GradientsInParts:
 
     def _regions(
         self, samples: Sequence[Sample], parts: list[slice], text: Text
-    ) -> tuple[Proposals, list[RandomState]]:
+    ) -> tuple[ContrastRegions, list[RandomState]]:
         """First pass: the regions that the contrast reads, and the random state of each part."""
         model = self.model
         states, regions = [], []
@@ -73,11 +78,12 @@ class GradientsInParts:
                     model.preprocess_image(samples[part], samples), of_part
                 )
                 regions.append(model.contrast_regions(outputs, of_part, samples[part]))
-        return Proposals(*map(torch.cat, zip(*regions, strict=True))), states
+        return regions[0].join(regions), states
 
-    def _contrast(self, regions: Proposals, text: Text) -> Losses:
+    def _contrast(self, regions: ContrastRegions, text: Text) -> Losses:
         """The contrast of the whole batch; its gradients go to ``regions`` and ``text``."""
-        regions.regions.requires_grad_()
+        for tensor in regions.with_gradient():
+            tensor.requires_grad_()
         with self.autocast():
             losses = self.model.contrast_losses(regions, text)
         self.scale(torch.stack(list(losses.values())).sum()).backward()
@@ -88,7 +94,7 @@ class GradientsInParts:
         samples: Sequence[Sample],
         parts: list[slice],
         text: Text,
-        regions: Proposals | None,
+        regions: ContrastRegions | None,
         states: list[RandomState] | None,
     ) -> Losses:
         """Second pass, or the only one: losses that are sums over images, and all gradients."""
@@ -110,11 +116,15 @@ class GradientsInParts:
             if losses:
                 roots.append(self.scale(torch.stack(list(losses.values())).sum()))
                 gradients.append(None)
-            if regions is not None and outputs.regions.requires_grad:
-                assert regions.regions.grad is not None
-                index = regions.anchor[part, :, None]
-                roots.append(outputs.regions.take_along_dim(index, dim=1))
-                gradients.append(regions.regions.grad[part].to(roots[-1].dtype))
+            if regions is not None:
+                of_contrast = zip(
+                    regions.again(outputs, part), regions.with_gradient(), strict=True
+                )
+                for again, first in of_contrast:
+                    if again.requires_grad:
+                        assert first.grad is not None
+                        roots.append(again)
+                        gradients.append(first.grad[part].to(again.dtype))
             if roots:
                 torch.autograd.backward(roots, gradients)
             for name, loss in losses.items():

@@ -18,7 +18,7 @@ SHOWN = 3
 _FREE = tuple(
     f"train.{key}" for key in ("output_dir", "device", "max_iter", "log_period", "report_period")
 )
-_FREE_PARTS = ("train.checkpointer", "train.wandb")
+_FREE_PARTS = ("train.checkpointer", "train.wandb", "train.trackio", "train.mlflow")
 _FREE_ANYWHERE = "num_workers"
 _ABSENT = "absent"
 

@@ -17,6 +17,7 @@ from torch import nn
 from detclip2.config import build, require_keys
 from detclip2.data.hybrid_loader import source_nodes
 from detclip2.data.sample import Sample
+from detclip2.engine.learning import set_up_learning
 from detclip2.utils.errors import UserError, shown
 
 WARM_UP, MEASURED = 1, 3
@@ -64,7 +65,9 @@ def seconds_per_iteration(cfg: DictConfig, model: nn.Module) -> float:
 
     `model` does not change.
     """
-    model = copy.deepcopy(model).train()
+    model = copy.deepcopy(model)
+    set_up_learning(model, cfg.train)
+    model.train()
     loader = build(cfg, "dataloader.train")
     shares = source_shares(cfg)
     seconds = 0.0

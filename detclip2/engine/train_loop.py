@@ -47,8 +47,10 @@ from detclip2.engine.hooks.source_schedule import (
     SeedEachIteration,
 )
 from detclip2.engine.hooks.speed import Speed, SpeedPrinter
-from detclip2.engine.hooks.wandb_writer import WandbWriter
+from detclip2.engine.hooks.trackers import TRACKERS
+from detclip2.engine.learning import set_up_learning
 from detclip2.engine.resumed_config import check_resumed
+from detclip2.engine.run_folder import keep_text_model, save_config
 from detclip2.engine.runtime import apply_runtime_options, keep_freed_memory
 from detclip2.engine.solver import set_epochs, shard_optimizer_state
 from detclip2.engine.test_sets import check_test_sets
@@ -60,6 +62,7 @@ from detclip2.modeling.protocol import OpenVocabularyModel
 from detclip2.utils.errors import UserError
 from detclip2.utils.files import out_of_space, space_needed
 from detclip2.utils.model_folder import save_weights
+from detclip2.utils.weights import load_weights
 
 logger = logging.getLogger("detclip2")
 
@@ -183,6 +186,12 @@ def train(cfg: DictConfig, model: Any, resume: bool, progress_bar: bool = False)
             raise UserError(f"the config: key {key!r} is missing, which a training needs")
     cfg.optimizer.params.model = model
     plain: Any = OmegaConf.to_container(keys, resolve=True)  # of lists and dicts
+    initial = keys.init_checkpoint
+    if keys.lora is not None and initial:  # the matrices change names of weights
+        if not (resume and (Path(keys.output_dir) / "last_checkpoint").is_file()):
+            load_weights(model, initial, model.ignored_weights)
+        initial = ""
+    set_up_learning(model, keys)
     apply_runtime_options(model, keys.channels_last, plain["compile"])
     optimizer = build(cfg, "optimizer")
     optimizer = shard_optimizer_state(optimizer) if keys.zero else optimizer
@@ -250,7 +259,7 @@ def train(cfg: DictConfig, model: Any, resume: bool, progress_bar: bool = False)
             ReduceLROnPlateau(schedule, **{"metric": metric, **plateau}) if plateau else None,
         ]
     )
-    checkpointer.resume_or_load(keys.init_checkpoint, resume=resume)
+    checkpointer.resume_or_load(initial, resume=resume)
     start = trainer.iter + 1 if resume and checkpointer.has_checkpoint() else 0
     with stop.listening(), space_needed(keys.output_dir):
         with contextlib.suppress(EarlyStop):
@@ -272,12 +281,13 @@ def precision(amp: DictConfig) -> torch.dtype | None:
 
 
 def writers(cfg: DictConfig) -> list[EventWriter]:
-    """Writers of metrics: log, metrics.json, TensorBoard, and W&B if ``train.wandb`` is set."""
+    """Writers of metrics: log, metrics.json, TensorBoard, and the `TRACKERS` that are set."""
     keys = cfg.train
     chosen = [*default_writers(keys.output_dir, keys.max_iter), SpeedPrinter()]
-    if keys.wandb is not None:
-        shown = {"train": OmegaConf.to_container(keys)}
-        chosen.append(WandbWriter(keys.output_dir, shown, **keys.wandb))
+    shown = {"train": OmegaConf.to_container(keys)}
+    for key, writer in TRACKERS.items():
+        if (arguments := keys.get(key)) is not None:
+            chosen.append(writer(keys.output_dir, shown, **arguments))
     return chosen
 
 
@@ -329,9 +339,11 @@ def set_up(args: Any, output_dir: str = "") -> DictConfig:
         cfg.train.device, cfg.train.amp.enabled = "cpu", False
     if cfg.train.device == "cpu":
         keep_freed_memory()
+    keep_text_model(cfg)
     if args.resume and comm.is_main_process():
         check_resumed(cfg)  # before the folder's config is replaced
     default_setup(cfg, args)
+    save_config(cfg)
     setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="detclip2")
     # A UserError is reported in one sentence; the trainer would log its traceback too.
     logging.getLogger("detectron2.engine.train_loop").addFilter(no_traceback)

@@ -40,6 +40,19 @@ def check_finite(image_id: Any, instances: Instances) -> None:
             )
 
 
+def check_masks(instances: Instances) -> None:
+    """Refuse detections without masks where masks are evaluated.
+
+    Raises:
+        UserError: there are none.
+    """
+    if not instances.has("pred_masks"):
+        raise UserError(
+            "masks are to be evaluated, but the model gives none: set mask_head in its config, or "
+            "evaluate boxes alone, tasks=['bbox']"
+        )
+
+
 def write_results(path: Path, protocol: Protocol, results: Mapping[str, Any]) -> None:
     """Write results and their protocol as JSON; NaN is written as null."""
     write_json(path, {"protocol": asdict(protocol), **results}, indent=2)

@@ -16,7 +16,8 @@ from pycocotools.coco import COCO
 from detclip2.data.io.coco_json import read_coco_json
 from detclip2.data.io.coco_parser import ID_LISTS, Content
 from detclip2.data.io.coco_values import id_of
-from detclip2.evaluation.coco_api import coco_of
+from detclip2.evaluation.checks import check_masks
+from detclip2.evaluation.coco_api import coco_of, with_masks
 from detclip2.evaluation.federated import Federated
 from detclip2.evaluation.protocol import Protocol, annotations_of
 from detclip2.evaluation.streaming import StreamingEvaluator
@@ -26,11 +27,12 @@ logger = logging.getLogger(__name__)
 
 
 class CheckedCOCOEvaluator(StreamingEvaluator, evaluation.COCOEvaluator):
-    """Detectron2's evaluator of boxes, with its protocol and errors for what it cannot measure.
+    """Detectron2's evaluator of boxes and masks, with its protocol and errors.
 
     It logs one line with its protocol, writes ``results.json`` beside Detectron2's files
     (``coco_instances_results.json`` has the detections in COCO's format), and gives a model that
     detects nothing an AP of 0. AP is NaN if there is nothing to find: no box that is not a crowd.
+    Results are "bbox" and "segm", by task.
 
     The annotations are read by `read_coco_json`; without ``area`` it is that of the box, and
     without ``iscrowd`` a box is no crowd.
@@ -41,14 +43,15 @@ class CheckedCOCOEvaluator(StreamingEvaluator, evaluation.COCOEvaluator):
 
     Args:
         dataset_name: a registered data set; its metadata has a ``json_file`` in COCO's format.
-        tasks: only ("bbox",).
+        tasks: ("bbox",) or ("bbox", "segm"); masks need a model with ``pred_masks``.
         distributed: gather the detections of all processes on the main one.
         output_dir: folder for the files; None writes nothing.
         max_dets_per_image: detections of an image that count, the best first; 100 in COCO's
             protocol.
 
     Raises:
-        UserError: the annotations cannot be read, lack a key, or have no images.
+        UserError: the annotations cannot be read, lack a key, or have no images; with "segm":
+            an object has no mask that can be read.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class CheckedCOCOEvaluator(StreamingEvaluator, evaluation.COCOEvaluator):
         max_dets_per_image: int = 100,
     ) -> None:
         self._content: Content = {}
+        self._with_masks = "segm" in tasks
         # Detectron2 reads the file by this class; its annotations are to be those of all readers.
         with mock.patch.object(coco_evaluation, "COCO", self._read):
             evaluation.COCOEvaluator.__init__(
@@ -71,6 +75,7 @@ class CheckedCOCOEvaluator(StreamingEvaluator, evaluation.COCOEvaluator):
         annotations = self._content["annotations"]
         self._has_boxes = any(not annotation.get("iscrowd") for annotation in annotations)
         metric = "standard AP, IoU 0.50:0.95"
+        metric += ", of boxes and masks" if self._with_masks else ""
         protocol = Protocol(
             dataset_name,
             annotations_of(json_file),
@@ -93,15 +98,21 @@ class CheckedCOCOEvaluator(StreamingEvaluator, evaluation.COCOEvaluator):
                 image[key] = [written.get(identity, identity) for identity in image[key]]
         self._federated = Federated(content)
         boxes = [*content["annotations"], *self._federated.crowds()]
+        if self._with_masks:
+            boxes = with_masks(json_file, content["images"], boxes)
         return coco_of(content["images"], boxes, content["categories"])
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Check detections, then process them as Detectron2 does.
 
         Raises:
-            UserError: see `StreamingEvaluator.check`.
+            UserError: see `StreamingEvaluator.check`; or masks are to be evaluated, and the model
+                gives none.
         """
         self.check(inputs, outputs)
+        outputs = [
+            {**output, "instances": self._of_tasks(output["instances"])} for output in outputs
+        ]
         inputs = [{**image, "image_id": self.key_of(image)} for image in inputs]
         if self._federated:
             outputs = [
@@ -109,6 +120,14 @@ class CheckedCOCOEvaluator(StreamingEvaluator, evaluation.COCOEvaluator):
                 for image, output in zip(inputs, outputs, strict=True)
             ]
         evaluation.COCOEvaluator.process(self, inputs, outputs)
+
+    def _of_tasks(self, instances: Instances) -> Instances:
+        """The detections with masks only if these are evaluated: encoding them takes time."""
+        if self._with_masks:
+            check_masks(instances)
+            return instances
+        fields = {key: v for key, v in instances.get_fields().items() if key != "pred_masks"}
+        return Instances(instances.image_size, **fields)
 
     def _known(self, image_id: Any, instances: Instances) -> Instances:
         """The detections of categories that are known in an image."""
@@ -119,7 +138,8 @@ class CheckedCOCOEvaluator(StreamingEvaluator, evaluation.COCOEvaluator):
         return instances[torch.BoolTensor(known.tolist())]
 
     def evaluate(self, img_ids: list[int] | None = None) -> dict[str, Any]:
-        """{"bbox": {"AP": ..., ...}} in percent; {} on processes other than the main one.
+        """{"bbox": {"AP": ..., ...}} in percent, and "segm" if masks are evaluated; {} on processes
+        other than the main one.
 
         Raises:
             UserError: no image was evaluated.
@@ -129,8 +149,9 @@ class CheckedCOCOEvaluator(StreamingEvaluator, evaluation.COCOEvaluator):
             return results
         if not results:
             raise UserError(f"{self.protocol.dataset}: no image was evaluated")
-        if self._has_boxes and math.isnan(results["bbox"]["AP"]):
-            results["bbox"].update(AP=0.0, AP50=0.0, AP75=0.0)  # nothing was detected
+        for of_task in results.values():
+            if self._has_boxes and math.isnan(of_task["AP"]):
+                of_task.update(AP=0.0, AP50=0.0, AP75=0.0)  # nothing was detected
         logger.info("%s", self.protocol)
         self.write("results.json", results)
         return results

@@ -6,8 +6,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+from pycocotools import mask as coco_masks
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+
+from detclip2.data.io.masks import rle_of
+from detclip2.utils.errors import UserError, shown
 
 METRICS = {
     "AP": (None, "all"),
@@ -43,6 +47,48 @@ def coco_of(
     with contextlib.redirect_stdout(io.StringIO()):
         coco.createIndex()
     return coco
+
+
+def with_masks(
+    path: str, images: Sequence[dict[str, Any]], annotations: Iterable[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The annotations with their masks as RLE, for the evaluation of masks.
+
+    A crowd without a mask is its box. ``area``, if it is not stated, is that of the mask.
+
+    Args:
+        path: of the file, for messages.
+        images: with ``height`` and ``width``.
+        annotations: of these images.
+
+    Raises:
+        UserError: an object has no mask that can be read, or an image no size. Objects are not
+            skipped, as their detections would count as false.
+    """
+    sizes = {image["id"]: (image.get("height"), image.get("width")) for image in images}
+    masked = []
+    for one in annotations:
+        height, width = sizes[one["image_id"]]
+        if height is None or width is None:
+            raise UserError(f"{path}: image {shown(one['image_id'])} has no height and width")
+        segmentation = one.get("segmentation")
+        if one.get("iscrowd") and not segmentation:
+            segmentation = _outline_of_box(one["bbox"], width, height)
+        try:
+            rle = rle_of(segmentation, (height, width))
+        except ValueError as error:
+            raise UserError(
+                f"{path}: the mask of annotation {shown(one.get('id'))} cannot be read: {error}; "
+                "fix it, or evaluate boxes alone: tasks=['bbox']"
+            ) from error
+        masked.append({"area": float(coco_masks.area(rle)), **one, "segmentation": rle})
+    return masked
+
+
+def _outline_of_box(box: Sequence[float], width: int, height: int) -> list[list[float]]:
+    x1, y1 = max(box[0], 0), max(box[1], 0)
+    x2, y2 = min(box[0] + box[2], width), min(box[1] + box[3], height)
+    return [[x1, y1, x2, y1, x2, y2, x1, y2]]
 
 
 def evaluated(truth: COCO, detections: COCO, max_detections: list[int], by_class: bool) -> COCOeval:

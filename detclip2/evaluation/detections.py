@@ -1,7 +1,7 @@
 """Detections of a data set as compact arrays that keep only the best.
 
 A detection takes 32 bytes, and about a thousand as a Python dict, so detections of large
-vocabularies on large data sets fit into memory.
+vocabularies on large data sets fit into memory. Masks are on the disk (`MaskFile`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,12 +26,16 @@ DETECTION = np.dtype(
         ("box", np.float32, 4),  # XYWH px, as in COCO's results
     ]
 )
+MASKED = np.dtype([*DETECTION.descr, ("mask", np.int64)])
+"""A `DETECTION` with the place of its mask in a `MaskFile`."""
 
 
-def detections_of(instances: Instances, image_id: int) -> Detections:
-    """The detections of one image as an array; classes are not mapped."""
+def detections_of(
+    instances: Instances, image_id: int, dtype: np.dtype[np.void] = DETECTION
+) -> Detections:
+    """The detections of one image as an array; classes are not mapped, and places not set."""
     boxes = instances.pred_boxes.tensor.cpu().float()
-    found = np.empty(len(boxes), DETECTION)
+    found = np.empty(len(boxes), dtype)
     found["image"] = image_id
     found["category"] = instances.pred_classes.cpu().numpy()
     found["score"] = instances.scores.cpu().float().numpy()
@@ -70,12 +74,15 @@ class BestOfClasses:
     Args:
         limit: detections that are kept of a class.
         block: the least detections to add between two cuts.
+        dtype: of the detections.
     """
 
-    def __init__(self, limit: int, block: int = 1_000_000) -> None:
+    def __init__(
+        self, limit: int, block: int = 1_000_000, dtype: np.dtype[np.void] = DETECTION
+    ) -> None:
         self.limit = limit
         self._block = block
-        self._kept = np.empty(0, DETECTION)
+        self._kept = np.empty(0, dtype)
         self._new: list[Detections] = []
         self._num_new = 0
 

@@ -18,8 +18,10 @@ from detectron2.utils.file_io import PathManager
 from lvis import LVIS
 
 from detclip2.data.io.coco_values import id_of
+from detclip2.evaluation.checks import check_masks
 from detclip2.evaluation.detections import (
     DETECTION,
+    MASKED,
     BestOfClasses,
     ByClass,
     Detections,
@@ -28,6 +30,7 @@ from detclip2.evaluation.detections import (
     gather,
 )
 from detclip2.evaluation.lvis_ap import METRICS, Annotations, average_precision, read_lvis_json
+from detclip2.evaluation.mask_file import MaskFile
 from detclip2.evaluation.protocol import Protocol, annotations_of
 from detclip2.evaluation.streaming import StreamingEvaluator
 from detclip2.utils.errors import UserError
@@ -36,7 +39,13 @@ from detclip2.utils.files import write_whole
 logger = logging.getLogger(__name__)
 
 STANDARD, FIXED = "bbox", "bbox_fixed"
-_TITLES = {STANDARD: "standard AP", FIXED: "Fixed AP"}
+_OF_MASKS = {STANDARD: "segm", FIXED: "segm_fixed"}
+_TITLES = {
+    STANDARD: "standard AP",
+    FIXED: "Fixed AP",
+    "segm": "standard AP, masks",
+    "segm_fixed": "Fixed AP, masks",
+}
 _RESULTS = {
     STANDARD: "lvis_instances_results.json",
     FIXED: "lvis_fixed_ap_instances_results.json",
@@ -46,7 +55,7 @@ _IMAGE = np.dtype([("id", np.int64), ("given", np.int64)])
 
 
 class LVISFixedAPEvaluator(StreamingEvaluator, evaluation.LVISEvaluator):
-    """Standard and Fixed AP of boxes: AP, AP50, AP75, APs, APm, APl, APr, APc, APf.
+    """Standard and Fixed AP of boxes and masks: AP, AP50, AP75, APs, APm, APl, APr, APc, APf.
 
     Standard AP keeps the best 300 detections of an image over all classes, so better detections of
     one class can displace good ones of another. Fixed AP (Dave et al., "Evaluating large-vocabulary
@@ -55,12 +64,12 @@ class LVISFixedAPEvaluator(StreamingEvaluator, evaluation.LVISEvaluator):
     it. The means are over IoU 0.5 to 0.95.
 
     It replaces Detectron2's LVISEvaluator; the lvis package computes both numbers. Each detection
-    that a protocol keeps takes 32 bytes. Equal scores are ordered by image id and box, so results
-    do not depend on the order of images, batches or processes.
+    that a protocol keeps takes 32 bytes, and its mask waits on the disk. Equal scores are ordered
+    by image id and box, so results do not depend on the order of images, batches or processes.
 
     Args:
         dataset_name: its metadata has a ``json_file`` in LVIS's format.
-        tasks: ("bbox",), or None for the same.
+        tasks: ("bbox",), or None for the same; ("bbox", "segm") for masks too.
         distributed: gather the detections of all processes, through files in `output_dir`;
             processes other than the main one return None.
         output_dir: folder for results: detections in LVIS's format for each protocol, and
@@ -69,8 +78,8 @@ class LVISFixedAPEvaluator(StreamingEvaluator, evaluation.LVISEvaluator):
         max_dets_per_class: for the Fixed AP.
 
     Raises:
-        UserError: the json is missing, not in LVIS's format, or lacks a key; `tasks` has more than
-            boxes.
+        UserError: the json is missing, not in LVIS's format, or lacks a key; `tasks` are others;
+            with masks, an object has none that can be read.
     """
 
     best_metric = "bbox_fixed/AP"
@@ -85,10 +94,12 @@ class LVISFixedAPEvaluator(StreamingEvaluator, evaluation.LVISEvaluator):
         max_dets_per_image: int | None = None,
         max_dets_per_class: int = 10_000,
     ) -> None:
-        if tasks is not None and list(tasks) != ["bbox"]:
+        if tasks is not None and list(tasks) not in (["bbox"], ["bbox", "segm"]):
             raise UserError(
-                f"LVISFixedAPEvaluator evaluates boxes, tasks=['bbox'], not {list(tasks)}"
+                "LVISFixedAPEvaluator evaluates boxes, tasks=['bbox'], or boxes and masks, "
+                f"tasks=['bbox', 'segm'], not {list(tasks)}"
             )
+        self._with_masks = tasks is not None and "segm" in tasks
         metadata = MetadataCatalog.get(dataset_name)
         if not metadata.get("json_file"):
             raise UserError(f"data set {dataset_name!r} has no json_file: register it before")
@@ -101,7 +112,8 @@ class LVISFixedAPEvaluator(StreamingEvaluator, evaluation.LVISEvaluator):
                 )
         except (KeyError, ValueError, AssertionError, TypeError) as error:
             raise UserError(f"{self._json_file} is not a json of LVIS: {error!r}") from error
-        self._annotations = Annotations(self._lvis_api)
+        masks_of = self._json_file if self._with_masks else None
+        self._annotations = Annotations(self._lvis_api, masks_of)
         self._class_of = _class_positions(metadata, self._annotations)
         self._dataset_name = dataset_name
         self._max_dets = 300 if max_dets_per_image is None else max_dets_per_image
@@ -110,7 +122,7 @@ class LVISFixedAPEvaluator(StreamingEvaluator, evaluation.LVISEvaluator):
             dataset_name,
             annotations_of(self._json_file),
             f"{self._max_dets} an image (standard), {self._max_dets_of_class} a class (Fixed)",
-            "standard and Fixed AP of boxes, IoU 0.5:0.95",
+            f"standard and Fixed AP of boxes{' and masks' * self._with_masks}, IoU 0.5:0.95",
         )
         StreamingEvaluator.__init__(
             self, protocol, self._annotations.images, self._json_file, distributed, output_dir
@@ -121,16 +133,22 @@ class LVISFixedAPEvaluator(StreamingEvaluator, evaluation.LVISEvaluator):
         """Forget all detections."""
         self._images: list[tuple[int, int]] = []
         self._best_of_images: list[Detections] = []
-        self._best_of_classes = BestOfClasses(self._max_dets_of_class)
+        self._dtype = MASKED if self._with_masks else DETECTION
+        self._best_of_classes = BestOfClasses(self._max_dets_of_class, dtype=self._dtype)
+        self._masks = MaskFile(self._folder, self._distributed) if self._with_masks else None
 
     def add(self, key: Any, instances: Instances) -> None:
         """Add the detections of an image.
 
         Raises:
-            UserError: a class has no category in the annotations.
+            UserError: a class has no category in the annotations; masks are to be evaluated, and
+                the model gives none.
         """
-        found = detections_of(instances, key)
+        found = detections_of(instances, key, self._dtype)
         self._use_positions(found)
+        if self._masks is not None:
+            check_masks(instances)
+            found["mask"] = self._masks.add(instances.pred_masks.numpy())
         self._images.append((key, len(found)))
         self._best_of_images.append(best(found, self._max_dets))
         self._best_of_classes.add(found)
@@ -139,20 +157,22 @@ class LVISFixedAPEvaluator(StreamingEvaluator, evaluation.LVISEvaluator):
         """Evaluate with both protocols.
 
         Returns:
-            "bbox" (standard) and "bbox_fixed": percent by metric, NaN without boxes to find; None
-            on processes other than the main one.
+            "bbox" (standard) and "bbox_fixed", and of masks "segm" and "segm_fixed": percent by
+            metric, NaN without boxes to find; None on processes other than the main one.
 
         Raises:
             UserError: no image was evaluated, or one twice.
         """
         parts = {
             "images": np.array(self._images, _IMAGE),
-            STANDARD: np.concatenate([np.empty(0, DETECTION), *self._best_of_images]),
+            STANDARD: np.concatenate([np.empty(0, self._dtype), *self._best_of_images]),
             FIXED: self._best_of_classes.kept(),
         }
         for key in (STANDARD, FIXED):
             parts[key] = parts[key][np.argsort(parts[key]["category"], kind="stable")]
         gathered = {key: self._gather_parts(key, parts.pop(key)) for key in list(parts)}
+        if self._masks is not None:
+            self._masks.share()
         if self._distributed and not comm.is_main_process():
             return None
         images = np.concatenate(gathered["images"])
@@ -163,6 +183,10 @@ class LVISFixedAPEvaluator(StreamingEvaluator, evaluation.LVISEvaluator):
             FIXED: ByClass(gathered[FIXED], num_classes, self._max_dets_of_class),
         }
         results = {k: average_precision(self._annotations, d) for k, d in detections.items()}
+        if self._masks is not None:
+            for key, of_protocol in detections.items():
+                metrics = average_precision(self._annotations, of_protocol, self._masks)
+                results[_OF_MASKS[key]] = metrics
         self.protocol = self._protocol_of(images)
         logger.info("%s", self.protocol)
         logger.info("%s", table(results))
@@ -223,16 +247,18 @@ class LVISFixedAPEvaluator(StreamingEvaluator, evaluation.LVISEvaluator):
         for key, of_classes in detections.items():
             path = self._folder / _RESULTS[key]
             ids = self._annotations.category_ids
-            write_whole(path, partial(write_detections, detections=of_classes, category_ids=ids))
+            write = partial(write_detections, detections=of_classes, category_ids=ids)
+            write_whole(path, partial(write, masks=self._masks))
             logger.info("%s: detections of the %s", path, _TITLES[key])
         self.write("results.json", results)
 
 
 def table(results: Mapping[str, Mapping[str, float]]) -> str:
     """A table of results in percent, one protocol per line."""
-    head = " " * 12 + "".join(f"{name:>7}" for name in METRICS)
+    width = max(len(_TITLES[key]) for key in results) + 1
+    head = " " * width + "".join(f"{name:>7}" for name in METRICS)
     rows = [
-        f"{_TITLES[key]:12}" + "".join(f"{_shown(values[name]):>7}" for name in METRICS)
+        f"{_TITLES[key]:{width}}" + "".join(f"{_shown(values[name]):>7}" for name in METRICS)
         for key, values in results.items()
     ]
     return "\n".join([head, *rows])
@@ -242,8 +268,16 @@ def _shown(percent: float) -> str:
     return "-" if math.isnan(percent) else f"{percent:.2f}"
 
 
-def write_detections(file: IO[bytes], detections: ByClass, category_ids: Sequence[int]) -> None:
-    """Write LVIS's and COCO's results: a list of image_id, category_id, bbox (XYWH px), score."""
+def write_detections(
+    file: IO[bytes],
+    detections: ByClass,
+    category_ids: Sequence[int],
+    masks: MaskFile | None = None,
+) -> None:
+    """Write LVIS's and COCO's results: a list of image_id, category_id, bbox (XYWH px), score.
+
+    With `masks` also segmentation, as RLE.
+    """
     file.write(b"[")
     is_first = True
     for index, category_id in enumerate(category_ids):
@@ -253,6 +287,10 @@ def write_detections(file: IO[bytes], detections: ByClass, category_ids: Sequenc
             {"image_id": image_id, "category_id": category_id, "bbox": box, "score": score}
             for image_id, box, score in zip(*columns, strict=True)
         ]
+        if masks is not None:
+            for entry, place in zip(entries, found["mask"].tolist(), strict=True):
+                rle = masks.read(place)
+                entry["segmentation"] = {**rle, "counts": rle["counts"].decode()}
         if entries:
             text = json.dumps(entries)[1:-1]  # many at once: much faster than one by one
             file.write((text if is_first else ",\n" + text).encode())

@@ -14,10 +14,13 @@ from unittest import mock
 import numpy as np
 from lvis import LVIS, LVISEval, LVISResults
 from numpy.typing import NDArray
+from pycocotools import mask as coco_masks
 
 from detclip2.data.io.coco_json import checked_coco, read_json
 from detclip2.data.io.coco_parser import KEYS, Content
+from detclip2.evaluation.coco_api import with_masks
 from detclip2.evaluation.detections import ByClass, Detections
+from detclip2.evaluation.mask_file import MaskFile
 from detclip2.utils.errors import UserError, shown
 
 # The package logs each of its steps, here once per class.
@@ -35,21 +38,33 @@ _KEYS = {
 
 
 class Annotations:
-    """Annotations for LVIS's protocol, by class; boxes without masks.
+    """Annotations for LVIS's protocol, by class.
 
     Args:
         api: the json as the lvis package reads it; its polygons are dropped, because they take most
-            of the memory and boxes do not need them.
+            of the memory.
+        masks_of: the file's name, to keep the masks as RLE; None: boxes alone.
+
+    Raises:
+        UserError: see `with_masks`.
     """
 
-    def __init__(self, api: LVIS) -> None:
+    def __init__(self, api: LVIS, masks_of: str | None = None) -> None:
         self.images: frozenset[int] = frozenset(api.imgs)
         self.category_ids: list[int] = sorted(api.cats)
         """Ids of the json; a class is a position in this list."""
         self.categories: list[dict[str, Any]] = [api.cats[i] for i in self.category_ids]
+        self._sizes = {
+            image_id: {key: image[key] for key in ("height", "width") if key in image}
+            for image_id, image in api.imgs.items()
+        }
         self._boxes: dict[int, list[dict[str, Any]]] = defaultdict(list)
-        for annotation in api.dataset["annotations"]:
-            annotation.pop("segmentation", None)
+        annotations = api.dataset["annotations"]
+        if masks_of is not None:
+            annotations = with_masks(masks_of, list(api.imgs.values()), annotations)
+        for annotation in annotations:
+            if masks_of is None:
+                annotation.pop("segmentation", None)
             if annotation.get("iscrowd"):  # not in LVIS itself
                 annotation["ignore"] = 1
             if annotation["image_id"] in self.images:
@@ -74,6 +89,7 @@ class Annotations:
         images = [
             {
                 "id": image_id,
+                **self._sizes[image_id],
                 "neg_category_ids": [category_id],
                 "not_exhaustive_category_ids": [category_id]
                 if image_id in self._not_exhaustive[category_id]
@@ -125,19 +141,26 @@ class _InMemory(LVISResults):
         self._create_index()
 
 
-def average_precision(annotations: Annotations, detections: ByClass) -> dict[str, float]:
+def average_precision(
+    annotations: Annotations, detections: ByClass, masks: MaskFile | None = None
+) -> dict[str, float]:
     """LVIS's average precision of all given detections; no limit is applied.
+
+    Args:
+        annotations: with masks, if masks are given.
+        detections: by class.
+        masks: of the detections, to evaluate these in place of the boxes.
 
     Returns:
         Percent by the names of `METRICS`; NaN without boxes to find.
     """
     of_classes = [
-        _precision(annotations.of_class(i), detections[i]) for i in range(len(detections))
+        _precision(annotations.of_class(i), detections[i], masks) for i in range(len(detections))
     ]
     return annotations.summarize(np.concatenate(of_classes, axis=2))
 
 
-def _precision(truth: LVIS, detections: Detections) -> NDArray[np.float64]:
+def _precision(truth: LVIS, detections: Detections, masks: MaskFile | None) -> NDArray[np.float64]:
     """(10 IoU thresholds, 101 recalls, 1, 4 ranges of area), -1 without boxes to find."""
     if not truth.anns:
         return np.full((10, 101, 1, 4), -1.0)
@@ -163,7 +186,12 @@ def _precision(truth: LVIS, detections: Detections) -> NDArray[np.float64]:
             1,
         )
     ]
-    evaluation = LVISEval(truth, _InMemory(images, results, categories), "bbox")
+    if masks is not None:
+        for result, place in zip(results, known["mask"].tolist(), strict=True):
+            rle = masks.read(place)
+            result.update(segmentation=rle, area=float(coco_masks.area(rle)))
+    task = "bbox" if masks is None else "segm"
+    evaluation = LVISEval(truth, _InMemory(images, results, categories), task)
     evaluation.logger = _logger
     with numpy_with_float():
         evaluation.evaluate()

@@ -34,7 +34,8 @@ class OdinwSettings:
     benchmark: int = 13
     """13 or 35."""
     split: str = "valid"
-    """"train", "valid" or "test"; GLIP takes "valid" without training and "test" after it."""
+    """"train", "valid", "mini_val" or "test"; GLIP takes "mini_val", which is "valid" in most sets,
+    without training and "test" after it."""
     written_prompts: bool = False
     """Use GLIP's hand-written prompts, if there are any, instead of the names."""
 

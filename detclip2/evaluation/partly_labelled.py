@@ -13,6 +13,7 @@ from detclip2.data.io.coco_parser import Content, Entry
 from detclip2.evaluation.coco import CheckedCOCOEvaluator
 from detclip2.evaluation.coco_api import coco_of, evaluated
 from detclip2.evaluation.federated import Federated
+from detclip2.evaluation.matching import match
 
 
 def _evaluation(content: Content, detections: Sequence[Entry]) -> COCOeval | None:
@@ -70,15 +71,7 @@ def precision_by_score(
         For each of the N intervals: its edges, the number of detections, the share of right ones
         in percent (NaN without any).
     """
-    scores, right = [np.zeros(0)], [np.zeros(0, dtype=bool)]
-    evaluation = _evaluation(content, detections)
-    everywhere = [] if evaluation is None else evaluation.params.areaRng[0]
-    for one in [] if evaluation is None else evaluation.evalImgs:
-        if one is not None and one["aRng"] == everywhere:
-            counted = ~one["dtIgnore"][0].astype(bool)
-            scores.append(np.asarray(one["dtScores"])[counted])
-            right.append(one["dtMatches"][0][counted] > 0)
-    score, is_right = np.concatenate(scores), np.concatenate(right)
+    _, _, score, is_right, _ = match(content, detections)
     rows = []
     for low, high in pairwise(edges):
         chosen = is_right[(score >= low) & (score < high)]

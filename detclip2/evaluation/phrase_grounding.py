@@ -14,7 +14,7 @@ from detectron2.structures import Instances
 from tabulate import tabulate
 from torch import Tensor
 from torch.utils.data import Subset
-from torchvision.ops import box_iou
+from torchvision.ops.boxes import box_iou
 
 from detclip2.data.datasets.catalog import register
 from detclip2.data.mappers.phrase_grounding import Mention, mentions_of, vocabulary_of
@@ -159,18 +159,21 @@ class PhraseGroundingEvaluator(StreamingEvaluator):
         _add(self._found, {key: self._found_for(key, instances)})
 
     def _found_for(self, key: Key, instances: Instances) -> list[Found]:
-        mentions = self.mentions[key]
-        number = {p.casefold(): i for i, p in enumerate(self._vocabulary_of(key))}
-        classes = [number[mention.phrase.casefold()] for mention in mentions]
-        if self.whole_captions:
-            classes = list(range(len(mentions)))
         best_first = instances[instances.scores.argsort(descending=True, stable=True)]
         found = []
-        for label in classes:
+        for label in self.classes_of(key):
             own = best_first[best_first.pred_classes == label]
             own = own[: max(self.top_k)]
             found.append((own.pred_boxes.tensor.tolist(), own.scores.tolist()))
         return found
+
+    def classes_of(self, key: Key) -> list[int]:
+        """The label of each mention of a caption in its vocabulary."""
+        mentions = self.mentions[key]
+        if self.whole_captions:
+            return list(range(len(mentions)))
+        number = {p.casefold(): i for i, p in enumerate(self._vocabulary_of(key))}
+        return [number[mention.phrase.casefold()] for mention in mentions]
 
     def _vocabulary_of(self, key: Key) -> list[str]:
         mentions = self.mentions[key]

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from detclip2.data.io.image import ImageSource
 from detclip2.export.info import GraphInfo
 from detclip2.export.precision import Precision, to_half, to_int8
-from detclip2.inference.predictor import OpenVocabularyPredictor, VocabularySource
+from detclip2.inference.predictor import OpenVocabularyPredictor
 from detclip2.inference.vocabulary import PROBE, Vocabulary
+from detclip2.inference.vocabulary_source import VocabularySource
 from detclip2.modeling.meta_arch.detclipv2 import DetCLIPv2
 from detclip2.modeling.postprocess import PostProcess
 from detclip2.modeling.text.prompt_ensemble import mean_embeddings
@@ -158,6 +159,9 @@ def info_of(
             "rows": tuple(map(len, encoded.prompts)),
             "thresholds": encoded.thresholds,
         }
+        if encoded.calibration is not None:
+            maps = tuple(map(tuple, encoded.calibration.maps.tolist()))
+            labels |= {"maps": maps, "map_of_label": encoded.calibration.map_of_label}
     return GraphInfo(
         encoder=encoder or "",
         probe=tuple(probe.tolist()),

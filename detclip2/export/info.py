@@ -2,9 +2,13 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
+from functools import cached_property
 from typing import Any
 
+import numpy as np
+
+from detclip2.inference.calibration import Calibration
 from detclip2.utils.errors import UserError
 
 FORMAT = "detclip2-graph-1"
@@ -57,6 +61,17 @@ class GraphInfo:
     is that of its best one."""
     thresholds: tuple[float, ...] | None = None
     """For each label the minimum score of its detections, in [0, 1]; None: no limits."""
+    maps: tuple[tuple[float, ...], ...] | None = None
+    """Those of a `detclip2.inference.calibration.Calibration`; None: scores are the model's."""
+    map_of_label: tuple[int, ...] | None = None
+    """See there."""
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """That of the labels."""
+        if self.maps is None or self.map_of_label is None:
+            return None
+        return Calibration(np.array(self.maps, np.float32), self.map_of_label)
 
     def properties(self) -> dict[str, str]:
         """The fields as the properties of a graph file."""
@@ -81,11 +96,15 @@ class GraphInfo:
                 f"{name}: {known}, where {FORMAT} is expected: make it with `detclip2 export`"
             )
         try:
-            values = {f.name: _tuples(json.loads(properties[PREFIX + f.name])) for f in fields(cls)}
+            values = {
+                f.name: _tuples(json.loads(properties[PREFIX + f.name]))
+                for f in fields(cls)
+                if PREFIX + f.name in properties or f.default is MISSING
+            }
         except (KeyError, ValueError) as error:
             raise UserError(f"{name}: the metadata of this graph is damaged: {error!r}") from None
         return cls(**values)
 
 
 def _tuples(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -47,9 +47,15 @@ def postprocess(
     found = clipped(found[keep] * np.tile(scale, 2), original)
     scores, label = scores[keep], label[keep]
     final = has_area(found)
+    if info.calibration is not None:
+        scores = info.calibration(scores, label)
     if info.thresholds is not None:
-        final &= scores >= np.array(info.thresholds, np.float32)[label]
-    return found[final], scores[final], label[final]
+        final &= scores >= np.array(info.thresholds, scores.dtype)[label]
+    found, scores, label = found[final], scores[final].astype(np.float32), label[final]
+    if info.calibration is not None:
+        best_first = np.argsort(-scores, kind="stable")
+        found, scores, label = found[best_first], scores[best_first], label[best_first]
+    return found, scores, label
 
 
 def candidates(

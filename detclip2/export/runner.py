@@ -103,7 +103,8 @@ class Runner:
         chosen = _checked(settings)
         # As many candidates as detections that are asked for, as in `PostProcess`.
         enough = max(info.max_candidates, chosen.get("max_detections", 0))
-        self.info = replace(info, max_candidates=enough, **chosen)
+        info = replace(info, max_candidates=enough, **chosen)
+        self.info = _with_calibrated_thresholds(info, chosen.get("score_threshold"))
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -252,7 +253,22 @@ def _with_vocabulary(
         )
     rows = tuple(len(prompts) for prompts in fields["prompts"])
     labels, thresholds = fields["labels"], fields["thresholds"]
-    return replace(info, labels=labels, rows=rows, thresholds=thresholds), embeddings
+    info = replace(info, labels=labels, rows=rows, thresholds=thresholds)
+    if (calibration := fields["calibration"]) is not None:
+        maps = tuple(map(tuple, calibration.maps.tolist()))
+        info = replace(info, maps=maps, map_of_label=calibration.map_of_label)
+    return info, embeddings
+
+
+def _with_calibrated_thresholds(info: GraphInfo, asked: float | None) -> GraphInfo:
+    """As the predictor: with a calibration, the threshold that is asked for and those of labels are
+    of calibrated scores, and take the place of the model's.
+    """
+    if info.calibration is None or (asked is None and info.thresholds is None):
+        return info
+    thresholds = np.maximum(info.thresholds or np.zeros(len(info.labels or ())), asked or 0)
+    least = info.calibration.least_score(thresholds)
+    return replace(info, thresholds=tuple(thresholds.tolist()), score_threshold=least)
 
 
 def _checked(settings: Mapping[str, Any]) -> dict[str, Any]:

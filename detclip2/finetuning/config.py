@@ -14,8 +14,10 @@ from detclip2.config import get_config, inference_settings, load_config
 from detclip2.data.datasets.detection import detection_set, names_of_json
 from detclip2.data.hybrid_loader import HybridLoader, Source, source_nodes
 from detclip2.data.mappers import DetectionMapper, EvaluationMapper
+from detclip2.engine.run_folder import TEXT_MODEL
 from detclip2.engine.solver import iterations_of_epochs, warmup_cosine
 from detclip2.evaluation.coco import CheckedCOCOEvaluator
+from detclip2.finetuning.tuning import set_level
 from detclip2.inference.vocabulary import Vocabulary
 from detclip2.utils.errors import UserError
 from detclip2.utils.repository import config_of_user
@@ -37,6 +39,8 @@ class Data:
     val: Path
     images: Path
     num_train: int
+    names: tuple[str, ...]
+    """Category names."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +56,14 @@ class Settings:
     """CONFIG/SOURCE: another source to train on, so that the model keeps its names; the test set of
     that config, if any, measures how well."""
     mix_share: float = 0.25
-    """Share of that source in the iterations."""
+    """Share of that source in the iterations; 0: it is measured, and not trained on."""
     num_workers: int = 2
     device: str = "cpu"
     trust_config: bool = False
     """Whether a .yaml config of `mix` may build anything."""
     seed: int = 0
+    tune: str = "full"
+    """One of `detclip2.finetuning.tuning.LEVELS`."""
 
 
 def iterations_for(num_images: int, batch_size: int) -> int:
@@ -112,17 +118,21 @@ def finetune_config(
         flags={"allow_objects": True},
     )
     assert isinstance(cfg, DictConfig)
+    text_model = OmegaConf.select(cfg, TEXT_MODEL)
+    if text_model is not None and "load_text_model" in str(text_model.get("_target_")):
+        text_model.pretrained = False  # its weights are in `weights`
     cfg.optimizer.lr = lr
+    set_level(cfg, settings.tune, data.names, settings.lr)
     cfg.inference.update(min_size=size, max_size=max_size)
     resize = cfg.dataloader.train.own.mapper.augmentations[0]
     resize.update(short_edge_length=[round(scale * size) for scale in SCALES], max_size=max_size)
     if settings.mix:
         mixed = Mixed.of(settings.mix, output / ZERO_SHOT, settings.trust_config)
-        cfg.dataloader.train.mixed = mixed.source
         if mixed.test:
             cfg[ZERO_SHOT] = mixed.test
-        share = settings.mix_share
-        cfg.train.source_ratios = {"own": 1 - share, "mixed": share}
+        if share := settings.mix_share:
+            cfg.dataloader.train.mixed = mixed.source
+            cfg.train.source_ratios = {"own": 1 - share, "mixed": share}
         if settings.iterations is None:
             iterations = math.ceil(iterations / (1 - share))
     set_iterations(cfg, iterations)

@@ -4,10 +4,10 @@ import itertools
 import os
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias, TypeGuard
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,20 +20,26 @@ from detclip2.config import InferenceSettings, build_model, inference_settings, 
 from detclip2.data.io.image import ImageSource, read_image
 from detclip2.data.io.video import Video, is_video
 from detclip2.data.text.caption_phrases import CaptionPhrases
-from detclip2.data.text.names import BUILTIN_NAMES, Names, check_names
+from detclip2.inference.prepared import PreparedVocabulary, ReadyImage
+from detclip2.inference.reported import model_threshold, reported
 from detclip2.inference.results import Labels
+from detclip2.inference.tuned_file import Tuned
 from detclip2.inference.vocabulary import Vocabulary
+from detclip2.inference.vocabulary_source import VocabularySource, to_vocabulary, with_vocabularies
 from detclip2.modeling.thresholds import DetectionThresholds
 from detclip2.utils.devices import checked_device
 from detclip2.utils.errors import UserError
-from detclip2.utils.model_folder import SHIPPED, default_model, knowledge, read_model_folder
+from detclip2.utils.hub import model_folder
+from detclip2.utils.model_folder import (
+    default_model,
+    folder_of,
+    is_model,
+    knowledge,
+    read_model_folder,
+)
 from detclip2.utils.weights import load_weights
 
-VocabularySource: TypeAlias = Vocabulary | CaptionPhrases | Names | str | os.PathLike[str]
-
-_FILES_OF_NAMES = (".txt", ".csv", ".json")
-_VOCABULARIES_KEPT = 64  # in a call with one for each image; LVIS's takes 1.2 MB
-_ONE_IMAGE = (str, os.PathLike, bytes, bytearray, np.ndarray, Image.Image, torch.Tensor)
+ONE_IMAGE = (ReadyImage, str, os.PathLike, bytes, bytearray, np.ndarray, Image.Image, torch.Tensor)
 
 
 class OpenVocabularyPredictor:
@@ -50,7 +56,10 @@ class OpenVocabularyPredictor:
     Four settings decide which detections are returned: ``score_threshold``, ``nms_threshold``,
     ``class_agnostic_nms`` and ``max_detections`` of `DetectionThresholds` (docs/inference.md). Give
     them by these names, or as one ``thresholds`` object. Each is taken from the call, else from
-    this constructor, else from ``inference`` in the config, else from the model.
+    this constructor, else from ``inference`` in the config, else from the model. Of a vocabulary
+    with a calibration the ``scores`` are calibrated; then its thresholds take the place of
+    ``score_threshold`` of config and model, and that of a call or the constructor is one of
+    calibrated scores, beside them.
 
     Args:
         config: a LazyConfig with nodes ``model`` and ``inference``: its file (.py, or .yaml as
@@ -59,9 +68,12 @@ class OpenVocabularyPredictor:
             weights of `default_model`.
         weights: a .safetensors file, or a torch file that needs no pickle; None keeps the model
             as its config builds it.
+        tuned: the file of a tuning that started from this model, see docs/finetune.md.
         device: "cpu", "cuda", ...; None: the GPU, if there is one.
         thresholds: the four settings; None: all fall back to the next level.
         batch_size: how many images are read and processed at once; None: that of the config.
+        masks: whether detections have ``pred_masks``; None: if the model has a mask head. False
+            saves its time.
         trust_config: let a .yaml config build anything that it names, see docs/trust.md.
         **overrides: some of the four settings by name; they override ``thresholds``.
 
@@ -72,14 +84,19 @@ class OpenVocabularyPredictor:
         UserWarning: of the default model, what it has learnt, if its config says so (``knows``).
     """
 
+    folder: Path | None = None
+    """The model folder that it was made from."""
+
     def __init__(
         self,
         config: str | os.PathLike[str] | Mapping[str, Any] | None = None,
         weights: str | os.PathLike[str] | None = None,
         device: str | torch.device | None = None,
         *,
+        tuned: str | os.PathLike[str] | None = None,
         thresholds: DetectionThresholds | None = None,
         batch_size: int | None = None,
+        masks: bool | None = None,
         trust_config: bool = False,
         **overrides: Any,
     ) -> None:
@@ -89,12 +106,11 @@ class OpenVocabularyPredictor:
             config, weights = default_model()
             if known := knowledge(config):
                 warnings.warn(known, UserWarning, stacklevel=2)
-        elif weights is None and _is_model(config):
+        elif weights is None and is_model(config):
             config, weights = read_model_folder(config)
         own = _thresholds(thresholds, overrides)
         cfg, name = load_model_config(config, trust_config)
         settings = inference_settings(cfg, name)
-        settings = replace(settings, thresholds=own.or_else(settings.thresholds))
         if batch_size is not None:
             if batch_size < 1:
                 raise UserError(f"batch_size is {batch_size}; expected at least 1")
@@ -102,7 +118,50 @@ class OpenVocabularyPredictor:
         model: Any = build_model(cfg, name)
         if weights is not None:
             load_weights(model, os.fspath(weights), model.ignored_weights)
-        self._set_up(model.to(checked_device(device)), settings)
+        if masks and not model.predicts_masks:
+            raise UserError(
+                "masks are asked for, but this model has no mask head; docs/masks.md shows how to "
+                "train one"
+            )
+        if masks is not None:
+            model.predicts_masks = masks
+        if tuned is not None:
+            Tuned.read(Path(tuned)).put_into(model, Path(tuned))
+        self._set_up(model.to(checked_device(device)), settings, own)
+        if not isinstance(config, Mapping) and weights is not None:
+            self.folder = folder_of(config, weights)
+
+    @classmethod
+    def from_pretrained(
+        cls, model: str | os.PathLike[str], revision: str | None = None, **options: Any
+    ) -> "OpenVocabularyPredictor":
+        """A predictor for a model folder, here or on the Hugging Face Hub.
+
+        A repository in the hub's cache is used without a look at the network.
+
+        Args:
+            model: a folder, the name of a model that ships, or the id of a repository, OWNER/NAME.
+            revision: of the repository: a branch, a tag, or a commit, which never changes.
+            **options: of the constructor.
+
+        Raises:
+            UserError: there is no such model, the hub cannot be reached, or as the constructor.
+        """
+        return cls(model_folder(model, revision), **options)
+
+    def push_to_hub(self, repository: str, **options: Any) -> str:
+        """Upload the model folder, with the vocabulary that is set, to the Hugging Face Hub.
+
+        The rest is as in `detclip2.inference.publish.push_to_hub`, which has the ``options``.
+
+        Raises:
+            UserError: the predictor was not made from a model folder; and as there.
+        """
+        from detclip2.inference.publish import push_to_hub
+
+        if self.folder is None:
+            raise UserError("the predictor was not made from a model folder, which can be uploaded")
+        return push_to_hub(self.folder, repository, vocabulary=self.vocabulary, **options)
 
     @classmethod
     def from_model(cls, model: nn.Module, settings: InferenceSettings) -> "OpenVocabularyPredictor":
@@ -119,10 +178,17 @@ class OpenVocabularyPredictor:
         predictor._set_up(model, settings)
         return predictor
 
-    def _set_up(self, model: nn.Module, settings: InferenceSettings) -> None:
+    def _set_up(
+        self,
+        model: nn.Module,
+        settings: InferenceSettings,
+        own: DetectionThresholds = DetectionThresholds(),  # noqa: B008  frozen
+    ) -> None:
         self.model: Any = model.eval()
-        self.settings = settings
-        self._prepared: tuple[Vocabulary, Any] | None = None  # with the model's state for it
+        self.settings = replace(settings, thresholds=own.or_else(settings.thresholds))
+        self.asked = own
+        """The settings that the constructor was given, not those of the config."""
+        self._prepared: PreparedVocabulary | None = None
         # Fast tokenizers of transformers cannot be called by two threads at once.
         self._text_lock = threading.Lock()
 
@@ -132,30 +198,42 @@ class OpenVocabularyPredictor:
         Args:
             vocabulary: a list of names, each of which may be a list of synonyms; names in one
                 string, separated by commas; a path to a file of names (.txt, .csv, or a COCO .json)
-                or to a saved vocabulary (.safetensors); a `Vocabulary`; or `CaptionPhrases`.
+                or to a saved vocabulary (.safetensors); a `Vocabulary`; `CaptionPhrases`; or what
+                `prepare` returned.
 
         Raises:
             UserError: a name is invalid; a string is the name of a built-in list ("coco"), which
                 may mean the list (`Vocabulary.builtin`) or a thing (``["coco"]``); or the
                 vocabulary does not fit the model.
         """
-        self._prepared = self._prepare(vocabulary)
+        self._prepared = self.prepare(vocabulary)
 
     @property
     def vocabulary(self) -> Vocabulary | None:
         """The vocabulary to detect; None before `set_vocabulary`."""
-        return None if self._prepared is None else self._prepared[0]
+        return None if self._prepared is None else self._prepared.vocabulary
 
     @property
     def thresholds(self) -> DetectionThresholds:
         """The predictor's own settings; those that are None fall back to the model's."""
         return self.settings.thresholds
 
-    def _prepare(self, vocabulary: VocabularySource) -> tuple[Vocabulary, Any]:
+    def prepare(self, vocabulary: VocabularySource) -> PreparedVocabulary:
+        """Encode a vocabulary once, for calls that name it: ``vocabulary=`` or ``vocabularies=``.
+
+        Args:
+            vocabulary: see `set_vocabulary`.
+
+        Raises:
+            UserError: as `set_vocabulary`.
+        """
+        if isinstance(vocabulary, PreparedVocabulary):
+            return vocabulary
         encoded = self.encode(vocabulary)
         is_read_whole = isinstance(vocabulary, CaptionPhrases) and self.model.reads_names
         with self._text_lock:
-            return encoded, self.model.prepare_vocabulary(vocabulary if is_read_whole else encoded)
+            state = self.model.prepare_vocabulary(vocabulary if is_read_whole else encoded)
+        return PreparedVocabulary(encoded, state)
 
     def encode(self, vocabulary: VocabularySource) -> Vocabulary:
         """Encode a vocabulary with this model, e.g. to save it.
@@ -163,7 +241,7 @@ class OpenVocabularyPredictor:
         Raises:
             UserError: as `set_vocabulary`.
         """
-        return _to_vocabulary(vocabulary).encode_with(self.model, self._encode_phrases)
+        return to_vocabulary(vocabulary).encode_with(self.model, self._encode_phrases)
 
     def _encode_phrases(self, phrases: list[str]) -> torch.Tensor:
         with self._text_lock:
@@ -194,7 +272,8 @@ class OpenVocabularyPredictor:
         Returns:
             Instances for one image, in its own size (upright if EXIF rotates it), on the CPU, best
             first: ``pred_boxes`` XYXY px, ``scores`` in [0, 1], ``pred_classes`` indices into the
-            labels of the vocabulary, and ``labels``, the caller's strings. A list of these for a
+            labels of the vocabulary, and ``labels``, the caller's strings; with masks also
+            ``pred_masks`` (N, H, W) bool. A list of these for a
             list or tuple; a generator, which holds ``batch_size`` images at a time, for any other
             iterable or a video.
 
@@ -202,18 +281,18 @@ class OpenVocabularyPredictor:
             UserError: no vocabulary is set; an image cannot be read; a setting is out of range;
                 there are not as many vocabularies as images.
         """
-        chosen = _thresholds(thresholds, overrides).or_else(self.thresholds)
+        asked = _thresholds(thresholds, overrides).or_else(self.asked)
         if caption is not None:
             if vocabulary is not None or vocabularies is not None:
                 raise UserError("give a caption or a vocabulary, not both")
             vocabulary = CaptionPhrases.find(caption)
         if is_video(images):
             images = Video(images)
-        one = isinstance(images, _ONE_IMAGE)
+        one = isinstance(images, ONE_IMAGE)
         if not one and not isinstance(images, Iterable):
             read_image(images)  # raises, and lists the accepted types
         sources: Iterable[Any] = [images] if one else images
-        results = self._stream(chosen, self._with_vocabularies(sources, vocabulary, vocabularies))
+        results = self._stream(asked, self._with_vocabularies(sources, vocabulary, vocabularies))
         if one:
             return next(results)
         return list(results) if isinstance(images, list | tuple) else results
@@ -223,66 +302,85 @@ class OpenVocabularyPredictor:
         images: Iterable[Any],
         vocabulary: VocabularySource | None,
         vocabularies: Iterable[VocabularySource] | None,
-    ) -> Iterable[tuple[Any, tuple[Vocabulary, Any]]]:
+    ) -> Iterable[tuple[Any, PreparedVocabulary]]:
         """Each image with its prepared vocabulary."""
         if vocabularies is None:
-            shared = self._prepared if vocabulary is None else self._prepare(vocabulary)
+            shared = self._prepared if vocabulary is None else self.prepare(vocabulary)
             if shared is None:
                 raise UserError("there is no vocabulary yet: call set_vocabulary(names) first")
             return ((image, shared) for image in images)
         if vocabulary is not None:
             raise UserError("give one `vocabulary` for all images or `vocabularies`, not both")
-        if isinstance(vocabularies, str | os.PathLike | Vocabulary | CaptionPhrases):
-            raise UserError("`vocabularies` is a list with one for each image")
-        if isinstance(images, Sized) and isinstance(vocabularies, Sized):
-            _check_counts(len(images) == len(vocabularies))
-        return _zip_equal(images, self._prepare_distinct(vocabularies))
-
-    def _prepare_distinct(
-        self, sources: Iterable[VocabularySource]
-    ) -> Iterator[tuple[Vocabulary, Any]]:
-        """The prepared vocabularies, in order; equal ones are encoded once."""
-        # The source is kept beside the result, so that no other object can get its id.
-        known: dict[Any, tuple[VocabularySource, tuple[Vocabulary, Any]]] = {}
-        for source in sources:
-            if not isinstance(source, Vocabulary | CaptionPhrases | str | os.PathLike):
-                source = tuple(check_names(source))
-            # Vocabularies with equal names may have different embeddings.
-            key = id(source) if isinstance(source, Vocabulary) else source
-            if key not in known:
-                if len(known) == _VOCABULARIES_KEPT:
-                    del known[next(iter(known))]
-                known[key] = source, self._prepare(source)
-            yield known[key][1]
+        return with_vocabularies(images, vocabularies, self.prepare)
 
     def _stream(
         self,
-        thresholds: DetectionThresholds,
-        pairs: Iterable[tuple[ImageSource, tuple[Vocabulary, Any]]],
+        asked: DetectionThresholds,
+        pairs: "Iterable[tuple[ImageSource | ReadyImage, PreparedVocabulary]]",
     ) -> Iterator[Instances]:
         """Results in order, holding `batch_size` images at a time."""
         remaining = iter(pairs)
         while chunk := list(itertools.islice(remaining, self.settings.batch_size)):
-            samples = [self._sample(image, state) for image, (_, state) in chunk]
-            vocabularies = [vocabulary for _, (vocabulary, _) in chunk]
-            with torch.no_grad():
-                outputs = self.model.inference(samples, thresholds=thresholds)
-            del chunk, samples  # only results are held while the caller works
-            for output, vocabulary in zip(outputs, vocabularies, strict=True):
-                instances = vocabulary.above_thresholds(output.to("cpu"))
-                labels = (vocabulary.labels[i] for i in instances.pred_classes.tolist())
-                instances.labels = Labels(labels)
-                yield instances
+            images = [self.ready(image) for image, _ in chunk]
+            results = self.detect(images, [prepared for _, prepared in chunk], asked)
+            del chunk, images  # only results are held while the caller works
+            yield from results
 
-    def _sample(self, source: ImageSource, vocabulary: Any) -> dict[str, Any]:
-        """A sample with one image, resized, and a prepared vocabulary."""
+    def detect(
+        self,
+        images: Sequence[ReadyImage],
+        vocabularies: Sequence[PreparedVocabulary],
+        asked: DetectionThresholds,
+    ) -> list[Instances]:
+        """Detect in images that were read before: the second half of a call, without its checks.
+
+        Args:
+            images: from `ready`; one batch.
+            vocabularies: from `prepare`, that of each image.
+            asked: the four settings; what is None falls back to the predictor's.
+        """
+        results: list[Instances] = []
+        # Calibrated vocabularies have thresholds of the model of their own.
+        for least, part in itertools.groupby(
+            zip(images, vocabularies, strict=True),
+            lambda pair: model_threshold(pair[1].vocabulary, asked.score_threshold),
+        ):
+            results += self._detect(list(part), asked, least)
+        return results
+
+    def _detect(
+        self,
+        pairs: Sequence[tuple[ReadyImage, PreparedVocabulary]],
+        asked: DetectionThresholds,
+        least: float | None,
+    ) -> Iterator[Instances]:
+        """Results of images whose vocabularies have one `model_threshold`, ``least``."""
+        settings = asked.or_else(self.thresholds)
+        if least is not None:
+            settings = replace(settings, score_threshold=least)
+        samples = [{**vars(image), "vocabulary": prepared.state} for image, prepared in pairs]
+        with torch.no_grad():
+            outputs = self.model.inference(samples, thresholds=settings)
+        for output, (_, (vocabulary, _)) in zip(outputs, pairs, strict=True):
+            instances = reported(output.to("cpu"), vocabulary, asked.score_threshold)
+            instances.labels = Labels(vocabulary.labels[i] for i in instances.pred_classes.tolist())
+            yield instances
+
+    def ready(self, source: "ImageSource | ReadyImage") -> ReadyImage:
+        """Read and resize an image: the first half of a call.
+
+        Raises:
+            UserError: the image cannot be read.
+        """
+        if isinstance(source, ReadyImage):
+            return source
         image = read_image(source)
-        return {
-            "image": self.resized(image),
-            "height": image.shape[0],
-            "width": image.shape[1],
-            "vocabulary": vocabulary,
-        }
+        return ReadyImage(self.resized(image), *image.shape[:2])
+
+    @property
+    def effective_thresholds(self) -> DetectionThresholds:
+        """The four settings of a call that sets none: the predictor's own, else the model's."""
+        return self.thresholds.or_else(self.model.postprocess.thresholds)
 
     def resized(self, image: np.ndarray) -> torch.Tensor:
         """(H, W, 3) image -> (3, h, w), the size in which the model sees it."""
@@ -296,47 +394,7 @@ class OpenVocabularyPredictor:
         return torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
 
 
-def _is_model(
-    config: str | os.PathLike[str] | Mapping[str, Any],
-) -> TypeGuard[str | os.PathLike[str]]:
-    """Whether it means a model folder, or the name of a shipped model, and not a config."""
-    if isinstance(config, Mapping):
-        return False
-    return config in SHIPPED or os.path.isdir(config) or not Path(config).suffix
-
-
-def _to_vocabulary(source: VocabularySource) -> Vocabulary:
-    if isinstance(source, Vocabulary):
-        return source
-    if isinstance(source, str) and source.strip().casefold() in BUILTIN_NAMES:
-        name = source.strip().casefold()
-        raise UserError(
-            f"{source!r} is the name of a built-in list: give Vocabulary.builtin({name!r}) for its "
-            f"names, or [{source!r}] to look for a thing that is called so"
-        )
-    if isinstance(source, str) and Path(source).suffix not in (*_FILES_OF_NAMES, ".safetensors"):
-        return Vocabulary.from_text(source)
-    if isinstance(source, str | os.PathLike):
-        is_saved = Path(source).suffix == ".safetensors"
-        return Vocabulary.load(source) if is_saved else Vocabulary.from_file(source)
-    return Vocabulary.from_names(source)
-
-
 def _thresholds(
     thresholds: DetectionThresholds | None, overrides: Mapping[str, Any]
 ) -> DetectionThresholds:
     return DetectionThresholds(**overrides).or_else(thresholds or DetectionThresholds())
-
-
-def _zip_equal(
-    images: Iterable[Any], vocabularies: Iterable[tuple[Vocabulary, Any]]
-) -> Iterator[tuple[Any, tuple[Vocabulary, Any]]]:
-    nothing = object()
-    for image, vocabulary in itertools.zip_longest(images, vocabularies, fillvalue=nothing):
-        _check_counts(image is not nothing and vocabulary is not nothing)
-        yield image, vocabulary  # type: ignore[misc]
-
-
-def _check_counts(equal: bool) -> None:
-    if not equal:
-        raise UserError("there must be as many vocabularies as images")

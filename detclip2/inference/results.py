@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from detectron2.structures import BoxMode, Instances
 
+from detclip2.data.io.masks import encode_mask, outlines_of
 from detclip2.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,7 +29,10 @@ class Labels(list[str]):
 
 
 def to_supervision(instances: Instances) -> "sv.Detections":
-    """Detections of supervision: ``xyxy`` px, ``confidence``, ``class_id``, ``["class_name"]``."""
+    """Detections of supervision: ``xyxy`` px, ``confidence``, ``class_id``, ``["class_name"]``.
+
+    Masks, if there are any, become ``mask`` (N, H, W) bool.
+    """
     import supervision as sv  # scipy and requests come with it
     from supervision.config import CLASS_NAME_DATA_FIELD
 
@@ -38,19 +42,27 @@ def to_supervision(instances: Instances) -> "sv.Detections":
 
 
 def to_coco(
-    instances: Instances, image_id: int | str, category_ids: Sequence[int] | None = None
+    instances: Instances,
+    image_id: int | str,
+    category_ids: Sequence[int] | None = None,
+    polygons: bool = False,
 ) -> list[dict[str, Any]]:
     """Entries of COCO's results: ``image_id``, ``category_id``, ``bbox`` XYWH px, ``score``.
+
+    Of detections with masks also ``segmentation``, and ``area``, the pixels of the mask; of those
+    of a video that belong to a track also its id, ``track``.
 
     Args:
         instances: of one image.
         image_id: its id in the data set.
         category_ids: the data set's id of each label of the vocabulary, in order; None: the
             position in the vocabulary, from 0.
+        polygons: whether ``segmentation`` is polygons, whose holes are filled, instead of a
+            compressed RLE. A mask without a pixel has none.
     """
     boxes = BoxMode.convert(instances.pred_boxes.tensor, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)
     classes = instances.pred_classes.tolist()
-    return [
+    rows: list[dict[str, Any]] = [
         {"image_id": image_id, "category_id": category_id, "bbox": box, "score": score}
         for category_id, box, score in zip(
             classes if category_ids is None else [category_ids[c] for c in classes],
@@ -59,6 +71,15 @@ def to_coco(
             strict=True,
         )
     ]
+    if instances.has("pred_masks"):
+        for row, mask in zip(rows, instances.pred_masks.numpy(), strict=True):
+            segmentation = outlines_of(mask) if polygons else encode_mask(mask)
+            row.update({"segmentation": segmentation} if segmentation else {})
+            row["area"] = float(mask.sum())
+    if instances.has("track_ids"):
+        for row, track in zip(rows, instances.track_ids.tolist(), strict=True):
+            row.update({"track": track} if track >= 0 else {})
+    return rows
 
 
 def to_pandas(results: Instances | Iterable[Instances]) -> "pd.DataFrame":

@@ -9,7 +9,6 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from detectron2.structures import Instances
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
@@ -24,6 +23,7 @@ from detclip2.data.text.names import (
     without_repeats,
 )
 from detclip2.data.text.prompts import Definitions, check_templates, definition_of, prompts_of
+from detclip2.inference.calibration import Calibration
 from detclip2.inference.vocabulary_file import SYNONYM_RULES, read_vocabulary, write_vocabulary
 from detclip2.modeling.text.prompt_ensemble import PhraseEncoder, mean_embeddings, twins
 from detclip2.utils.errors import UserError
@@ -61,6 +61,8 @@ class Vocabulary:
     """One of `SYNONYM_RULES`."""
     thresholds: tuple[float, ...] | None = None
     """For each label the minimum score of its detections, in [0, 1]; None: no limits."""
+    calibration: Calibration | None = field(default=None, compare=False)
+    """From scores of the model to those that are reported, and that `thresholds` are of."""
     embeddings: Tensor | None = field(default=None, compare=False)
     """(V, D) unit-length rows on the CPU, float32; None before `encode`. V is C, or the number of
     names under the rule "max"."""
@@ -266,13 +268,6 @@ class Vocabulary:
                 raise UserError(f"the threshold of {label!r} is {score}; expected 0 to 1")
         return replace(self, thresholds=tuple(float(thresholds.get(n, 0)) for n in self.labels))
 
-    def above_thresholds(self, instances: Instances) -> Instances:
-        """The detections that reach the threshold of their label."""
-        if self.thresholds is None:
-            return instances
-        least = instances.scores.new_tensor(self.thresholds)[instances.pred_classes]
-        return instances[instances.scores >= least]
-
     def encode_with(self, model: Any, encode_phrases: PhraseEncoder | None = None) -> "Vocabulary":
         """The same vocabulary with embeddings for a model; unchanged for one that reads names.
 
@@ -281,9 +276,12 @@ class Vocabulary:
             encode_phrases: used instead of the model's.
 
         Raises:
-            UserError: embeddings do not fit (`check_fits`), or there are none and no text encoder.
+            UserError: embeddings do not fit (`check_fits`), or there are none and no text encoder;
+                or there is a calibration and the model reads names.
         """
         if model.reads_names:
+            if self.calibration is not None:
+                raise UserError("this model reads names: no calibration fits it, give it the names")
             return self
         encode_phrases = encode_phrases or model.encode_phrases
         identity = model.text_identity
@@ -293,7 +291,7 @@ class Vocabulary:
         return self
 
     def encode(self, encode_phrases: PhraseEncoder, encoder: str = "") -> "Vocabulary":
-        """The same vocabulary with embeddings.
+        """The same vocabulary with embeddings, without a calibration of earlier ones.
 
         Each distinct prompt is encoded once, in batches, with a progress bar if there are several.
         A warning names labels that the encoder cannot distinguish.
@@ -309,6 +307,8 @@ class Vocabulary:
         means = mean_embeddings([*rows, (PROBE,)], encode_phrases, _with_progress)
         embeddings, probe = means[:-1].clone(), means[-1].clone()
         encoded = replace(self, embeddings=embeddings, encoder=encoder, probe=probe)
+        if self.calibration is not None:
+            encoded = replace(encoded, calibration=None, thresholds=None)
         encoded._warn_indistinguishable()
         return encoded
 

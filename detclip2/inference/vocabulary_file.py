@@ -14,14 +14,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from detclip2.data.text.names import BUILTIN_NAMES
+from detclip2.inference.calibration import Calibration
 from detclip2.utils.errors import UserError, shown
 from detclip2.utils.files import write_whole
 from detclip2.utils.json_text import parse_json
 
 SYNONYM_RULES = ("mean", "max")
-FORMAT = "detclip2-vocabulary-3"
-READABLE = (FORMAT, "detclip2-vocabulary-2")
-"""Version 2 has no thresholds."""
+FORMAT = "detclip2-vocabulary-4"
+READABLE = (FORMAT, "detclip2-vocabulary-3", "detclip2-vocabulary-2")
+"""Version 3 has no calibration, version 2 no thresholds either."""
 
 _TEXTS = ("labels", "prompts", "templates", "thresholds")
 """Fields of a vocabulary that are json in the metadata; the others are strings."""
@@ -39,6 +40,9 @@ def write_vocabulary(path: str | os.PathLike[str], fields: Mapping[str, Any]) ->
     """
     arrays = {key: np.ascontiguousarray(fields[key]) for key in ("embeddings", "probe")}
     texts = {key: json.dumps(fields[key], ensure_ascii=False) for key in _TEXTS}
+    if (calibration := fields.get("calibration")) is not None:
+        arrays["maps"] = np.ascontiguousarray(calibration.maps)
+        texts["map_of_label"] = json.dumps(calibration.map_of_label)
     metadata = {
         "format": FORMAT,
         **texts,
@@ -99,6 +103,7 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, Any]:
         fields = {key: _tuples(parse_json(metadata.get(key, "null"))) for key in _TEXTS}
         fields |= {key: metadata[key] for key in ("synonyms", "encoder")}
         fields |= {key: arrays[key] for key in ("embeddings", "probe")}
+        fields["calibration"] = _calibration(arrays, metadata)
         reason = _inconsistency(fields, int(metadata["width"]))
     except (KeyError, TypeError, ValueError) as error:
         reason = repr(error)
@@ -122,7 +127,16 @@ def _inconsistency(fields: Mapping[str, Any], width: int) -> str:
     if thresholds is not None and len(thresholds) != len(labels):
         return f"it has {len(thresholds)} thresholds for its {len(labels)} labels"
     is_finite = np.isfinite(embeddings).all() and np.isfinite(fields["probe"]).all()
-    return "" if is_finite else "it holds NaN or infinity"
+    if not is_finite:
+        return "it holds NaN or infinity"
+    calibration = fields["calibration"]
+    return "" if calibration is None else calibration.fault(len(labels))
+
+
+def _calibration(arrays: Mapping[str, Any], metadata: Mapping[str, str]) -> Calibration | None:
+    if "maps" not in arrays:
+        return None
+    return Calibration(arrays["maps"], _tuples(parse_json(metadata["map_of_label"])))
 
 
 def _wrong_type(fields: Mapping[str, Any]) -> str:

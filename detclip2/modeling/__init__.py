@@ -15,13 +15,16 @@ if TYPE_CHECKING:
     from detclip2.modeling.backbone import TimmBackbone, feature_pyramid
     from detclip2.modeling.heads.atss_head import ATSSHead
     from detclip2.modeling.heads.dyhead import GLIPHead
+    from detclip2.modeling.heads.mask_head import MaskHead
     from detclip2.modeling.heads.outputs import HeadOutputs
     from detclip2.modeling.heads.token_head import TokenHead
     from detclip2.modeling.losses.detection import DetectionCriterion
+    from detclip2.modeling.losses.masks import MaskCriterion
     from detclip2.modeling.losses.word_region_contrast import WordRegionContrast
     from detclip2.modeling.meta_arch.base import OpenVocabularyDetector
     from detclip2.modeling.meta_arch.detclipv2 import DetCLIPv2
     from detclip2.modeling.meta_arch.glip import GLIP
+    from detclip2.modeling.meta_arch.glipv2 import GLIPv2
     from detclip2.modeling.postprocess import PostProcess, TopKPerPhrase
     from detclip2.modeling.protocol import ExplainableModel, OpenVocabularyModel
     from detclip2.modeling.text.caption_state import CaptionState
@@ -30,12 +33,12 @@ if TYPE_CHECKING:
     from detclip2.modeling.text.text_batch import TextBatch
     from detclip2.modeling.text.text_tower import (
         TextTower,
-        TokenTower,
         fresh_text_model,
         load_text_model,
         load_tokenizer,
     )
     from detclip2.modeling.text.token_batch import TokenBatch
+    from detclip2.modeling.text.token_tower import TokenTower
     from detclip2.modeling.thresholds import DetectionThresholds
     from detclip2.modeling.token_postprocess import TokenPostProcess
     from detclip2.modeling.yacs import add_detclip_config
@@ -52,8 +55,11 @@ __all__ = [
     "ExplainableModel",
     "FrozenTextTower",
     "GLIPHead",
+    "GLIPv2",
     "GroupedSimilarity",
     "HeadOutputs",
+    "MaskCriterion",
+    "MaskHead",
     "OpenVocabularyDetector",
     "OpenVocabularyModel",
     "PostProcess",
@@ -81,13 +87,16 @@ _NAMES = {
     "backbone": ("TimmBackbone", "feature_pyramid"),
     "heads.atss_head": ("ATSSHead",),
     "heads.dyhead": ("GLIPHead",),
+    "heads.mask_head": ("MaskHead",),
     "heads.outputs": ("HeadOutputs",),
     "heads.token_head": ("TokenHead",),
     "losses.detection": ("DetectionCriterion",),
+    "losses.masks": ("MaskCriterion",),
     "losses.word_region_contrast": ("WordRegionContrast",),
     "meta_arch.base": ("OpenVocabularyDetector",),
     "meta_arch.detclipv2": ("DetCLIPv2",),
     "meta_arch.glip": ("GLIP",),
+    "meta_arch.glipv2": ("GLIPv2",),
     "postprocess": ("PostProcess", "TopKPerPhrase"),
     "thresholds": ("DetectionThresholds",),
     "protocol": ("ExplainableModel", "OpenVocabularyModel"),
@@ -97,12 +106,12 @@ _NAMES = {
     "text.text_batch": ("TextBatch",),
     "text.text_tower": (
         "TextTower",
-        "TokenTower",
         "fresh_text_model",
         "load_text_model",
         "load_tokenizer",
     ),
     "text.token_batch": ("TokenBatch",),
+    "text.token_tower": ("TokenTower",),
     "token_postprocess": ("TokenPostProcess",),
     "yacs": ("add_detclip_config",),
 }

@@ -4,19 +4,17 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import timm
 import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from detectron2.modeling.backbone.fpn import FPN, LastLevelP6P7
 from omegaconf import ListConfig
-from timm.models.swin_transformer import SwinTransformerBlock
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from detclip2.modeling.layers.conv3x3 import Conv3x3
 from detclip2.modeling.layers.depthwise import use_fast_depthwise
 from detclip2.modeling.layers.drop_block import DropBlock
+from detclip2.modeling.timm_models import is_timm_model, timm_model
 from detclip2.utils.errors import UserError
 from detclip2.utils.weights import State, load_weights
 
@@ -77,12 +75,8 @@ class TimmBackbone(Backbone):
         }
         if name.startswith("swin"):
             timm_args = {"strict_img_size": False, "always_partition": True, **timm_args}
-        extractor: Any = timm.create_model(
-            name,
-            pretrained=False,
-            features_only=True,
-            drop_path_rate=drop_path_rate,
-            **timm_args,
+        extractor: Any = timm_model(
+            name, features_only=True, drop_path_rate=drop_path_rate, **timm_args
         )
         # Features are looked up by stride: the first one has 4 in Swin, 2 in a convolutional
         # network.
@@ -96,8 +90,8 @@ class TimmBackbone(Backbone):
             # timm does not fuse Swin's attention; fused, it gives the same result faster.
             if hasattr(module, "fused_attn"):
                 module.fused_attn = True
-            if pad_before_roll and isinstance(module, SwinTransformerBlock):
-                module.__class__ = PadBeforeRoll
+        if pad_before_roll and name.startswith("swin"):
+            _pad_before_roll(extractor)
         use_fast_depthwise(extractor)
         all_channels = extractor.feature_info.channels()
         channels = [all_channels[i] for i in self._chosen]
@@ -141,7 +135,7 @@ class TimmBackbone(Backbone):
         """
         with torch.device("meta"):
             # A file may have a classifier where the config asks for none.
-            whole = timm.create_model(name, **{**timm_args, "num_classes": 1})
+            whole = timm_model(name, **{**timm_args, "num_classes": 1})
         # timm's conversion of checkpoints from other sources, e.g. Swin's authors.
         convert = getattr(sys.modules[type(whole).__module__], "checkpoint_filter_fn", None)
         if convert is not None:
@@ -196,10 +190,18 @@ def _check_source(name: str, timm_args: dict[str, Any]) -> None:
     Raises:
         UserError: see above.
     """
-    if ":" in name or "/" in name or not timm.is_model(name):
+    if ":" in name or "/" in name or not is_timm_model(name):
         raise UserError(f"backbone: timm has no model {name!r}; timm.list_models() gives the names")
     for key in _LOADING & timm_args.keys():
         raise UserError(f"backbone: {key!r} is not taken: give a file as `weights`")
+
+
+def _pad_before_roll(extractor: nn.Module) -> None:
+    from detclip2.modeling.layers.swin_block import PadBeforeRoll, SwinTransformerBlock
+
+    for module in extractor.modules():
+        if isinstance(module, SwinTransformerBlock):
+            module.__class__ = PadBeforeRoll
 
 
 class TopBlock(LastLevelP6P7):
@@ -217,17 +219,6 @@ class TopBlock(LastLevelP6P7):
             return super().forward(c5)
         with torch.autocast("cpu", enabled=False):
             return super().forward(c5.float())
-
-
-class PadBeforeRoll(SwinTransformerBlock):
-    """A block of Swin that pads features to whole windows, then shifts them, as Swin's authors."""
-
-    def _attn(self, x: Tensor) -> Tensor:
-        """(B, H, W, C), after the norm -> (B, H, W, C)."""
-        height, width = x.shape[1:3]
-        missing = (-height % self.window_size[0], -width % self.window_size[1])
-        padded = F.pad(x, (0, 0, 0, missing[1], 0, missing[0]))
-        return super()._attn(padded)[:, :height, :width]  # which finds nothing to pad
 
 
 def feature_pyramid(bottom_up: Backbone, channels: int = 256, drop_block: float = 0.0) -> FPN:

@@ -6,7 +6,7 @@ import torch
 from detectron2.layers import batched_nms
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
-from torchvision.ops import nms
+from torchvision.ops.boxes import nms
 
 from detclip2.modeling.heads.outputs import HeadOutputs
 from detclip2.modeling.text.text_bank import VocabularyState
@@ -143,7 +143,12 @@ class PostProcess(Thresholded):
 
 
 def suppress(
-    boxes: Tensor, scores: Tensor, name: Tensor, image_size: tuple[int, int], thresholds: Any
+    boxes: Tensor,
+    scores: Tensor,
+    name: Tensor,
+    image_size: tuple[int, int],
+    thresholds: Any,
+    **fields: Tensor,
 ) -> Instances:
     """Non-maximum suppression of an image's candidates; the best so many of the result.
 
@@ -153,15 +158,19 @@ def suppress(
         name: (P,) int64.
         image_size: height and width, px.
         thresholds: complete `DetectionThresholds`; scores are above theirs.
+        **fields: (P, ...) each, further fields of the result.
     """
     candidates = Boxes(boxes)
     candidates.clip(image_size)
     groups = torch.zeros_like(name) if thresholds.class_agnostic_nms else name
     keep = batched_nms(candidates.tensor, scores, groups, thresholds.nms_threshold)
     keep = keep[candidates[keep].nonempty()][: thresholds.max_detections]
-    return Instances(
+    found = Instances(
         image_size, pred_boxes=candidates[keep], scores=scores[keep], pred_classes=name[keep]
     )
+    for field, values in fields.items():
+        found.set(field, values[keep])
+    return found
 
 
 def _above(logits: Tensor, lowest: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,11 +1,14 @@
 """Proposals: the regions that stand for objects in an image without boxes (sec. 3.2, Tab. 2a)."""
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.ops import nms
+from torchvision.ops.boxes import nms
+
+from detclip2.modeling.heads.outputs import HeadOutputs
 
 ProposalScore = Literal[
     "class", "iou", "centerness", "text_sample", "text_batch", "text_batch_centerness"
@@ -23,6 +26,19 @@ class Proposals(NamedTuple):
     """(B, R) bool, False for padding."""
     areas: Tensor
     """(B, R) areas of the boxes, px^2."""
+
+    @staticmethod
+    def join(parts: Sequence["Proposals"]) -> "Proposals":
+        """Those of all images of a batch."""
+        return Proposals(*map(torch.cat, zip(*parts, strict=True)))
+
+    def with_gradient(self) -> list[Tensor]:
+        """See `ContrastRegions`."""
+        return [self.regions]
+
+    def again(self, outputs: HeadOutputs, part: slice) -> list[Tensor]:
+        """See `ContrastRegions`."""
+        return [outputs.regions.take_along_dim(self.anchor[part, :, None], dim=1)]
 
 
 @torch.no_grad()

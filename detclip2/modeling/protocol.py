@@ -15,7 +15,6 @@ from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
 from detclip2.modeling.heads.outputs import HeadOutputs
-from detclip2.modeling.proposals import Proposals
 from detclip2.modeling.thresholds import DetectionThresholds
 
 Sample: TypeAlias = Mapping[str, Any]
@@ -24,6 +23,24 @@ Losses: TypeAlias = dict[str, Tensor]
 """Name -> scalar, weighted."""
 Text: TypeAlias = Any
 """`TextBatch` in a model that encodes phrases apart, `TokenBatch` in one that encodes captions."""
+
+
+class ContrastRegions(Protocol):
+    """What a loss over the whole batch reads of the images: `Proposals`, for example.
+
+    Its gradients are computed in two passes if the batch does not fit into memory, see
+    ``detclip2.engine.micro_batch``.
+    """
+
+    @staticmethod
+    def join(parts: Sequence[Any]) -> Any:
+        """Those of all images of a batch."""
+
+    def with_gradient(self) -> list[Tensor]:
+        """The tensors (B, ...) through which gradients reach the images."""
+
+    def again(self, outputs: HeadOutputs, part: slice) -> list[Tensor]:
+        """The tensors of `with_gradient` for a part of the images, of a second forward pass."""
 
 
 @runtime_checkable
@@ -52,6 +69,10 @@ class OpenVocabularyModel(Protocol):
         """Whether `prepare_vocabulary` reads names, which the model encodes together, instead of
         embeddings: `encode_phrases` then raises UserError.
         """
+
+    predicts_masks: bool
+    """Whether detections have ``pred_masks``; set to False, a model with a mask head saves its
+    time."""
 
     @property
     def ignored_weights(self) -> tuple[str, ...]:
@@ -127,10 +148,10 @@ class OpenVocabularyModel(Protocol):
 
     def contrast_regions(
         self, outputs: HeadOutputs, text: Text, samples: Sequence[Sample]
-    ) -> Proposals:
+    ) -> ContrastRegions:
         """The R regions of each of B images that `contrast_losses` reads."""
 
-    def contrast_losses(self, regions: Proposals, text: Text) -> Losses:
+    def contrast_losses(self, regions: Any, text: Text) -> Losses:
         """Losses over the images of the whole batch at once; a collective operation.
 
         Args:
@@ -165,6 +186,9 @@ class OpenVocabularyModel(Protocol):
     ) -> list[Instances]:
         """Detections of each image, in its original size, best first.
 
+        They have ``pred_boxes``, ``scores``, ``pred_classes``, and ``pred_masks`` (N, H, W) bool if
+        the model `predicts_masks`.
+
         Args:
             samples: each has ``image`` and optionally ``height`` and ``width``, the original size
                 in px, and its own ``vocabulary``, prepared or not.
@@ -186,4 +210,37 @@ class ExplainableModel(OpenVocabularyModel, Protocol):
 
         Returns:
             (M, B) indices into the K anchors, and (B,) bool: whether the image has a proposal.
+        """
+
+
+@runtime_checkable
+class LanguageModel(OpenVocabularyModel, Protocol):
+    """A model that answers questions about images and writes captions."""
+
+    def answer(self, samples: Sequence[Sample]) -> list[dict[str, Any]]:
+        """Answer the ``question`` of each sample, whose supervision is "vqa".
+
+        Returns:
+            For each sample ``answers``, best first, ``probabilities``, each 0 to 1, and
+            ``is_whole``, False for a question that is longer than the model reads.
+
+        Raises:
+            UserError: the model has not learnt to.
+        """
+
+    def caption(
+        self, samples: Sequence[Sample], beam_size: int | None = None
+    ) -> list[dict[str, Any]]:
+        """Write a caption of the ``image`` of each sample.
+
+        Args:
+            samples: B of them.
+            beam_size: texts that the search keeps; None: the model's number.
+
+        Returns:
+            For each sample ``caption``, ``log_probability``, and ``is_complete``, False for a
+            caption that was cut.
+
+        Raises:
+            UserError: the model has not learnt to.
         """

@@ -21,12 +21,17 @@ class Candidates(NamedTuple):
     """(P,) in [0, 1]."""
     labels: Tensor
     """(P,) int64 in [0, C)."""
+    columns: Tensor
+    """(P,) int64, the columns of their caption that they come from."""
+    words: Tensor | None = None
+    """(P, ...) what a mask head needs to know of the name of each."""
 
     @classmethod
     def none(cls, device: torch.device) -> "Candidates":
         """No boxes."""
         scores = torch.zeros(0, device=device)
-        return cls(scores.new_zeros(0, 4), scores, scores.new_zeros(0, dtype=torch.int64))
+        labels = scores.new_zeros(0, dtype=torch.int64)
+        return cls(scores.new_zeros(0, 4), scores, labels, labels)
 
 
 class TokenPostProcess(Thresholded):
@@ -95,7 +100,8 @@ class TokenPostProcess(Thresholded):
         scores = (probability[anchor, column] * centerness[anchor]).sqrt()
         above = scores >= self.resolved(thresholds).score_threshold  # not of NaN
         anchor, column = anchor[above], column[above]
-        return Candidates(outputs.boxes_at(b, anchor), scores[above], caption.labels[column])
+        boxes = outputs.boxes_at(b, anchor)
+        return Candidates(boxes, scores[above], caption.labels[column], column)
 
     def __call__(
         self,
@@ -111,7 +117,12 @@ class TokenPostProcess(Thresholded):
             thresholds: values that are not None override this object's own.
 
         Returns:
-            Instances as those of `PostProcess`.
+            Instances as those of `PostProcess`; with ``pred_words``, if all candidates have words.
         """
-        boxes, scores, labels = map(torch.cat, zip(*candidates, strict=True))
-        return suppress(boxes, scores, labels, image_size, self.resolved(thresholds))
+        chosen = self.resolved(thresholds)
+        boxes = torch.cat([one.boxes for one in candidates])
+        scores = torch.cat([one.scores for one in candidates])
+        labels = torch.cat([one.labels for one in candidates])
+        words = [one.words for one in candidates if one.words is not None]
+        fields = {"pred_words": torch.cat(words)} if len(words) == len(candidates) else {}
+        return suppress(boxes, scores, labels, image_size, chosen, **fields)

@@ -26,11 +26,16 @@ from detclip2.modeling.text.text_tower import (
     load_text_model,
     load_tokenizer,
 )
+from detclip2.utils.devices import checked_device
 from detclip2.utils.errors import UserError
 
 
 def add_detclip_config(cfg: CfgNode) -> None:
-    """Add the keys of DetCLIPv2 to Detectron2's defaults, with Swin-T's values."""
+    """Add the keys of DetCLIPv2 to Detectron2's defaults, with Swin-T's values.
+
+    The device is the GPU if there is one, else the CPU.
+    """
+    cfg.MODEL.DEVICE = str(checked_device())
     cfg.MODEL.META_ARCHITECTURE = "DetCLIPv2"
     cfg.MODEL.BACKBONE.NAME = "build_detclip_backbone"
     cfg.MODEL.PIXEL_MEAN = [123.675, 116.28, 103.53]

@@ -2,8 +2,9 @@
 
 import difflib
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from detclip2.resources import RESOURCES
 from detclip2.utils.errors import UserError
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 CONFIG_NAME = "config.yaml"
 WEIGHTS_NAME = "model.safetensors"
+TEXT_FOLDER = "text_model"  # of some folders: config and tokenizer of the text model
 KNOWS = "knows: "
 VOCABULARY_NAME = "vocabulary.safetensors"  # of some folders: the names that the model knows
 ENVIRONMENT_VARIABLE = "DETCLIP2_MODEL"
@@ -52,12 +54,24 @@ def _meant(name: str) -> str:
     return f"; did you mean {close[0]!r}" if close else f"; models that ship: {', '.join(SHIPPED)}"
 
 
+def folder_of(config: str | os.PathLike[str], weights: str | os.PathLike[str]) -> Path | None:
+    """The model folder that has this config and these weights; None if they are of no such one."""
+    folder = Path(config).parent
+    is_one = (Path(config), Path(weights)) == (folder / CONFIG_NAME, folder / WEIGHTS_NAME)
+    return folder if is_one else None
+
+
 def save_weights(model: "nn.Module", folder: str | os.PathLike[str]) -> Path:
-    """Write the model's weights atomically into a folder; return their path."""
+    """Write the model's weights atomically into a folder; return their path.
+
+    Low-rank matrices of LoRA are merged into them.
+    """
     from safetensors.torch import save  # the names and checks of folders need no torch
 
+    from detclip2.utils.low_rank import merged
+
     path = Path(folder) / WEIGHTS_NAME
-    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    state = {name: tensor.contiguous() for name, tensor in merged(model.state_dict()).items()}
     write_whole(path, lambda file: file.write(save(state)))
     return path
 
@@ -85,3 +99,12 @@ def default_model() -> tuple[Path, Path]:
         except UserError as error:
             raise UserError(f"{ENVIRONMENT_VARIABLE} is set: {error}") from None
     return read_model_folder(DEFAULT)
+
+
+def is_model(
+    config: str | os.PathLike[str] | Mapping[str, Any],
+) -> TypeGuard[str | os.PathLike[str]]:
+    """Whether this means a model folder, or the name of a shipped model, and not a config."""
+    if isinstance(config, Mapping):
+        return False
+    return config in SHIPPED or os.path.isdir(config) or not Path(config).suffix

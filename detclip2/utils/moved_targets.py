@@ -33,6 +33,7 @@ _MODULES = {
 }
 # Target in its present module -> its present name.
 _NAMES = {
+    "detclip2.modeling.text.text_tower.TokenTower": "detclip2.modeling.text.token_tower.TokenTower",
     "detclip2.engine.budget.SharedStartCosine": "detclip2.engine.solver.WarmupHoldCosine",
     "detclip2.evaluation.coco.COCOEvaluator": "detclip2.evaluation.coco.CheckedCOCOEvaluator",
     "detclip2.evaluation.lvis.LVISEvaluator": "detclip2.evaluation.lvis.LVISFixedAPEvaluator",

@@ -1,4 +1,4 @@
-"""Drawing of detections in images: a box and a label for each place."""
+"""Drawing of detections in images: a box, a label and the mask, if there is one, of each place."""
 
 import importlib.util
 from collections.abc import Sequence
@@ -25,6 +25,7 @@ COLORS = tuple(
 # All that DejaVu Sans covers wholly: Latin with its additions.
 _LATIN = 0x250
 _SMALLEST_FONT = 10  # px
+_TINT = 0.45  # of a mask's colour in its pixels
 # Font folders of systems. matplotlib's own search would write a cache into the home folder.
 _FONT_FOLDERS = (
     "/usr/share/fonts",
@@ -38,7 +39,7 @@ _FONT_FOLDERS = (
 
 
 def draw_instances(image: np.ndarray, instances: Instances) -> np.ndarray:
-    """Draw a box with label and score at each place, one colour a label.
+    """Draw a box with label and score at each place, one colour a label, and tint the masks.
 
     Of several detections at one place (see `SAME_PLACE`) the best is drawn, with the number of the
     others: "cup 0.61 +2". Labels are at their boxes, where they hide no better one if there is such
@@ -46,7 +47,9 @@ def draw_instances(image: np.ndarray, instances: Instances) -> np.ndarray:
 
     Args:
         image: (H, W, 3) uint8 RGB; it is not modified.
-        instances: ``pred_boxes`` XYXY px of that image, ``scores``, ``pred_classes``, ``labels``.
+        instances: ``pred_boxes`` XYXY px of that image, ``scores``, ``pred_classes``, ``labels``,
+            and optionally ``pred_masks`` (N, H, W) bool; ids of tracks, if there are ``track_ids``,
+            are beside the labels: "cup 0.61 #3".
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -58,11 +61,12 @@ def draw_instances(image: np.ndarray, instances: Instances) -> np.ndarray:
     boxes = instances.pred_boxes.tensor.numpy().astype(np.float64)
     places = places_of(boxes, instances.scores.numpy())
     texts = [
-        f" {instances.scores[best]:.2f}" + (f" +{others}" if others else "")
+        f" {instances.scores[best]:.2f}{_track(instances, best)}"
+        + (f" +{others}" if others else "")
         for best, others in places
     ]
     names = [" ".join(instances.labels[best].split()) for best, _ in places]
-    characters = "".join(sorted({*"0123456789.+…", *"".join(names)}))
+    characters = "".join(sorted({*"0123456789.+#…", *"".join(names)}))
     size = max(_SMALLEST_FONT, round(18 * scale))
     font = ImageFont.truetype(font_for(characters), size)
     padding = max(2, size // 5)
@@ -73,9 +77,9 @@ def draw_instances(image: np.ndarray, instances: Instances) -> np.ndarray:
     label_height = sum(font.getmetrics()) + padding
     sizes = [(font.getlength(text) + 2 * padding, label_height) for text in texts]
     corners = label_corners(boxes[[best for best, _ in places]], sizes, (height, width))
-    drawn = Image.fromarray(image)
-    canvas = ImageDraw.Draw(drawn)
     order = range(len(places) - 1, -1, -1)  # the best is drawn over the others
+    drawn = Image.fromarray(_tinted(image, instances, [places[i][0] for i in order]))
+    canvas = ImageDraw.Draw(drawn)
     for i in order:
         best = places[i][0]
         color = _color(instances, best)
@@ -152,6 +156,18 @@ def shortened(name: str, width: float, font: ImageFont.FreeTypeFont, ending: str
     return f"{name[:kept]}…{ending}"
 
 
+def _tinted(image: np.ndarray, instances: Instances, chosen: Sequence[int]) -> np.ndarray:
+    """The image with the masks of some detections, each over those before it."""
+    if not instances.has("pred_masks"):
+        return image
+    tinted = image.copy()
+    for index in chosen:
+        inside = instances.pred_masks[index].numpy()
+        color = np.array(_color(instances, index))
+        tinted[inside] = ((1 - _TINT) * image[inside] + _TINT * color).astype(np.uint8)
+    return tinted
+
+
 def _intersections(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Areas of intersections of XYXY boxes, which broadcast."""
     sides = np.minimum(boxes[..., 2:], others[..., 2:]) - np.maximum(
@@ -165,6 +181,11 @@ def _overlaps(box: np.ndarray, others: np.ndarray) -> np.ndarray:
     common = _intersections(box, others)
     areas = (others[:, 2:] - others[:, :2]).prod(1)
     return common / np.maximum((box[2:] - box[:2]).prod() + areas - common, 1e-9)
+
+
+def _track(instances: Instances, index: int) -> str:
+    track = int(instances.track_ids[index]) if instances.has("track_ids") else -1
+    return f" #{track}" if track >= 0 else ""
 
 
 def _color(instances: Instances, index: int) -> tuple[int, ...]:

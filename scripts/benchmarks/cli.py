@@ -27,12 +27,24 @@ from rich.console import Console
 from detclip2.utils.files import write_whole
 from detclip2.utils.quiet import without_upstream_warnings
 
-from . import contrast, export, growth, inference, loading, peers, report, startup, training
+from . import (
+    contrast,
+    export,
+    glip,
+    growth,
+    inference,
+    loading,
+    peers,
+    report,
+    serving,
+    startup,
+    training,
+)
 from .timing import Setting, machine
 
 ROOT = Path(__file__).resolve().parents[2]
 SUBJECTS = ("inference", "stages", "peers", "growth", "training", "contrast", "loading", "startup")
-SUBJECTS += ("export",)
+SUBJECTS += ("export", "glip", "serving")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -85,6 +97,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--captions", type=int, default=16, help="samples a batch, in training")
     parser.add_argument("--detections", type=int, default=1, help="samples a batch, in training")
     parser.add_argument("--export-scenes", type=int, default=500, help="for the AP of export")
+    parser.add_argument("--serve-seconds", type=float, default=300, help="of the load on a server")
     contrast.add_arguments(parser.add_argument_group("contrast"))
     args = parser.parse_args(argv)
     if args.peers is None:
@@ -141,6 +154,15 @@ def measure_stages(args: argparse.Namespace, setting: Setting) -> list[dict[str,
     return [in_fresh_process(inference.stages, case, setting) for case in cases]
 
 
+def measure_glip(args: argparse.Namespace, setting: Setting) -> list[dict[str, Any]]:
+    """GLIP-T and Grounding DINO-T by names, each in its own process."""
+    rows = []
+    for case in glip.CASES:
+        rows.append(in_fresh_process(glip.measure, case, setting))
+        report.show("glip", rows[-1:])
+    return rows
+
+
 def measure_peers(args: argparse.Namespace, setting: Setting) -> dict[str, Any]:
     """The peers, each in its own process, and our model at the size of OmDet-Turbo."""
     rows = []
@@ -158,6 +180,7 @@ MEASURE: dict[str, Callable[[argparse.Namespace, Setting], Any]] = {
     "inference": measure_inference,
     "stages": measure_stages,
     "peers": measure_peers,
+    "glip": measure_glip,
     "growth": lambda args, setting: in_fresh_process(growth.measure, setting),
     "training": lambda args, setting: in_fresh_process(
         training.measure, setting, args.detections, args.captions
@@ -166,5 +189,6 @@ MEASURE: dict[str, Callable[[argparse.Namespace, Setting], Any]] = {
     "loading": lambda args, setting: in_fresh_process(loading.measure, 200, args.repeats, 320),
     "scenes": lambda args, setting: in_fresh_process(loading.scenes, 200, args.repeats, 320),
     "export": lambda args, setting: in_fresh_process(export.measure, setting, args.export_scenes),
+    "serving": lambda args, setting: serving.measure(setting, args.serve_seconds),
     "startup": lambda args, setting: in_fresh_process(startup.measure, args.repeats),
 }

@@ -19,11 +19,11 @@ TOKENS_OF_CLIP = 77  # OmDet-Turbo and OWLv2 pad every name to 77 and 16
 TOKENS_OF_OWL = 16
 
 
-def grounding_dino(config: type, model: type, setting: Setting) -> Run:
-    """80 names in one caption, 2 tokens each and a full stop: the text is fused into the image."""
+def grounding_dino(config: type, model: type, setting: Setting, tokens: int = 242) -> Run:
+    """A caption whose text is fused into the image: by default 80 names of 2 tokens and a stop."""
     network = setting.module(model(config()))
-    word = torch.randint(2000, 20000, (80, 2))
-    names = torch.cat([word, torch.full((80, 1), 1012)], dim=1).flatten()
+    word = torch.randint(2000, 20000, (tokens // 3, 2))
+    names = torch.cat([word, torch.full((len(word), 1), 1012)], dim=1).flatten()[: tokens - 2]
     ids = torch.cat([torch.tensor([101]), names, torch.tensor([102])])[None].to(setting.device)
     image = torch.randn(1, 3, 800, 1333, device=setting.device)
     mask = torch.ones_like(ids)

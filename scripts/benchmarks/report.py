@@ -85,6 +85,27 @@ def peers_rows(result: dict[str, Any]) -> Rows:
     return rows
 
 
+def glip_rows(result: list[dict[str, Any]]) -> Rows:
+    """A row for each way of packing the names into captions."""
+    head = ("model", "names", "names a caption, at most", "captions", "of these measured")
+    rows: Rows = [(*head, "tokens, at most", "relative time", "seconds", "peak MiB")]
+    for row in result:
+        rows.append(
+            (
+                row["model"],
+                f"{row['names']:,}",
+                str(row["names_per_caption"] or "as fit"),
+                str(row["captions"]),
+                str(row["measured"]),
+                str(row["tokens"]),
+                spread(row["ratio"], 1),
+                spread(row["seconds"], 1),
+                f"{row['peak_MiB']:,}",
+            )
+        )
+    return rows
+
+
 def growth_rows(result: dict[str, Any]) -> Rows:
     """Names, then pixels."""
     rows: Rows = [("what grows", "value", "seconds")]
@@ -143,13 +164,27 @@ def startup_rows(result: dict[str, Any]) -> Rows:
 
 def export_rows(result: list[dict[str, Any]]) -> Rows:
     """A row for the predictor and one for each precision."""
-    head = ("what", "scenes", "names", "AP", "AP50", "ms an image", "time / that of fp32", "MB")
+    # Results before 2026-11-30 are times of the clock.
+    time, clock = ("cpu_ms", "processor ms") if "cpu_ms" in result[0] else ("ms", "ms an image")
+    head = ("what", "scenes", "names", "AP", "AP50", clock, "time / that of fp32", "MB")
     rows: Rows = [head]
     for row in result:
         numbers = (f"{row[key]:,}" for key in ("scenes", "names"))
         scores = (f"{row[key]:.2f}" for key in ("AP", "AP50"))
-        times = spread(row["ms"], 1), spread(row["of_fp32"])
+        times = spread(row[time], 1), spread(row["of_fp32"])
         rows.append((row["what"], *numbers, *scores, *times, f"{row['MB']}" if row["MB"] else ""))
+    return rows
+
+
+def serving_rows(result: list[dict[str, Any]]) -> Rows:
+    """A row for each load."""
+    head = ("clients", "seconds", "requests", "of them damaged", "errors", "answers a second")
+    rows: Rows = [(*head, "ms an answer", "95 %, ms", "memory at a tenth, most, at the end, MiB")]
+    for row in result:
+        counts = (f"{row[key]:,}" for key in ("clients", "seconds", "requests", "bad", "errors"))
+        memory = ", ".join(f"{value:,}" for value in row["MiB"])
+        times = spread(row["ms"], 0), f"{row['p95_ms']:,}"
+        rows.append((*counts, f"{row['a_second']:g}", *times, memory))
     return rows
 
 
@@ -157,6 +192,7 @@ ROWS: dict[str, Callable[[Any], Rows]] = {
     "inference": inference_rows,
     "stages": stages_rows,
     "peers": peers_rows,
+    "glip": glip_rows,
     "growth": growth_rows,
     "training": training_rows,
     "contrast": contrast_rows,
@@ -164,6 +200,7 @@ ROWS: dict[str, Callable[[Any], Rows]] = {
     "scenes": loading_rows,
     "startup": startup_rows,
     "export": export_rows,
+    "serving": serving_rows,
 }
 
 

@@ -169,3 +169,22 @@ def test_boxes_are_drawn_where_they_are():
     assert (drawing[300:580, 120:280] == 128).all()
     assert (panel == 255).all(axis=2).mean() > 0.5
     assert (panel < 100).any()
+
+
+def test_questions_and_answers_are_written_below():
+    sample = {
+        "image": torch.zeros(3, 30, 40, dtype=torch.uint8),
+        "height": 30,
+        "width": 40,
+        "file_name": "a.png",
+        "image_id": 1,
+        "supervision": "vqa",
+        "phrases": [],
+        "num_positives": 0,
+        "own_phrases_only": False,
+        "not_exhaustive": torch.zeros(0, dtype=torch.int64),
+    }
+    plain = draw_page(sample)
+    asked = draw_page({**sample, "question": "is it red?", "answers": {"yes": 1.0, "no": 0.3}})
+    assert asked.shape[0] > plain.shape[0]
+    assert asked.shape[1] == plain.shape[1]

@@ -38,6 +38,10 @@ def test_prediction_imports_no_training_code(nano_folder, tmp_path):
     frameworks = {"tensorboard", "lvis", "webdataset", "pandas", "spacy", "nltk", "wandb"}
     # The compiler and what comes with it; drawing needs no other library; no video is read.
     frameworks |= {"torch._inductor", "supervision", "matplotlib", "av", "cv2"}
+    frameworks |= {"transformers", "scipy", "torch.onnx.symbolic_helper"}
+    # Packages that import all they have with one of their modules.
+    frameworks |= {"timm.models.vision_transformer", "timm.data.loader", "torchvision.transforms"}
+    frameworks |= {"torchvision.datasets", "torchvision.models.resnet", "torchvision.io"}
     assert not frameworks & modules
     own = ("engine", "evaluation", "data.datasets", "data.hybrid_loader")
     assert not {f"detclip2.{name}" for name in own} & modules
@@ -52,6 +56,32 @@ def test_wrong_paths_are_reported_before_torch_is_imported(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "no.jpg: this file does not exist" in done.stderr
     assert "torch" not in done.stdout.rsplit("LOADED", 1)[1].split()
+
+
+ON_DEMAND = """
+from detclip2.utils.packages_on_demand import import_on_demand
+import_on_demand()
+import sys
+from timm.models.resnet import resnet18
+assert "timm.models.vision_transformer" not in sys.modules
+assert "torchvision.transforms" not in sys.modules
+import timm, torchvision
+assert timm.__version__ and timm.is_model("vit_tiny_patch16_224")
+assert timm.create_model("resnet10t").num_classes == 1000
+assert timm.data.IMAGENET_DEFAULT_MEAN[0] == 0.485
+from torchvision.ops import roi_align, nms
+from torchvision.models import resnet50
+assert torchvision.__version__
+from torchvision import transforms
+assert transforms.ToTensor
+"""
+
+
+@pytest.mark.processes
+def test_packages_are_there_when_they_are_used():
+    command = [sys.executable, "-c", ON_DEMAND]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 COMPILER = """

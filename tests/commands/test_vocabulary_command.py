@@ -8,7 +8,7 @@ from PIL import Image
 
 from detclip2.cli import main
 from detclip2.commands import vocabulary as command
-from detclip2.commands.predict import _vocabulary as predict_vocabulary
+from detclip2.commands.detection_arguments import vocabulary_of as predict_vocabulary
 from detclip2.inference.predictor import OpenVocabularyPredictor
 from detclip2.inference.vocabulary import PROBE, Vocabulary
 from detclip2.modeling.text.text_tower import BATCH_SIZE, TextTower
@@ -54,7 +54,7 @@ def test_options_equal_those_of_the_library(vocabulary, tmp_path, nano_folder, m
     names.write_text("name,synonyms,definition\ntruck,lorry;赤い車,it has wheels\n赤,,\n", "utf-8")
     predictor = OpenVocabularyPredictor(*read_model_folder(nano_folder), device="cpu")
     # Building the model is most of a call.
-    monkeypatch.setattr(command, "OpenVocabularyPredictor", lambda *_, **__: predictor)
+    monkeypatch.setattr(command, "load_predictor", lambda _: predictor)
     templates = ("{}", "a {}")
     for arguments, expected in [
         ((names,), Vocabulary.from_file(names)),

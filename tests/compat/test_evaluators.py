@@ -9,6 +9,7 @@ from unittest import TestCase
 
 import detectron2
 import numpy as np
+import pycocotools.mask as mask_util
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -135,10 +136,10 @@ def run(evaluator, detections, **options):
     return evaluator.evaluate(**options)
 
 
-def pycocotools(path, results, limit=100, img_ids=None):
+def pycocotools(path, results, limit=100, img_ids=None, task="bbox"):
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(path)
-        evaluation = COCOeval(truth, truth.loadRes(results), "bbox")
+        evaluation = COCOeval(truth, truth.loadRes(results), task)
         evaluation.params.maxDets = [1, 10, limit]
         if img_ids is not None:
             evaluation.params.imgIds = img_ids
@@ -285,6 +286,68 @@ def test_coco_of_records(coco, tmp_path):
     expected = pycocotools(coco.path, as_results(coco.detections, list(CLASSES)))
     for name, value in zip(["AP", "AP50", "AP75", "APs", "APm"], expected.stats, strict=False):
         assert results[name] == pytest.approx(percent(value), abs=0.1)  # of rounded boxes
+
+
+def with_ellipses(detections):
+    """The same detections, each with a mask: the ellipse in its box."""
+    y, x = torch.meshgrid(torch.arange(160) + 0.5, torch.arange(160) + 0.5, indexing="ij")
+    for instances in detections.values():
+        masks = []
+        for x0, y0, x1, y1 in instances.pred_boxes.tensor.tolist():
+            horizontal, vertical = (x * 2 - x0 - x1) / (x1 - x0), (y * 2 - y0 - y1) / (y1 - y0)
+            masks.append(horizontal**2 + vertical**2 <= 1)
+        instances.pred_masks = torch.stack(masks)
+    return detections
+
+
+def mask_results(detections, category_ids):
+    """COCO's results of masks alone: no box, so that areas are those of the masks."""
+    masks = [mask for instances in detections.values() for mask in instances.pred_masks.numpy()]
+    results = as_results(detections, category_ids)
+    for result, mask in zip(results, masks, strict=True):
+        del result["bbox"]
+        rle = mask_util.encode(np.asfortranarray(mask.astype(np.uint8)))
+        result["segmentation"] = {**rle, "counts": rle["counts"].decode()}
+    return results
+
+
+def test_coco_masks(coco, tmp_path):
+    detections = with_ellipses(coco.detections)
+    evaluator = COCOEvaluator(NAME, tasks=("bbox", "segm"), output_dir=str(tmp_path / "output"))
+    results = run(evaluator, detections)
+    of_masks = mask_results(detections, list(CLASSES))
+    expected = pycocotools(coco.path, of_masks, task="segm")
+    assert list(results) == ["bbox", "segm"]
+    for name, value in zip(["AP", "AP50", "AP75", "APs", "APm"], expected.stats, strict=False):
+        assert results["segm"][name] == pytest.approx(percent(value), abs=1e-3)
+    assert 5 < results["segm"]["AP50"] < 95
+    boxes = pycocotools(coco.path, as_results(detections, list(CLASSES)))
+    assert results["bbox"]["AP"] == pytest.approx(percent(boxes.stats[0]), abs=1e-3)
+    assert {f"AP-{name}" for name in CLASSES.values()} < results["segm"].keys()
+    written = json.loads((tmp_path / "output" / "coco_instances_results.json").read_text())
+    assert [d["segmentation"] for d in written] == [d["segmentation"] for d in of_masks]
+    # Without tasks, what the detections have is evaluated.
+    again = run(COCOEvaluator(NAME), detections)
+    assert again["segm"]["AP"] == results["segm"]["AP"]
+
+
+def test_lvis_masks(tmp_path, monkeypatch):
+    rng = np.random.default_rng(1)
+    truth = make_truth(rng, lvis=True)
+    path = tmp_path / "lvis.json"
+    path.write_text(json.dumps(truth))
+    MetadataCatalog.get(NAME).json_file = str(path)
+    detections = with_ellipses(make_detections(rng, truth))
+    monkeypatch.setattr(np, "float", float, raising=False)
+    results = run(LVISEvaluator(NAME, tasks=("bbox", "segm")), detections)
+    lvis = LVIS(str(path))
+    found = LVISResults(lvis, mask_results(detections, [1, 2, 3]))
+    expected = LVISEval(lvis, found, "segm")
+    expected.run()
+    for name, value in results["segm"].items():
+        assert value == pytest.approx(100 * expected.get_results()[name], abs=1e-3)
+    assert 5 < results["segm"]["AP50"] < 95
+    assert results["bbox"]["AP"] != results["segm"]["AP"]
 
 
 @pytest.mark.parametrize("limit", [None, 4])

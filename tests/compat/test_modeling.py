@@ -1,4 +1,4 @@
-"""Registries, pyramid, anchors, box deltas, postprocessing."""
+"""Registries, pyramid, anchors, box deltas, postprocessing, pooling."""
 
 import math
 
@@ -10,6 +10,7 @@ from detectron2.modeling import (
     BACKBONE_REGISTRY,
     META_ARCH_REGISTRY,
     Backbone,
+    ROIPooler,
     build_backbone,
     build_model,
     detector_postprocess,
@@ -20,6 +21,7 @@ from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.structures import Boxes, Instances
 from torch import nn
 from torch.nn import functional
+from torchvision.ops import roi_align
 
 
 class Pooling(Backbone):
@@ -292,3 +294,63 @@ def test_postprocess_proposals_and_nothing():
     assert len(detector_postprocess(empty, 20, 20)) == 0
     with pytest.raises(AssertionError, match="boxes"):
         detector_postprocess(Instances((10, 10), scores=torch.zeros(1)), 20, 20)
+
+
+def test_postprocess_pastes_masks():
+    """A mask whose left half is the object, in an image that is then twice as wide."""
+    masks = torch.zeros(2, 1, 4, 4)
+    masks[:, 0, :, :2] = 1
+    results = Instances(
+        (20, 20),
+        pred_boxes=Boxes([[4, 4, 12, 12], [20, 0, 25, 5]]),  # the second is outside
+        pred_masks=masks,
+    )
+    output = detector_postprocess(results, 20, 40)
+    assert output.pred_boxes.tensor.tolist() == [[8, 4, 24, 12]]
+    expected = torch.zeros(1, 20, 40, dtype=torch.bool)
+    expected[0, 4:12, 8:16] = True
+    expected[0, [4, 4, 11, 11], [8, 15, 8, 15]] = False  # bilinear: corners are round
+    assert torch.equal(output.pred_masks, expected)
+    strict = detector_postprocess(results, 20, 40, mask_threshold=0.99)
+    assert 0 < int(strict.pred_masks.sum()) < int(expected.sum())
+    empty = Instances((10, 10), pred_boxes=Boxes([]), pred_masks=torch.zeros(0, 1, 4, 4))
+    assert detector_postprocess(empty, 20, 30).pred_masks.shape == (0, 20, 30)
+
+
+# ROIPooler
+
+
+def test_pooler_reads_each_box_from_the_level_of_its_size():
+    """By formula, one box after the other: level 4 for sides of 224, one more for twice that."""
+    generator = torch.Generator().manual_seed(0)
+    levels = [torch.randn(2, 3, 256 // s, 256 // s, generator=generator) for s in (8, 16, 32)]
+    pooler = ROIPooler((4, 5), [1 / 8, 1 / 16, 1 / 32], 0, "ROIAlignV2")
+    sides = [10, 111, 113, 223, 225, 447, 449, 2000]
+    boxes = [Boxes([[3.0, 5.0, 3.0 + side, 5.0 + side]]) for side in sides]
+    lists = [Boxes.cat(boxes[:3]), Boxes.cat(boxes[3:])]
+    pooled = pooler(levels, lists)
+    assert pooled.shape == (8, 3, 4, 5)
+    for i, (side, box) in enumerate(zip(sides, boxes, strict=True)):
+        level = min(max(math.floor(4 + math.log2(side / 224)), 3), 5) - 3
+        image = 0 if i < 3 else 1
+        expected = roi_align(
+            levels[level][image : image + 1], [box.tensor], (4, 5), 1 / 2 ** (level + 3), 0, True
+        )
+        torch.testing.assert_close(pooled[i : i + 1], expected)
+
+
+def test_pooler_without_boxes_and_with_gradient():
+    levels = [torch.ones(2, 3, 8, 8, requires_grad=True), torch.ones(2, 3, 4, 4)]
+    pooler = ROIPooler(7, (1 / 4, 1 / 8), 2, "ROIAlign")
+    assert pooler(levels, [Boxes([]), Boxes([])]).shape == (0, 3, 7, 7)
+    pooled = pooler(levels, [Boxes([]), Boxes([[4, 4, 20, 20]])])
+    torch.testing.assert_close(pooled, torch.ones(1, 3, 7, 7))
+    pooled.sum().backward()
+    assert levels[0].grad[0].abs().sum() == 0
+    assert levels[0].grad[1].abs().sum() > 0
+
+
+@pytest.mark.parametrize("scales", [(1 / 8, 1 / 32), (1 / 8, 1 / 12), (1 / 16, 1 / 8)])
+def test_pooler_refuses_scales(scales):
+    with pytest.raises(AssertionError):
+        ROIPooler(7, scales, 0, "ROIAlignV2")

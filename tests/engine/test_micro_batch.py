@@ -24,12 +24,12 @@ from detclip2.modeling.losses.word_region_contrast import WordRegionContrast
 from detclip2.modeling.meta_arch.base import RGB_MEAN, RGB_STD, OpenVocabularyDetector
 from detclip2.modeling.text.text_batch import TextBatch
 from tests.helpers.processes import run_processes
-from tests.helpers.tiny_glip import tiny_glip, without_randomness
+from tests.helpers.tiny_glip import tiny_glip, tiny_glipv2, without_randomness
 from tests.helpers.tiny_training import PROJECT, tiny_config
 
 BATCH = 6
 SOURCES = ["detection", "grounding", "pairs"]
-GLIP_SOURCES = ["glip_detection", "glip_grounding"]
+GLIP_SOURCES = ["glip_detection", "glip_grounding", "glipv2_detection", "glipv2_grounding"]
 
 
 def model_and_batch(source, drop_path=0.0):
@@ -54,9 +54,11 @@ def one_model_and_batch(source, drop_path):
 
 @functools.cache
 def glip_and_batch(source):
-    """The same of GLIP, whose head reads the captions."""
+    """The same of GLIP, whose head reads the captions, and of GLIPv2, with a contrast on boxes."""
     config = PROJECT.parent / "GLIPv2" / "configs" / "emoji_glip_nano.py"
-    return without_randomness(tiny_glip()), samples_of(config, source.removeprefix("glip_"))
+    model, supervision = source.split("_")
+    make = tiny_glip if model == "glip" else tiny_glipv2
+    return without_randomness(make()), samples_of(config, supervision)
 
 
 def samples_of(config, source):

@@ -214,7 +214,7 @@ def test_odinw_in_one_command(model, tmp_path, monkeypatch):
     }
     path.write_text(json.dumps(content))
     predictor = OpenVocabularyPredictor.from_model(model, InferenceSettings(64, 96))
-    monkeypatch.setattr(odinw_command, "OpenVocabularyPredictor", lambda *_, **__: predictor)
+    monkeypatch.setattr(odinw_command, "load_predictor", lambda *_, **__: predictor)
     states = []
     prepare = model.prepare_vocabulary
     monkeypatch.setattr(

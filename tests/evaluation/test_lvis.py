@@ -364,11 +364,6 @@ def test_an_unregistered_data_set_is_refused():
     MetadataCatalog.pop("not_registered", None)
 
 
-def test_masks_are_refused(truth):
-    with pytest.raises(UserError, match="boxes"):
-        LVISFixedAPEvaluator(NAME, tasks=["bbox", "segm"])
-
-
 def test_an_unknown_image_is_refused(truth):
     (instances, *_) = detect(truth).values()
     with pytest.raises(UserError, match="image 7"):

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,9 @@ from safetensors.numpy import load_file, save_file
 
 from detclip2.cli import main
 from detclip2.export import Runner, write_onnx, write_openvino
+from detclip2.export.graph import info_of
+from detclip2.export.info import GraphInfo
+from detclip2.inference.calibration import GRID, Calibration
 from detclip2.inference.vocabulary import Vocabulary
 from detclip2.utils.errors import UserError
 from tests.helpers.exported import image_of
@@ -231,3 +235,34 @@ def test_a_process_needs_only_the_packages_of_its_extra(nano_graph, names, tmp_p
     assert len(detections) == len(found) > 0
     scores = [row["score"] for row in detections]
     np.testing.assert_allclose(scores, found.scores, atol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{}, {"score_threshold": 0.2}, {"score_threshold": 0.0}])
+@pytest.mark.parametrize("thresholds", [None, (0.16, 0.1)])
+def test_calibrated_scores_equal_those_of_the_predictor(
+    nano_graph, names, nano_predictor, tmp_path, settings, thresholds
+):
+    maps = np.stack([GRID, GRID**2, np.minimum(3 * GRID, 1)]).astype(np.float32)
+    calibrated = replace(
+        Vocabulary.load(names), calibration=Calibration(maps, (1, 2)), thresholds=thresholds
+    )
+    calibrated.save(tmp_path / "calibrated.safetensors")
+    image = picture(96, 128)
+    runner = Runner(nano_graph, tmp_path / "calibrated.safetensors", threads=1, **settings)
+    nano_predictor.set_vocabulary(calibrated)
+    expected = nano_predictor(image, **settings)
+    assert_same(runner(image), expected)
+    assert (np.diff(runner(image).scores) <= 0).all()
+    folded = info_of(nano_predictor, calibrated, None)
+    again = GraphInfo.from_properties(folded.properties(), "graph")
+    assert again == folded
+    np.testing.assert_array_equal(again.calibration.maps, maps)
+
+
+def test_a_graph_from_before_calibrations_is_read(nano_predictor):
+    info = info_of(nano_predictor, None, None)
+    old = {key: text for key, text in info.properties().items() if "map" not in key}
+    assert GraphInfo.from_properties(old, "graph") == info
+    del old["detclip2.encoder"]
+    with pytest.raises(UserError, match="damaged"):
+        GraphInfo.from_properties(old, "graph")

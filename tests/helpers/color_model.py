@@ -1,5 +1,7 @@
 """A model whose correct answers are known, images for it, and comparisons of results."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import torch
 from detectron2.modeling import detector_postprocess
@@ -20,7 +22,8 @@ class ColorModel(nn.Module):
     embed_dim = 3
     text_identity = "colours"
     reads_names = False
-    thresholds = DetectionThresholds(score_threshold=0.5, max_detections=100)
+    thresholds = DetectionThresholds(0.5, 0.6, False, 100)
+    postprocess = SimpleNamespace(thresholds=thresholds)
 
     def __init__(self):
         super().__init__()

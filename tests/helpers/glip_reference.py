@@ -25,7 +25,7 @@ from detclip2.modeling.heads.dyhead import GLIPHead
 from detclip2.modeling.heads.token_head import TokenHead
 from detclip2.modeling.losses.detection import DetectionCriterion
 from detclip2.modeling.meta_arch.glip import GLIP
-from detclip2.modeling.text.text_tower import TokenTower
+from detclip2.modeling.text.token_tower import TokenTower
 from detclip2.modeling.token_postprocess import TokenPostProcess
 from tests.helpers.glip_published import TINY, published_shapes
 

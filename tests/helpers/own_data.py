@@ -31,7 +31,7 @@ def own_content(count=6):
 
 def write_own_data(folder, content, name="train.json"):
     """Write the json, and the missing files of the images in `content`."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for image in content["images"]:
         path = folder / str(image["file_name"])
         if not path.exists():

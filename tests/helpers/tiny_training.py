@@ -59,9 +59,9 @@ def tiny_config(output_dir, iterations=6, num_workers=0, drop_path=0.0, sources=
     return cfg
 
 
-def tiny_glip_config(output_dir, iterations=6):
+def tiny_glip_config(output_dir, iterations=6, config="emoji_glip_nano"):
     """GLIP on boxes and captions with boxes in turn, at 64 x 64 px; 4 images to evaluate."""
-    cfg = LazyConfig.load(str(PROJECT.parent / "GLIPv2" / "configs" / "emoji_glip_nano.py"))
+    cfg = LazyConfig.load(str(PROJECT.parent / "GLIPv2" / "configs" / f"{config}.py"))
     cfg.model.backbone.bottom_up.update(layers=(1, 1, 1, 1), channels=(8, 8, 16, 16), stem_width=8)
     cfg.model.backbone.update(channels=16, drop_block=0.3)
     cfg.model.head.update(fusion_width=32, num_groups=4, dropout=0.1)
@@ -69,6 +69,8 @@ def tiny_glip_config(output_dir, iterations=6):
     for name in ("detection", "grounding"):
         cfg.dataloader.train[name].update(total_batch_size=4, num_workers=0)
     cfg.dataloader.test.dataset.count = 4
+    for test in (cfg.dataloader.get("tests") or {}).values():
+        test.loader.dataset.records.count = 4
     cfg.train.source_starts = None
     cfg.lr_multiplier.warmup_iterations = 2
     cfg.train.update(

@@ -7,6 +7,7 @@ import pytest
 import supervision as sv
 import torch
 from detectron2.structures import Boxes, Instances
+from pycocotools import mask as coco_masks
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -87,6 +88,42 @@ def test_pycocotools_reads_to_coco(two, nothing, tmp_path):
     assert [row["score"] for row in rows] == [0.75, 0.5]
     assert [row["category_id"] for row in to_coco(two, "x")] == [2, 1]
     assert {row["image_id"] for row in to_coco(two, "x")} == {"x"}
+
+
+def with_masks(instances):
+    """In each box its lower half."""
+    masks = torch.zeros(len(instances), *instances.image_size, dtype=torch.bool)
+    for mask, (x0, y0, x1, y1) in zip(masks, instances.pred_boxes.tensor.int(), strict=True):
+        mask[(y0 + y1) // 2 : y1, x0:x1] = True
+    instances.pred_masks = masks
+    return instances
+
+
+def test_masks_in_cocos_format(two):
+    masks = with_masks(two).pred_masks.numpy()
+    for row, mask in zip(to_coco(two, 5), masks, strict=True):
+        assert np.array_equal(coco_masks.decode(row["segmentation"]), mask)
+        assert row["area"] == mask.sum()
+    for row, mask in zip(to_coco(two, 5, polygons=True), masks, strict=True):
+        [polygon] = row["segmentation"]
+        drawn = coco_masks.decode(coco_masks.merge(coco_masks.frPyObjects([polygon], 60, 80)))
+        assert (drawn.astype(bool) != mask).sum() <= 8
+        assert row["area"] == mask.sum()
+    json.dumps(to_coco(two, 5))
+    two.pred_masks[0] = False
+    first, second = to_coco(two, 5, polygons=True)
+    assert "segmentation" not in first
+    assert "segmentation" in second
+    assert coco_masks.area(to_coco(two, 5)[0]["segmentation"]) == 0
+
+
+def test_masks_in_supervision(two, nothing):
+    detections = to_supervision(with_masks(two))
+    assert np.array_equal(detections.mask, two.pred_masks.numpy())
+    annotated = sv.MaskAnnotator().annotate(np.zeros((60, 80, 3), np.uint8), detections)
+    assert (annotated.any(axis=2) == two.pred_masks.any(dim=0).numpy()).all()
+    assert to_supervision(nothing).mask is None
+    assert len(to_supervision(with_masks(nothing))) == 0
 
 
 def test_to_pandas(two, nothing):

@@ -3,6 +3,7 @@
 import csv
 import json
 
+import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 from pycocotools.coco import COCO
@@ -45,12 +46,28 @@ def test_json_is_read_by_pycocotools(tmp_path):
     assert again.getAnnIds(imgIds=2) == []
 
 
+@pytest.mark.parametrize("polygons", [False, True])
+def test_masks_are_read_by_pycocotools(tmp_path, polygons):
+    results = ResultsFile(tmp_path / "all.json", LABELS, polygons)
+    instances = found([[10, 20, 30, 50]], [1])
+    instances.pred_masks = torch.zeros(1, 60, 80, dtype=torch.bool)
+    instances.pred_masks[0, 20:40, 10:30] = True
+    results.add("a.jpg", instances)
+    results.write()
+    coco = COCO(str(tmp_path / "all.json"))
+    [drum] = coco.loadAnns(coco.getAnnIds())
+    assert drum["area"] == 400
+    assert isinstance(drum["segmentation"], list) == polygons
+    difference = coco.annToMask(drum) != instances.pred_masks[0].numpy()
+    assert difference.sum() <= (4 if polygons else 0)
+
+
 def test_csv(tmp_path):
     with written(tmp_path / "all.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == COLUMNS
     assert rows[0] == {
         "file_name": "a.jpg", "frame": "", "label": LABELS[1], "score": "0.9000",
-        "x1": "10.00", "y1": "20.00", "x2": "30.00", "y2": "50.00",
+        "x1": "10.00", "y1": "20.00", "x2": "30.00", "y2": "50.00", "track": "",
     }  # fmt: skip
     assert len(rows) == 2

@@ -2,12 +2,12 @@ import json
 import logging
 import math
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.structures import Instances
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
@@ -220,8 +220,10 @@ def test_indistinguishable_names_in_different_blocks():
     units = F.normalize(torch.randn(3000, WIDTH, generator=torch.Generator().manual_seed(0)))
     units[2999] = units[5]
     units[1030] = units[1025]
-    assert list(twins(units)) == [(5, 2999), (1025, 1030)]
-    assert list(twins(units[:1])) == []
+    units[7] = units[5]
+    assert list(twins(units)) == [(5, 7), (7, 2999), (1025, 1030)]
+    for rows in (1, 2000):
+        assert list(twins(units[:1].expand(rows, -1))) == [(i, i + 1) for i in range(rows - 1)]
 
 
 def test_an_encoder_that_returns_nan_is_refused():
@@ -248,49 +250,28 @@ def test_saved_and_loaded(tmp_path, synonyms):
     loaded.check_fits("tower-6", WIDTH, encode_phrases)
 
 
-def test_a_file_of_version_2_is_read(tmp_path):
-    """Written before vocabularies had thresholds."""
+@pytest.mark.parametrize(("version", "more"), [(2, {}), (3, {"thresholds": "[0.5, 0]"})])
+def test_files_of_earlier_versions_are_read(tmp_path, version, more):
+    """Written before vocabularies had thresholds (2), and a calibration (3)."""
     vocabulary = Vocabulary.from_names(["cat", "dog"], definitions={"cat": "it purrs"})
     vocabulary = vocabulary.encode(encode_phrases, "tower-6")
     tensors = {"embeddings": vocabulary.embeddings, "probe": vocabulary.probe}
     metadata = {
-        "format": "detclip2-vocabulary-2",
+        "format": f"detclip2-vocabulary-{version}",
         "labels": '["cat", "dog"]',
         "prompts": '[[["cat, it purrs"]], [["dog"]]]',
         "templates": '["{}"]',
         "synonyms": "mean",
         "encoder": "tower-6",
         "width": "6",
+        **more,
     }
     save_file(tensors, tmp_path / "old.safetensors", metadata)
     loaded = Vocabulary.load(tmp_path / "old.safetensors")
-    assert loaded == vocabulary
-    assert loaded.thresholds is None
+    assert loaded == replace(vocabulary, thresholds=loaded.thresholds)
+    assert loaded.thresholds == (None if version == 2 else (0.5, 0))
+    assert loaded.calibration is None
     assert loaded.definitions == ("it purrs", "")
-
-
-def found(*detections):
-    """Instances of (class, score)."""
-    classes, scores = zip(*detections, strict=True) if detections else ((), ())
-    return Instances(
-        (9, 9),
-        pred_classes=torch.tensor(classes, dtype=torch.int64),
-        scores=torch.tensor(scores, dtype=torch.float32),
-    )
-
-
-def test_thresholds_of_labels_are_kept_and_applied(tmp_path):
-    vocabulary = Vocabulary.from_names(["cat", "dog", "cow"]).encode(encode_phrases)
-    assert vocabulary.above_thresholds(found((0, 0.0))).scores.tolist() == [0]
-    vocabulary = vocabulary.with_thresholds({"cow": 0.5, "cat": 0.25})
-    assert vocabulary.thresholds == (0.25, 0.0, 0.5)
-    vocabulary.save(tmp_path / "v.safetensors")
-    loaded = Vocabulary.load(tmp_path / "v.safetensors")
-    assert loaded == vocabulary
-    kept = loaded.above_thresholds(found((0, 0.25), (0, 0.2), (2, 0.4), (1, 0.01), (2, 0.6)))
-    assert kept.pred_classes.tolist() == [0, 1, 2]
-    assert kept.scores.tolist() == pytest.approx([0.25, 0.01, 0.6])
-    assert len(loaded.above_thresholds(found())) == 0
 
 
 @pytest.mark.parametrize(
@@ -440,8 +421,11 @@ def test_damaged_files_are_refused(tmp_path):
         ("embeddings", torch.zeros(3, WIDTH), "for 2 names"),
         ("probe", torch.zeros(1), "for 2 names"),
         ("probe", torch.full((WIDTH,), torch.inf), "infinity"),
+        ("maps", torch.zeros(1, 7), "its maps have the shape"),
+        ("maps", torch.zeros(1, 101), "one map for each of its 2 labels"),
     ]:
-        save_file(load_file(good) | {tensor: content}, weights, metadata)
+        of_label = {"map_of_label": "[0]"}
+        save_file(load_file(good) | {tensor: content}, weights, metadata | of_label)
         with pytest.raises(UserError, match=reason):
             Vocabulary.load(weights)
     save_file({"probe": load_file(good)["probe"]}, weights, metadata)

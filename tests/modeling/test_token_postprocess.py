@@ -110,9 +110,10 @@ def test_nothing_that_is_not_a_number_is_found():
 def test_captions_are_joined_before_suppression():
     """A label with names in two captions is one label, and other labels do not suppress it."""
     box = torch.tensor([[10.0, 10, 30, 30]])
-    first = Candidates(box, torch.tensor([0.6]), torch.tensor([1]))
-    second = Candidates(box + 1, torch.tensor([0.8]), torch.tensor([1]))
-    third = Candidates(box, torch.tensor([0.5]), torch.tensor([2]))
+    column = torch.tensor([0])
+    first = Candidates(box, torch.tensor([0.6]), torch.tensor([1]), column)
+    second = Candidates(box + 1, torch.tensor([0.8]), torch.tensor([1]), column)
+    third = Candidates(box, torch.tensor([0.5]), torch.tensor([2]), column)
     postprocess = TokenPostProcess()
     found = postprocess([first, second, third], SIZE)
     assert found.scores.tolist() == pytest.approx([0.8, 0.5])
@@ -128,7 +129,7 @@ def test_captions_are_joined_before_suppression():
 def test_boxes_are_clipped_and_empty_ones_dropped():
     boxes = torch.tensor([[-5.0, -5, 100, 100], [90, 10, 95, 20]])
     found = TokenPostProcess()(
-        [Candidates(boxes, torch.tensor([0.6, 0.7]), torch.tensor([0, 0]))], SIZE
+        [Candidates(boxes, torch.tensor([0.6, 0.7]), *torch.zeros(2, 2, dtype=torch.int64))], SIZE
     )
     assert found.pred_boxes.tensor.tolist() == [[0, 0, 80, 60]]
 

@@ -5,6 +5,7 @@ import json
 from PIL import Image
 
 from tests.helpers.own_data import own_content, write_own_data
+from tests.helpers.pages import write_files
 
 
 def succeeds(installed, folder, *command):
@@ -92,6 +93,31 @@ def test_finetune(installed, tmp_path):
              "--size", 64, "--num-workers", 0, "--device", "cpu")  # fmt: skip
     results = json.loads((tmp_path / "run" / "finetune.json").read_text())
     assert {"before", "after"} <= set(results)
+
+
+def test_the_pages_of_a_new_user(installed, tmp_path, monkeypatch):
+    """What the pages do that tests/docs runs from a clone, from the wheel."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    for name in ("train", "val"):
+        file = write_own_data(tmp_path / "images", own_content(3), f"{name}.json")
+        file.rename(tmp_path / f"{name}.json")
+    write_files("docs/pairs.md", tmp_path, "python", "json")
+    succeeds(installed, tmp_path, "python", "make_shards.py")
+    printed = succeeds(installed, tmp_path, "detclip2", "check-data", "--config", "own_config.py")
+    assert "the data can be used" in printed
+    succeeds(installed, tmp_path, "detclip2", "few-shot", "train.json", "--output", "few_shot")
+    succeeds(installed, tmp_path, "detclip2", "concepts", "--categories", "own=train.json",
+             "--output", "concepts.jsonl")  # fmt: skip
+    printed = succeeds(installed, tmp_path, "detclip2", "plan", "--no-measure", "--gpus", "32",
+                       "--config", "pretrain_o365_goldg_cc15m_swin_t")  # fmt: skip
+    assert "iterations: 159,454" in printed
+    succeeds(installed, tmp_path, "detclip2", "evaluate", "--val", "val.json", "--images", "images",
+             "--output", "results", "--size", "64")  # fmt: skip
+    write_files("docs/detectron2.md", tmp_path, "python", "yaml")
+    nano = (tmp_path / "nano.yaml").read_text()
+    (tmp_path / "nano.yaml").write_text(nano.replace("MAX_ITER: 200", "MAX_ITER: 1"))
+    succeeds(installed, tmp_path, "python", "train_yacs.py")
+    assert (tmp_path / "output" / "yacs" / "model_final.pth").is_file()
 
 
 def test_detectron2s_predictor_needs_add_detclip_config_alone(installed, tmp_path):

@@ -7,13 +7,20 @@ from functools import partial
 import pytest
 from hypothesis import given
 
-from detclip2.data.datasets.captions import coco_caption_records
+from detclip2.data.datasets.captions import coco_caption_records, karpathy_records
 from detclip2.data.datasets.detection import load_detection_json, names_of_json
 from detclip2.data.datasets.grounding import mdetr_records
 from detclip2.data.datasets.odinw import OdinwSet, read_odinw
+from detclip2.data.datasets.vqa import vqa_records
 from detclip2.data.io.coco_json import POLICIES, read_coco_json, read_json
 from detclip2.data.io.coco_parser import parse_coco
-from detclip2.data.mappers import CaptionMapper, DetectionMapper, GroundingMapper
+from detclip2.data.mappers import (
+    CaptioningMapper,
+    CaptionMapper,
+    DetectionMapper,
+    GroundingMapper,
+    QuestionMapper,
+)
 from detclip2.data.skips import SkipCounter
 from detclip2.evaluation.lvis_ap import read_lvis_json
 from detclip2.finetuning.coco_check import FINDINGS, read_own_data
@@ -66,6 +73,25 @@ GROUNDING = {
         {"id": 3, "image_id": 2, "bbox": [1, 1, 4, 4], "tokens_positive": [[13, 19]]},
     ],
 }
+KARPATHY = {
+    "images": [
+        {"filename": "a.png", "filepath": ".", "cocoid": 1, "split": "train",
+         "sentences": [{"raw": "a red dog"}, {"raw": "a dog"}]},
+        {"filename": "b.png", "imgid": 2, "split": "restval", "sentences": [{"raw": "a cat"}]},
+        {"filename": "b.png", "cocoid": 3, "split": "val", "sentences": [{"raw": "a cat"}]},
+    ]
+}  # fmt: skip
+VQA = {
+    "data_subtype": "val2014",
+    "questions": [
+        {"image_id": "a", "question_id": 1, "question": "is it red?"},
+        {"image_id": "b", "question_id": 2, "question": "how many?"},
+    ],
+    "annotations": [
+        {"question_id": 1, "answers": [{"answer": "yes"}, {"answer": "no"}, {"answer": "yes"}]},
+        {"question_id": 2, "answers": [{"answer": "two"}], "answer_type": "number"},
+    ],
+}
 KEYS = {"images": ("id",), "annotations": (), "categories": ("id",)}
 # Making a counter takes longer than an example.
 COUNTER = SkipCounter(num_examples=0)
@@ -73,6 +99,8 @@ CAPTION_MAPPER = CaptionMapper(counter=COUNTER)
 GROUNDING_MAPPER = GroundingMapper(
     negatives=["a cat", "the sky"], keep=["caption", "phrase_spans"], counter=COUNTER
 )
+CAPTIONING_MAPPER = CaptioningMapper(counter=COUNTER)
+QUESTION_MAPPER = QuestionMapper(counter=COUNTER)
 # Faults whose entry is read.
 KEPT = {"annotations-id-twice", "size-malformed", "list-malformed", "box-fraction", "box-malformed"}
 
@@ -186,3 +214,33 @@ def test_grounding(written, folder, content):
     skipped = COUNTER.total() - before
     assert len(records) + number + skipped >= len(content["images"]) + len(content["annotations"])
     check_samples(records, GROUNDING_MAPPER)
+
+
+@given(json_files(KARPATHY))
+def test_karpathy(written, folder, content):
+    path, before = str(written(content)), COUNTER.total()
+    records = result_of(karpathy_records, path, str(folder), ("train", "restval"), COUNTER)
+    if records is None:
+        return
+    images = read_json(path)["images"]
+    others = [image for image in images if isinstance(image, dict) and _is_of_other_split(image)]
+    assert len(records) + COUNTER.total() - before >= len(images) - len(others)
+    check_samples(records, CAPTIONING_MAPPER)
+
+
+def _is_of_other_split(image):
+    return image.get("split") not in ("train", "restval")
+
+
+@given(json_files(VQA))
+def test_questions(written, folder, content):
+    """One file has both parts, so that both are damaged."""
+    path, before = str(written(content)), COUNTER.total()
+    records = result_of(vqa_records, path, path, str(folder), "{id}.png", COUNTER)
+    if records is None:
+        return
+    questions = read_json(path)["questions"]
+    assert len(records) + COUNTER.total() - before >= len(questions)
+    for record in records:
+        assert not not_finite(list(record["answers"].values()))
+    check_samples(records, QUESTION_MAPPER)

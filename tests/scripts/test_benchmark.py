@@ -128,6 +128,31 @@ def test_perfect_detections_of_scenes_have_an_ap_of_100(emoji_font):
     assert average_precision(truth, detections)[0]["AP"] == pytest.approx(100)
 
 
+def test_captions_of_glip_are_extrapolated(setting, monkeypatch):
+    """2 of 5 captions: what is once for all is not multiplied."""
+    from scripts.benchmarks import glip
+    from tests.helpers.tiny_glip import tiny_glip
+
+    model, seen = tiny_glip(), []
+    monkeypatch.setattr(glip, "build", lambda setting: model.eval())
+    monkeypatch.setattr(glip, "SIZE", (64, 96))
+    monkeypatch.setattr(glip, "shared_seconds", lambda *args: 4.0)
+
+    def relative(run, setting):
+        seen.extend(run())
+        times = {"median": 10.0, "least": 8.0, "most": 12.0}
+        return {"ratio": {key: 2 * value for key, value in times.items()}, "seconds": times}
+
+    monkeypatch.setattr(glip, "relative_to_reference", relative)
+    monkeypatch.setattr(glip, "TOKENIZER", "resource://text_tower_nano")  # the model's
+    row = glip.measure(glip.Case("GLIP-T", 30, 6, measured=2), setting)
+    assert (row["captions"], row["measured"]) == (5, 2)
+    assert row["seconds"] == pytest.approx({"median": 19, "least": 15.2, "most": 22.8})
+    assert row["ratio"]["median"] == pytest.approx(38)
+    assert len(seen[0]) > 0  # the threshold lets detections through
+    assert seen[0].pred_classes.max() < 12  # of the first two captions
+
+
 def test_peers_are_described():
     from scripts.benchmarks import peers
 
@@ -148,6 +173,11 @@ def result(name):
             "peers": [{**row, "model": "FCOS", "size": "800 x 1333"}],
             "ours_against": [{**row, "peer": "omdet-turbo", "size": "640 x 640"}],
         },
+        "glip": [
+            {**row, "model": "GLIP-T", "names_per_caption": most, "captions": 31, "measured": 3}
+            | {"tokens": 120}
+            for most in (None, 40)
+        ],
         "growth": {
             "names": [{"case": 1, "seconds": spread}, {"case": 80, "seconds": spread}],
             "pixels": [{"case": "320 x 320", "pixels": 102400, "seconds": spread}],
@@ -164,7 +194,11 @@ def result(name):
         "startup": {"detclip2 --help": {"first": 1.0, **spread}},
         "export": [
             {"what": "int8", "scenes": 9, "names": 80, "AP": 70.25, "AP50": 80.5}
-            | {"ms": spread, "of_fp32": spread, "MB": 3.5}
+            | {"cpu_ms": spread, "of_fp32": spread, "MB": 3.5}
+        ],
+        "serving": [
+            dict.fromkeys(("clients", "seconds", "requests", "bad", "errors", "a_second"), 4)
+            | {"ms": spread, "p95_ms": 1500, "MiB": [900, 1100, 1000]}
         ],
     }
     results["scenes"] = results["loading"]
@@ -196,7 +230,10 @@ def test_the_page_is_filled_from_the_json(tmp_path):
 
 @pytest.mark.parametrize(
     "subject",
-    ["inference", "stages", "peers", "growth", "training", "contrast", "loading", "export"],
+    [
+        *("inference", "stages", "peers", "glip", "growth", "training", "contrast"),
+        *("loading", "export", "serving"),
+    ],
 )
 def test_every_table_is_as_wide_as_its_header(subject):
     from scripts.benchmarks import report

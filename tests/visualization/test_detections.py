@@ -50,6 +50,20 @@ def test_colours_are_rgb_with_one_for_each_label():
     assert drawn[65, 110].tolist() == [0x3C, 0xB4, 0x4B]
 
 
+def test_masks_are_tinted_and_the_best_is_over_the_others():
+    image = np.full((100, 200, 3), 100, np.uint8)
+    two = instances((100, 200), [[20, 30, 100, 90], [60, 30, 180, 90]])
+    two.pred_masks = torch.zeros(2, 100, 200, dtype=torch.bool)
+    two.pred_masks[0, 50:70, 40:90] = True
+    two.pred_masks[1, 50:70, 70:150] = True
+    drawn = draw_instances(image, two)
+    red, green = (0.55 * 100 + 0.45 * np.array(color) for color in COLORS[:2])
+    assert np.abs(drawn[60, 80] - red).max() <= 1
+    assert np.abs(drawn[60, 130] - green).max() <= 1
+    assert drawn[80, 80].tolist() == [100, 100, 100]
+    assert (image == 100).all()
+
+
 def test_the_best_is_drawn_last():
     both = instances((100, 100), [[20, 30, 80, 90], [20, 30, 80, 90]])
     drawn = draw_instances(np.zeros((100, 100, 3), np.uint8), both)

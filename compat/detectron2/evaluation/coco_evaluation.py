@@ -1,4 +1,4 @@
-"""Average precision of boxes by COCO's protocol, with pycocotools."""
+"""Average precision of boxes and masks by COCO's protocol, with pycocotools."""
 
 import contextlib
 import io
@@ -8,6 +8,7 @@ import os
 from itertools import chain
 
 import numpy as np
+import pycocotools.mask as mask_util
 import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -44,7 +45,7 @@ class COCOEvaluator(DatasetEvaluator):
     Args:
         dataset_name: its metadata has a `json_file` in COCO format, or it is a data set of
             records, which is then written as such a file to `output_dir`.
-        tasks: only ("bbox",), which is what None means.
+        tasks: of ("bbox", "segm"); None: both if the model gives masks, else boxes.
         distributed: gather the detections of all processes on the main one; the others return {}.
         output_dir: where to write the detections, "instances_predictions.pth" and
             "coco_instances_results.json" (COCO's format of results); nothing is written if None.
@@ -66,7 +67,7 @@ class COCOEvaluator(DatasetEvaluator):
         kpt_oks_sigmas=(),
         allow_cached_coco=True,
     ):
-        _check_tasks(tasks)
+        self._tasks = _checked_tasks(tasks)
         self._distributed = distributed
         self._output_dir = output_dir
         self._max_dets = 100 if max_dets_per_image is None else max_dets_per_image
@@ -92,7 +93,7 @@ class COCOEvaluator(DatasetEvaluator):
         self._predictions.extend(_collect_predictions(inputs, outputs))
 
     def evaluate(self, img_ids=None):
-        """{"bbox": {"AP": ..., "AP50": ..., ..., "AP-name of class": ...}}, NaN where undefined.
+        """{task: {"AP": ..., "AP50": ..., ..., "AP-name of class": ...}}, NaN where undefined.
 
         `img_ids`: evaluate on these images only.
         """
@@ -108,7 +109,10 @@ class COCOEvaluator(DatasetEvaluator):
         if "annotations" not in self._coco_api.dataset:
             logger.info("no annotations to evaluate with")
             return {}
-        return {"bbox": self._evaluate_boxes(detections, img_ids)}
+        return {
+            task: self._evaluate_task(task, detections, img_ids)
+            for task in self._tasks or _tasks_of(detections)
+        }
 
     def _with_ids_of_json(self, predictions):
         """All detections, with the json's category ids."""
@@ -126,11 +130,12 @@ class COCOEvaluator(DatasetEvaluator):
             detection["category_id"] = json_ids[category_id]
         return detections
 
-    def _evaluate_boxes(self, detections, img_ids):
+    def _evaluate_task(self, task, detections, img_ids):
         if not detections:
             logger.warning("[COCOEvaluator] the model has detected nothing")
             return dict.fromkeys(_METRICS, float("nan"))
-        evaluation = COCOeval(self._coco_api, self._coco_api.loadRes(detections), "bbox")
+        found = self._coco_api.loadRes(_for_task(task, detections))
+        evaluation = COCOeval(self._coco_api, found, task)
         evaluation.params.maxDets = [1, 10, self._max_dets]
         if img_ids is not None:
             evaluation.params.imgIds = img_ids
@@ -140,10 +145,10 @@ class COCOEvaluator(DatasetEvaluator):
             evaluation.summarize()  # it supports no other limit
         precision = evaluation.eval["precision"][..., -1]  # (IoU, recall, class, area)
         results = {name: _mean(precision, evaluation.params, *m) for name, m in _METRICS.items()}
-        logger.info("Evaluation results for bbox:\n%s", create_small_table(results))
-        return {**results, **self._of_classes(precision, evaluation.params)}
+        logger.info("Evaluation results for %s:\n%s", task, create_small_table(results))
+        return {**results, **self._of_classes(task, precision, evaluation.params)}
 
-    def _of_classes(self, precision, params):
+    def _of_classes(self, task, precision, params):
         names = self._metadata.get("thing_classes") or []
         if len(names) <= 1:
             return {}
@@ -161,7 +166,7 @@ class COCOEvaluator(DatasetEvaluator):
             tablefmt="pipe",
             floatfmt=".3f",
         )
-        logger.info("Per-category bbox AP:\n%s", table)
+        logger.info("Per-category %s AP:\n%s", task, table)
         return {f"AP-{name}": ap for name, ap in per_class.items()}
 
 
@@ -174,11 +179,25 @@ def _mean(precision, params, iou=None, area="all"):
     return float(100 * np.mean(defined)) if defined.size else float("nan")
 
 
-def _check_tasks(tasks):
+def _checked_tasks(tasks):
     for task in tasks or ():
         assert task in ("bbox", "segm", "keypoints"), f"'{task}' is no task of evaluation"
-        if task != "bbox":
+        if task == "keypoints":
             raise NotImplementedError(_subset.not_here(f"Evaluation of '{task}'"))
+    return None if tasks is None else tuple(tasks)
+
+
+def _tasks_of(detections):
+    """The tasks that detections allow."""
+    has_masks = any("segmentation" in detection for detection in detections)
+    return ("bbox", "segm") if has_masks else ("bbox",)
+
+
+def _for_task(task, detections):
+    """The detections without their boxes for "segm": areas are to be those of the masks."""
+    if task == "bbox":
+        return detections
+    return [{key: d[key] for key in d if key != "bbox"} for d in detections]
 
 
 def _collect_predictions(inputs, outputs):
@@ -218,16 +237,20 @@ def _save_detections(detections, output_dir, file_name):
 def instances_to_coco_json(instances, img_id):
     """Detections in COCO's format: dicts of "image_id", "category_id", "bbox" (XYWH), "score".
 
-    "category_id" is the class, from 0.
+    "category_id" is the class, from 0. With `pred_masks` (N, H, W) also "segmentation", an RLE.
     """
-    for field in ("pred_masks", "pred_keypoints"):
-        if instances.has(field):
-            raise NotImplementedError(_subset.not_here(f"Evaluation of {field}"))
+    if instances.has("pred_keypoints"):
+        raise NotImplementedError(_subset.not_here("Evaluation of pred_keypoints"))
     if len(instances) == 0:
         return []
     boxes = BoxMode.convert(instances.pred_boxes.tensor, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)
     columns = (instances.pred_classes.tolist(), boxes.tolist(), instances.scores.tolist())
-    return [
+    detections = [
         {"image_id": img_id, "category_id": category_id, "bbox": box, "score": score}
         for category_id, box, score in zip(*columns, strict=True)
     ]
+    if instances.has("pred_masks"):
+        for detection, mask in zip(detections, instances.pred_masks, strict=True):
+            rle = mask_util.encode(np.asfortranarray(mask, dtype=np.uint8))
+            detection["segmentation"] = {**rle, "counts": rle["counts"].decode("utf-8")}
+    return detections

@@ -1,4 +1,4 @@
-"""Average precision of boxes by LVIS's protocol, with the lvis package."""
+"""Average precision of boxes and masks by LVIS's protocol, with the lvis package."""
 
 import logging
 from unittest import mock
@@ -11,11 +11,13 @@ from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import create_small_table
 
 from .coco_evaluation import (
-    _check_tasks,
+    _checked_tasks,
     _collect_predictions,
+    _for_task,
     _gather_predictions,
     _save_detections,
     _save_predictions,
+    _tasks_of,
 )
 from .evaluator import DatasetEvaluator
 
@@ -31,7 +33,7 @@ class LVISEvaluator(DatasetEvaluator):
 
     Args:
         dataset_name: its metadata has a `json_file` in LVIS format.
-        tasks: only ("bbox",), which is what None means.
+        tasks: of ("bbox", "segm"); None: both if the model gives masks, else boxes.
         distributed: gather the detections of all processes on the main one; the others return None.
         output_dir: where to write the detections, "instances_predictions.pth" and
             "lvis_instances_results.json" (LVIS's format of results); nothing is written if None.
@@ -49,7 +51,7 @@ class LVISEvaluator(DatasetEvaluator):
     ):
         from lvis import LVIS  # imports matplotlib, which takes a second
 
-        _check_tasks(tasks)
+        self._tasks = _checked_tasks(tasks)
         self._distributed = distributed
         self._output_dir = output_dir
         self._max_dets = 300 if max_dets_per_image is None else max_dets_per_image
@@ -65,7 +67,7 @@ class LVISEvaluator(DatasetEvaluator):
         self._predictions.extend(_collect_predictions(inputs, outputs))
 
     def evaluate(self):
-        """{"bbox": {"AP": ..., "APr": ..., "APc": ..., "APf": ..., ...}}."""
+        """{task: {"AP": ..., "APr": ..., "APc": ..., "APf": ..., ...}}."""
         predictions = _gather_predictions(self._predictions, self._distributed)
         if self._distributed and not comm.is_main_process():
             return None
@@ -78,7 +80,10 @@ class LVISEvaluator(DatasetEvaluator):
         if not self._lvis_api.anns:
             logger.info("no annotations to evaluate with")
             return {}
-        return {"bbox": self._evaluate_boxes(detections)}
+        return {
+            task: self._evaluate_task(task, detections)
+            for task in self._tasks or _tasks_of(detections)
+        }
 
     def _with_ids_of_json(self, predictions):
         """All detections; category ids count from 1 unless the metadata maps them."""
@@ -90,19 +95,20 @@ class LVISEvaluator(DatasetEvaluator):
             for d in prediction["instances"]
         ]
 
-    def _evaluate_boxes(self, detections):
+    def _evaluate_task(self, task, detections):
         from lvis import LVISEval, LVISResults
 
         if not detections:
             logger.warning("[LVISEvaluator] the model has detected nothing")
             return dict.fromkeys(_METRICS, float("nan"))
-        results = LVISResults(self._lvis_api, detections, max_dets=self._max_dets)
-        evaluation = LVISEval(self._lvis_api, results, "bbox")
+        found = _for_task(task, detections)
+        results = LVISResults(self._lvis_api, found, max_dets=self._max_dets)
+        evaluation = LVISEval(self._lvis_api, results, task)
         # lvis 0.5.3, the last release, uses np.float, which numpy 2 does not have.
         with mock.patch.object(np, "float", float, create=True):
             evaluation.run()
         evaluation.print_results()
         all_metrics = evaluation.get_results()
         metrics = {name: float(100 * all_metrics[name]) for name in _METRICS}
-        logger.info("Evaluation results for bbox:\n%s", create_small_table(metrics))
+        logger.info("Evaluation results for %s:\n%s", task, create_small_table(metrics))
         return metrics

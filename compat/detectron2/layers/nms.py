@@ -1,7 +1,7 @@
 """Non-maximum suppression."""
 
 import torch
-import torchvision
+from torchvision.ops import boxes as box_ops
 
 __all__ = ["batched_nms"]
 
@@ -23,4 +23,4 @@ def batched_nms(
     if boxes.shape[-1] != 4:
         raise AssertionError(f"Boxes have 4 numbers, not {boxes.shape[-1]}.")
     # torchvision shifts the boxes of each class apart, for which half precision is too coarse.
-    return torchvision.ops.boxes.batched_nms(boxes.to(torch.float32), scores, idxs, iou_threshold)
+    return box_ops.batched_nms(boxes.to(torch.float32), scores, idxs, iou_threshold)

@@ -1,5 +1,6 @@
 """Scale results to the original resolution."""
 
+from detectron2.layers import paste_masks_in_image
 from detectron2.structures import Instances
 
 __all__ = ["detector_postprocess"]
@@ -8,13 +9,15 @@ __all__ = ["detector_postprocess"]
 def detector_postprocess(
     results: Instances, output_height: int, output_width: int, mask_threshold: float = 0.5
 ) -> Instances:
-    """Scale boxes to an image of the given size, clip them, drop boxes without area.
+    """Scale boxes to an image of the given size, clip them, drop boxes without area; paste masks.
 
     Args:
-        results: with `pred_boxes` or `proposal_boxes`; `image_size` is the detector's.
+        results: with `pred_boxes` or `proposal_boxes`, and optionally `pred_masks` (N, 1, M, M),
+            probabilities in the box, which become (N, output_height, output_width) bool;
+            `image_size` is the detector's.
         output_height: px.
         output_width: px.
-        mask_threshold: unused, as there are no masks.
+        mask_threshold: least probability of a pixel of a mask.
     """
     height, width = results.image_size
     output = Instances((output_height, output_width), **results.get_fields())
@@ -24,4 +27,9 @@ def detector_postprocess(
     boxes.scale(output_width / width, output_height / height)
     boxes.clip(output.image_size)
     output.set(name, boxes)
-    return output[boxes.nonempty()]
+    output = output[boxes.nonempty()]
+    if output.has("pred_masks"):
+        output.pred_masks = paste_masks_in_image(
+            output.pred_masks[:, 0], output.get(name), output.image_size, mask_threshold
+        )
+    return output

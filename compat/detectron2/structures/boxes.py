@@ -5,7 +5,7 @@ from enum import IntEnum, unique
 
 import numpy as np
 import torch
-from torchvision.ops import box_iou
+from torchvision.ops.boxes import box_iou
 
 __all__ = ["BoxMode", "Boxes", "pairwise_iou"]
 

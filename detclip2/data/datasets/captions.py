@@ -1,4 +1,4 @@
-"""Image-text pairs from list files and a folder of images: tsv, jsonl, and COCO captions.
+"""Image-text pairs from list files and a folder of images: tsv, jsonl, COCO and Karpathy's splits.
 
 A caption record has an image (``file_name`` or ``image_bytes``), ``image_id``, and ``caption``
 (text or UTF-8 bytes) or ``captions`` (each sample draws one of them). It may have ``phrases``, noun
@@ -6,15 +6,17 @@ phrases that were extracted beforehand.
 """
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 from detclip2.data.io.coco_json import count_problems, image_records, read_json
 from detclip2.data.io.coco_parser import parse_coco
+from detclip2.data.io.coco_values import id_of
 from detclip2.data.io.lines import JsonLines, LazyRecords, LineFile
 from detclip2.data.sample import SkipSample
 from detclip2.data.skips import SkipCounter
 from detclip2.utils.errors import UserError, shown
-from detclip2.utils.paths import path_in
+from detclip2.utils.paths import FolderOfFiles, path_in
 
 
 class CaptionTsv(LazyRecords[dict[str, Any]]):
@@ -135,3 +137,68 @@ def coco_caption_records(
             counter.add("caption-empty", f"{json_file}: annotation {shown(annotation.get('id'))}")
     count_problems(parsed, counter)
     return [record for record in records.values() if record["captions"]]
+
+
+def karpathy_records(
+    json_file: str,
+    image_root: str,
+    splits: Sequence[str] = ("train", "restval"),
+    counter: SkipCounter | None = None,
+) -> list[dict[str, Any]]:
+    """Records of Karpathy's splits of COCO, Flickr30k or Flickr8k: one an image, with all captions.
+
+    Args:
+        json_file: has ``images`` (``split``, ``filename``, ``sentences`` with ``raw``, and, of
+            COCO, ``filepath``, the folder of the image, and ``cocoid``).
+        image_root: the folder of the images, or of the folders of COCO's images.
+        splits: "train", "restval" (the rest of COCO's val2014, which papers train on too), "val",
+            "test".
+        counter: counts images without captions and entries that are not in the format.
+
+    Raises:
+        UserError: the file is missing or not in this format, or has no image of these splits.
+    """
+    counter = counter or SkipCounter("Karpathy's splits")
+    images = read_json(json_file, ("images",))["images"]
+    if not isinstance(images, list):
+        raise UserError(f"{json_file}: 'images' is not a list of objects")
+    files = FolderOfFiles(image_root)
+    records: dict[int | str, dict[str, Any]] = {}
+    for number, image in enumerate(images):
+        where = f"{json_file}: image {number}"
+        name = _file_name(image)
+        if name is None:
+            counter.add("record-malformed", f"{where} has no filename")
+            continue
+        if image.get("split") not in splits:
+            continue
+        image_id = id_of(image.get("cocoid", image.get("imgid", number)))
+        captions = _raw_captions(image.get("sentences"))
+        if not captions or image_id in records:
+            counter.add("image-duplicate" if captions else "caption-empty", where)
+            continue
+        records[image_id] = {
+            "file_name": files.path(name),
+            "image_id": image_id,
+            "captions": captions,
+        }
+    counter.log()
+    if not records:
+        raise UserError(f"{json_file}: there is no image with captions in {list(splits)}")
+    return list(records.values())
+
+
+def _file_name(image: Any) -> str | None:
+    """The file of an image, with its folder; None if it has none. No name has a zero byte."""
+    if not isinstance(image, dict) or not isinstance(image.get("filename"), str):
+        return None
+    folder = str(image.get("filepath") or "")
+    name = f"{folder}/{image['filename']}" if folder else image["filename"]
+    return None if "\0" in name else name
+
+
+def _raw_captions(sentences: Any) -> list[str]:
+    """The captions of an image as people wrote them, without empty ones."""
+    listed = sentences if isinstance(sentences, list) else []
+    texts = [one.get("raw") for one in listed if isinstance(one, dict)]
+    return [text.strip() for text in texts if isinstance(text, str) and text.strip()]

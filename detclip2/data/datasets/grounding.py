@@ -25,6 +25,7 @@ def mdetr_records(
     image_root: str | Mapping[str, str],
     counter: SkipCounter | None = None,
     spans: bool = False,
+    masks: bool = False,
 ) -> list[dict[str, Any]]:
     """Records of an MDETR/GLIP json: one for each caption, with its boxes.
 
@@ -40,6 +41,8 @@ def mdetr_records(
             duplicate ids.
         spans: whether annotations keep ``tokens_positive``, for ``keep=["phrase_spans"]`` of the
             mapper.
+        masks: whether annotations keep their ``segmentation``, as in MDETR's files of RefCOCO, for
+            ``keep=["gt_masks"]`` of the mapper.
 
     Raises:
         UserError: the file is missing or not in this format.
@@ -68,6 +71,8 @@ def mdetr_records(
         }
         if spans:
             slim["tokens_positive"], _ = read_spans(marked, record["caption"])
+        if masks and annotation.get("segmentation"):
+            slim["segmentation"] = annotation["segmentation"]
         record["annotations"].append(slim)
     count_problems(parsed, counter)
     return list(records.values())

@@ -17,6 +17,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from detclip2.data.datasets.detection import detection_set
+from detclip2.data.few_shot import few_shot_file, few_shot_split
 from detclip2.data.io.coco_json import read_coco_json
 from detclip2.data.io.coco_parser import Content
 from detclip2.data.text.caption_phrases import CaptionPhrases
@@ -25,7 +26,7 @@ from detclip2.utils.errors import UserError, shown
 from detclip2.utils.files import write_whole
 
 BENCHMARKS = (13, 35)
-SPLITS = ("train", "valid", "test")
+SPLITS = ("train", "valid", "mini_val", "test")
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,8 @@ class OdinwSet:
     folder: str
     """Path under the folder of ODinW."""
     splits: Mapping[str, str]
-    """Split -> its annotations, under `folder`; the images are beside them."""
+    """Split -> its annotations, under `folder`; the images are beside them. Large sets have a
+    "mini_val", on which GLIP measures without training; of the others it takes "valid"."""
     classes: tuple[str, ...]
     """C names, by ascending category id."""
     source: tuple[str, ...]
@@ -55,7 +57,9 @@ class OdinwSet:
     """Class -> its prompt, for names that are blank or not unique."""
 
     def annotations(self, root: Path, split: str) -> Path:
-        """The annotations of a split."""
+        """The annotations of a split; "mini_val" is "valid" in a set without one."""
+        if split == "mini_val":
+            split = split if split in self.splits else "valid"
         return root / self.folder / self.splits[split]
 
     def prompts(self, benchmark: int = 35, written: bool = False) -> list[str]:
@@ -115,7 +119,16 @@ def _frozen(value: Any) -> Any:
 
 
 def read_odinw(one: OdinwSet, root: Path, split: str) -> Content:
-    """The annotations of a split, with the classes of the data set as ``categories``.
+    """The annotations of a split, see `read_classes`.
+
+    Raises:
+        UserError: see there.
+    """
+    return read_classes(one, one.annotations(root, split))
+
+
+def read_classes(one: OdinwSet, path: Path) -> Content:
+    """Annotations of a data set, with its classes as ``categories``.
 
     Category i is class i with its id in the file. Names differ between copies of a data set. If the
     names in the file are those of the classes, in any order, they identify the classes; otherwise
@@ -124,7 +137,6 @@ def read_odinw(one: OdinwSet, root: Path, split: str) -> Content:
     Raises:
         UserError: the annotations cannot be read, lack a key, or have an id of no class.
     """
-    path = one.annotations(root, split)
     content = read_coco_json(path)
     ids = {category["name"]: category["id"] for category in content["categories"]}
     for names in (one.classes, one.classes_of_13):
@@ -149,24 +161,53 @@ def read_odinw(one: OdinwSet, root: Path, split: str) -> Content:
     return {**content, "categories": categories}
 
 
+def read_few_shot(one: OdinwSet, root: Path, split: str, shots: int, seed: int) -> Content:
+    """A few-shot split: GLIP's file beside the annotations, else `few_shot_split` of these.
+
+    Raises:
+        UserError: see `read_classes` and `few_shot_split`.
+    """
+    whole = one.annotations(root, split)
+    published = whole.with_name(few_shot_file(split, shots, seed))
+    if published.is_file():
+        return read_classes(one, published)
+    logger.warning("%s: there is no such file, so %d shots are drawn", published, shots)
+    return few_shot_split(read_classes(one, whole), shots, seed)
+
+
 def odinw_set(
-    name: str, root: str, split: str, folder: str, benchmark: int = 13, written: bool = True
+    name: str,
+    root: str,
+    split: str,
+    folder: str,
+    benchmark: int = 13,
+    written: bool = True,
+    shots: int = 0,
+    seed: int = 3,
+    copies: int = 1,
 ) -> list[dict[str, Any]]:
     """Register a split for training, under ``name``_``split``, with prompts as its names.
 
     Args:
         name: name of the data set.
         root: the folder of ODinW.
-        split: "train", "valid" or "test".
+        split: one of `SPLITS`.
         folder: output folder of the annotations with prompts as names.
         benchmark: see `OdinwSet.prompts`.
         written: see `OdinwSet.prompts`.
+        shots: boxes of a class in a few-shot split, see `read_few_shot`; 0: all.
+        seed: of a few-shot split; 3, 30 and 300 in GLIP.
+        copies: how often each image counts in an epoch; 8, 4, 2 and 1 for 1, 3, 5 and 10 shots in
+            GLIP.
 
     Raises:
         UserError: there is no such data set, or its annotations cannot be read.
     """
     (one,) = odinw_sets(benchmark, [name])
-    content = read_odinw(one, Path(root), split)
+    if shots:
+        content = read_few_shot(one, Path(root), split, shots, seed)
+    else:
+        content = read_odinw(one, Path(root), split)
     prompts = odinw_prompts(name, benchmark, written)
     position = {category["id"]: i for i, category in enumerate(content["categories"], 1)}
     content["categories"] = [{"id": i, "name": prompt} for i, prompt in enumerate(prompts, 1)]
@@ -178,7 +219,7 @@ def odinw_set(
     path = Path(folder) / f"{name}_{split}.json"
     write_whole(path, lambda file: file.write(json.dumps(content).encode()))
     images = one.annotations(Path(root), split).parent
-    return detection_set(f"{name}_{split}", str(path), str(images))
+    return detection_set(f"{name}_{split}", str(path), str(images)) * copies
 
 
 def odinw_prompts(name: str, benchmark: int = 13, written: bool = True) -> list[str]:

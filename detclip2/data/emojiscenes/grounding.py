@@ -81,9 +81,9 @@ class SceneSentences:
         color = ""
         if category.color and category.color not in name and rng.random() < 0.4:
             color = f"{category.color} "
-        extents = [_extent(layout.objects[i]) for i in group]
+        extents = [extent_of(layout.objects[i]) for i in group]
         if len(group) == 2 and max(extents) > CONTRAST * min(extents):
-            small, large = sorted(group, key=lambda i: _extent(layout.objects[i]))
+            small, large = sorted(group, key=lambda i: extent_of(layout.objects[i]))
             return [
                 Mention("the ", f"{word} {color}{name}", (index,))
                 for word, index in (("small", small), ("large", large))
@@ -101,7 +101,7 @@ class SceneSentences:
         """The first's place relative to the second; None if unclear or either is not one object."""
         if not len(first.objects) == len(second.objects) == 1:
             return None
-        return self._place(layout, first.objects[0], second.objects[0])
+        return place_of(layout, first.objects[0], second.objects[0])
 
     def _references(self, layout: Layout) -> list[tuple[int, str, int | None]]:
         """Each (object, words, other object) that means one of two objects of a category.
@@ -114,10 +114,10 @@ class SceneSentences:
         found: list[tuple[int, str, int | None]] = []
         for one, other in (group for group in groups if len(group) == 2):
             for target, twin in ((one, other), (other, one)):
-                if side := self._place(layout, target, twin):
+                if side := place_of(layout, target, twin):
                     found.append((target, SIDES[side], None))
                 for anchor in alone:
-                    place, elsewhere = (self._place(layout, i, anchor) for i in (target, twin))
+                    place, elsewhere = (place_of(layout, i, anchor) for i in (target, twin))
                     if place and elsewhere and place != elsewhere:
                         found.append((target, place, anchor))
         return found
@@ -142,18 +142,20 @@ class SceneSentences:
         name = choose_name(layout.objects[index].category, self.synonym, rng)
         return Mention("the ", name, (index,))
 
-    def _place(self, layout: Layout, first: int, second: int) -> str | None:
-        """An object's place relative to another one; None if it is unclear."""
-        a, b = layout.objects[first], layout.objects[second]
-        x, y = np.subtract(a.center, b.center) / self.size
-        if abs(x) > APART and abs(x) > 2 * abs(y):
-            return "to the left of" if x < 0 else "to the right of"
-        if abs(y) > APART and abs(y) > 2 * abs(x):
-            return "above" if y < 0 else "below"
-        return None
+
+def place_of(layout: Layout, first: int, second: int) -> str | None:
+    """An object's place relative to another one, a key of `SIDES`; None if it is unclear."""
+    a, b = layout.objects[first], layout.objects[second]
+    x, y = np.subtract(a.center, b.center) / len(layout.owner)
+    if abs(x) > APART and abs(x) > 2 * abs(y):
+        return "to the left of" if x < 0 else "to the right of"
+    if abs(y) > APART and abs(y) > 2 * abs(x):
+        return "above" if y < 0 else "below"
+    return None
 
 
-def _extent(item: PlacedObject) -> int:
+def extent_of(item: PlacedObject) -> int:
+    """The longer side of an object's box, px."""
     left, top, right, bottom = item.box
     return max(right - left, bottom - top)
 
@@ -164,7 +166,7 @@ class EmojiGrounding(LazyScenes):
     A record has `caption`, and each annotation has `phrases` (the phrases that it belongs to) and
     `tokens_positive` (their spans [begin, end) of characters in the caption). Objects that the
     caption does not name have no annotation. Only base categories occur, since novel ones have no
-    boxes. See `EmojiScenes` and `SceneSentences` for the arguments.
+    boxes. See `EmojiScenes`, also for `masks`, and `SceneSentences` for the arguments.
     """
 
     def __init__(
@@ -179,7 +181,9 @@ class EmojiGrounding(LazyScenes):
         synonym: float = 0.2,
         referring: float = 0.0,
         font: str | None = None,
+        masks: bool = False,
     ):
+        self.masks = masks
         self.world = world if isinstance(world, World) else make_world(world)
         super().__init__(
             SceneSampler(
@@ -202,6 +206,7 @@ class EmojiGrounding(LazyScenes):
                         "bbox_mode": BoxMode.XYXY_ABS,
                         "iscrowd": 0,
                         "area": float(item.area),
+                        **self.mask_of(layout, number),
                         "phrases": [mention.phrase for _, _, mention in mine],
                         "tokens_positive": [[start, end] for start, end, _ in mine],
                     }

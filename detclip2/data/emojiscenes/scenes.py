@@ -14,12 +14,13 @@ from detclip2.data.emojiscenes.backgrounds import draw_background
 from detclip2.data.emojiscenes.categories import Category, World, make_world
 from detclip2.data.emojiscenes.layout import Layout, arrange, paint
 from detclip2.data.emojiscenes.sprites import SpriteSheet
+from detclip2.data.io.masks import encode_mask
 from detclip2.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 # Seeds of the random streams of each part of a world. Never change them: scenes would differ.
-STREAMS = {"train": 1, "val": 2, "pairs": 3, "grounding": 4}
+STREAMS = {"train": 1, "val": 2, "pairs": 3, "grounding": 4, "questions": 5, "captioning": 6}
 # Number of scenes whose contents are drawn together, so that categories occur evenly and a scene
 # does not depend on all those before it.
 BLOCK = 1024
@@ -158,12 +159,19 @@ class LazyScenes(Dataset):
     Records do not depend on `count`. A sequence can be pickled, for loader workers.
     """
 
+    masks = False
+    """Whether annotations have masks."""
+
     def __init__(self, sampler: SceneSampler, count: int):
         self.sampler, self.count = sampler, count
 
     @abstractmethod
     def describe(self, index: int, layout: Layout) -> dict[str, Any]:
         """The record of scene `index` without its image."""
+
+    def mask_of(self, layout: Layout, number: int) -> dict[str, Any]:
+        """The key ``segmentation`` of an object: its visible pixels; {} without `masks`."""
+        return {"segmentation": encode_mask(layout.owner == number)} if self.masks else {}
 
     def header(self, index: int) -> dict[str, Any]:
         """The keys that all records have."""
@@ -204,6 +212,7 @@ class EmojiScenes(LazyScenes):
         count: number of scenes; scene i is the same for every count.
         size: see `SceneSampler`, as for `seed`, `objects`, `long_tail`, `repeat`, `font` and
             `artwork`.
+        masks: whether annotations have ``segmentation``, the exact visible pixels as RLE.
         contents: overrides the categories of `split`: any of "base", "novel", "unseen". Unseen
             categories have their own vocabulary and do not mix with the others.
 
@@ -224,11 +233,13 @@ class EmojiScenes(LazyScenes):
         repeat: float = 0.15,
         font: str | None = None,
         artwork: str | None = None,
+        masks: bool = False,
     ):
         if split not in ("train", "val"):
             raise UserError(f"split of EmojiScenes: {split!r}, expected 'train' or 'val'")
         self.world = world if isinstance(world, World) else make_world(world)
         self.split = split
+        self.masks = masks
         parts = tuple(contents or (("base",) if split == "train" else ("base", "novel")))
         if "unseen" in parts and len(parts) > 1:
             raise UserError("contents of EmojiScenes: 'unseen' does not mix with other splits")
@@ -258,7 +269,8 @@ class EmojiScenes(LazyScenes):
                     "category_id": self._class_of[item.category.id],
                     "iscrowd": 0,
                     "area": float(item.area),
+                    **self.mask_of(layout, number),
                 }
-                for item in layout.objects
+                for number, item in enumerate(layout.objects)
             ],
         }

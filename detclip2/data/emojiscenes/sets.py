@@ -34,6 +34,7 @@ def validation_set(
     contents: Sequence[str] | None = None,
     artwork: str | None = None,
     called: Mapping[str, str] | None = None,
+    masks: bool = False,
 ) -> list[dict[str, Any]]:
     """Render the validation scenes into ``folder``, register them as ``name``, and load them.
 
@@ -48,6 +49,7 @@ def validation_set(
         contents: "base", "novel" or both, or "unseen" alone; base and novel by default.
         artwork: folder of the emoji in another style, see `Artwork`.
         called: category -> the name that replaces its own.
+        masks: whether the json has exact masks (RLE) in place of outlines, whose holes are filled.
 
     Raises:
         UserError: `called` has a category that the world does not have.
@@ -61,6 +63,7 @@ def validation_set(
         contents=contents,
         objects=objects,
         artwork=artwork,
+        masks=masks,
     )
     if called:
         rename(scenes, called)

@@ -9,14 +9,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 from detectron2.data.datasets.lvis import load_lvis_json
 
 from detclip2.data.datasets.catalog import register
-from detclip2.data.emojiscenes.layout import PlacedObject
+from detclip2.data.datasets.detection import load_detection_json
 from detclip2.data.emojiscenes.scenes import EmojiScenes
 from detclip2.data.emojiscenes.writers import encode_jpeg
+from detclip2.data.io.masks import encode_mask, outlines_of
+from detclip2.data.skips import SkipCounter
 from detclip2.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -47,8 +47,7 @@ def register_emoji_validation(name: str, scenes: EmojiScenes, folder: str | Path
     content = json.loads(json_file.read_text(encoding="utf-8"))
     register(
         name,
-        # Without the data set's name, for which Detectron2 would look up LVIS's own classes.
-        functools.partial(load_lvis_json, str(json_file), image_root),
+        functools.partial(_records, str(json_file), image_root, scenes.masks),
         json_file=str(json_file),
         image_root=image_root,
         evaluator_type="lvis",
@@ -59,6 +58,14 @@ def register_emoji_validation(name: str, scenes: EmojiScenes, folder: str | Path
         ],
     )
     return json_file
+
+
+def _records(json_file: str, image_root: str, masks: bool) -> list[dict[str, Any]]:
+    if masks:  # Detectron2's reader of LVIS knows polygons alone
+        counter = SkipCounter("validation scenes")
+        return load_detection_json(json_file, image_root, counter, masks=True)[1]
+    # Without the data set's name, for which Detectron2 would look up LVIS's own classes.
+    return load_lvis_json(json_file, image_root)
 
 
 def fingerprint(scenes: EmojiScenes) -> str:
@@ -80,6 +87,8 @@ def fingerprint(scenes: EmojiScenes) -> str:
         "samples": [hashlib.sha256(sample["image"].tobytes()).hexdigest() for sample in samples],
         "boxes": [[item["bbox"] for item in sample["annotations"]] for sample in samples],
     }
+    if scenes.masks:
+        facts["masks"] = "exact"
     if sampler.sprites.artwork is not None:
         facts["artwork"] = sampler.sprites.artwork.fingerprint()
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
@@ -123,6 +132,7 @@ def render_validation(scenes: EmojiScenes, folder: str | Path) -> Path:
 
 def _render(scenes: EmojiScenes, folder: Path) -> dict[str, Any]:
     """Write the images into `folder`, and return the content of the json."""
+    outline = encode_mask if scenes.masks else outlines_of  # LVIS's own reader refuses RLE
     class_of = {category.id: i for i, category in enumerate(scenes.vocabulary, start=1)}
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
@@ -154,7 +164,7 @@ def _render(scenes: EmojiScenes, folder: Path) -> dict[str, Any]:
                     "category_id": class_of[item.category.id],
                     "bbox": [left, top, right - left, bottom - top],
                     "area": item.area,
-                    "segmentation": _outline(item, layout.owner == number),
+                    "segmentation": outline(layout.owner == number),
                     "iscrowd": 0,
                 }
             )
@@ -165,20 +175,6 @@ def _render(scenes: EmojiScenes, folder: Path) -> dict[str, Any]:
         "annotations": annotations,
         "categories": _categories(scenes, annotations),
     }
-
-
-def _outline(item: PlacedObject, visible: np.ndarray) -> list[list[float]]:
-    """Polygons around the visible part, each a list x, y, x, y, ...; holes are filled."""
-    left, top, right, bottom = item.box
-    mask = visible[top:bottom, left:right].astype(np.uint8)
-    # OpenCV's contours pass through the centres of pixels. With pixels of half the size, they are
-    # close to the edges of the original ones, and a line of pixels has an area.
-    finer = mask.repeat(2, axis=0).repeat(2, axis=1)
-    contours, _ = cv2.findContours(finer, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    return [
-        ((contour.reshape(-1, 2) + 0.5) / 2 + (left, top)).reshape(-1).tolist()
-        for contour in contours
-    ]
 
 
 def _categories(scenes: EmojiScenes, annotations: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -84,6 +84,7 @@ def write_grounding_json(records: Sequence[dict[str, Any]], folder: str | Path) 
                         "area": item["area"],
                         "iscrowd": 0,
                         "tokens_positive": item["tokens_positive"],
+                        **{key: item[key] for key in ("segmentation",) if key in item},
                     }
                 )
         content = {

@@ -39,7 +39,9 @@ _TURNED = range(5, 9)  # EXIF orientations that swap width and height
 _pillow_limit_lock = threading.Lock()
 
 
-def read_image(source: ImageSource, name: str | None = None) -> np.ndarray:
+def read_image(
+    source: ImageSource, name: str | None = None, max_pixels: int = MAX_PIXELS
+) -> np.ndarray:
     """Read an image from a file, its bytes, or pixels in memory.
 
     - Files and bytes: every format of Pillow but EPS and WMF, which are programs, and HEIC if
@@ -56,14 +58,15 @@ def read_image(source: ImageSource, name: str | None = None) -> np.ndarray:
     Args:
         source: the image.
         name: name of the image in messages; the file's name by default.
+        max_pixels: limit of a file or of bytes, at most `MAX_PIXELS`; checked before decoding.
 
     Returns:
         (H, W, 3) uint8 RGB, contiguous; H and W are at least 1.
 
     Raises:
         UserError: the file is missing, a folder, empty, truncated, not an image, or of a format
-            that needs another library; the image has more than `MAX_PIXELS`, or a shape, type or
-            value range that is not listed above.
+            that needs another library; the image has too many pixels, or a shape, type or value
+            range that is not listed above.
     """
     if _is_tensor(source):
         return _from_tensor(source, name or "the image tensor")
@@ -72,12 +75,12 @@ def read_image(source: ImageSource, name: str | None = None) -> np.ndarray:
     if isinstance(source, Image.Image):
         return _from_pillow(source, name or "the Pillow image")
     if isinstance(source, bytes | bytearray | memoryview):
-        return _from_bytes(bytes(source), name or "the image bytes")
+        return _from_bytes(bytes(source), name or "the image bytes", max_pixels)
     if isinstance(source, str | PathLike):
         path = Path(source)
         if is_video(path):
             raise UserError(f"{path}: this is a video, where an image is expected.")
-        return _from_bytes(_file_bytes(path), name or str(path))
+        return _from_bytes(_file_bytes(path), name or str(path), max_pixels)
     raise UserError(
         f"{name or 'The image'} is a {type(source).__name__}; expected a path, bytes, a numpy "
         "array (H, W, 3), a Pillow image or a tensor (3, H, W)."
@@ -96,24 +99,22 @@ def _file_bytes(path: Path) -> bytes:
         raise UserError(f"{path}: this image cannot be read: {reason}.") from None
 
 
-def _from_bytes(data: bytes, name: str) -> np.ndarray:
-    with _opened(data, name) as image:
-        return _from_pillow(image, name)
+def _from_bytes(data: bytes, name: str, max_pixels: int) -> np.ndarray:
+    with _opened(data, name, max_pixels) as image:
+        return _from_pillow(image, name, max_pixels)
 
 
-def _opened(data: bytes, name: str) -> Image.Image:
+def _opened(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The image with its header read."""
     if not data:
         raise UserError(f"{name}: this image is empty (0 bytes).")
     library = _needed_library(data, name)
     try:
-        with _own_pillow_limit():
+        with _own_pillow_limit(max_pixels):
             image = Image.open(io.BytesIO(data))
     except Image.DecompressionBombError as error:
-        raise UserError(
-            f"{name}: {str(error).split(',')[0]}; the limit is {MAX_PIXELS // 10**6} megapixels. "
-            "Cut it into tiles or scale it down first."
-        ) from None
+        what = str(error).partition(" exceeds")[0]  # Pillow names twice the limit
+        raise UserError(f"{name}: {what}; {_too_large(max_pixels)}") from None
     except UnidentifiedImageError:
         if library:
             raise UserError(f"{name}: {library}.") from None
@@ -146,9 +147,9 @@ def _needed_library(data: bytes, name: str) -> str:
     return "this is a damaged HEIC image"
 
 
-def _from_pillow(image: Image.Image, name: str) -> np.ndarray:
+def _from_pillow(image: Image.Image, name: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     width, height = image.size
-    _check_size(height, width, name)
+    _check_size(height, width, name, max_pixels)
     try:
         image.load()
     except Exception as error:  # Pillow's decoders raise almost anything for damaged data
@@ -287,19 +288,21 @@ def _narrowed(array: np.ndarray, dtype: type[np.unsignedinteger], name: str) -> 
     return array.astype(dtype)
 
 
-def _check_size(height: int, width: int, name: str) -> None:
+def _check_size(height: int, width: int, name: str, max_pixels: int = MAX_PIXELS) -> None:
     if height == 0 or width == 0:
         raise UserError(f"{name} is {width} x {height} pixels: there is nothing to see in it.")
-    if height * width > MAX_PIXELS:
-        raise UserError(
-            f"{name} is {width} x {height} pixels; the limit is {MAX_PIXELS // 10**6} "
-            "megapixels. Cut it into tiles or scale it down first."
-        )
+    if height * width > max_pixels:
+        raise UserError(f"{name} is {width} x {height} pixels; {_too_large(max_pixels)}")
+
+
+def _too_large(max_pixels: int) -> str:
+    limit = f"the limit is {max_pixels / 10**6:g} megapixels"
+    return f"{limit}. Cut it into tiles or scale it down first."
 
 
 @contextmanager
-def _own_pillow_limit() -> Iterator[None]:
-    """Replace Pillow's limit by `MAX_PIXELS` while a file is opened.
+def _own_pillow_limit(max_pixels: int) -> Iterator[None]:
+    """Replace Pillow's limit by another while a file is opened.
 
     Our limit is checked before pixels are decoded, but an ICO decodes the image inside of it
     already here. Pillow warns above its limit and refuses twice as much. It is a global variable,
@@ -308,7 +311,7 @@ def _own_pillow_limit() -> Iterator[None]:
     with _pillow_limit_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         before = Image.MAX_IMAGE_PIXELS
-        Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+        Image.MAX_IMAGE_PIXELS = max_pixels
         try:
             yield
         finally:

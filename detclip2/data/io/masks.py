@@ -92,6 +92,32 @@ def _rle_of_polygons(polygons: list[np.ndarray], size: tuple[int, int]) -> Any:
     return coco_masks.merge(coco_masks.frPyObjects(flat, height, width))
 
 
+def encode_mask(mask: np.ndarray) -> dict[str, Any]:
+    """A mask (H, W) bool as COCO's compressed RLE, with text that json can hold."""
+    rle = coco_masks.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": list(rle["size"]), "counts": rle["counts"].decode()}
+
+
+def outlines_of(mask: np.ndarray) -> list[list[float]]:
+    """Polygons around a mask (H, W) bool, each a list x, y, x, y, ... in px; holes are filled.
+
+    The corners of pixels are cut off, by a quarter of a pixel.
+    """
+    if not mask.any():
+        return []
+    import cv2  # most detections have no masks
+
+    x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
+    part = mask[y : y + height, x : x + width].astype(np.uint8)
+    # OpenCV's contours pass through the centres of pixels. With pixels of half the size, they are
+    # close to the edges of the original ones, and a line of pixels has an area.
+    finer = part.repeat(2, axis=0).repeat(2, axis=1)
+    contours, _ = cv2.findContours(finer, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    return [
+        ((contour.reshape(-1, 2) + 0.5) / 2 + (x, y)).reshape(-1).tolist() for contour in contours
+    ]
+
+
 def transform_mask(
     segmentation: Any, transforms: T.TransformList, size: tuple[int, int], new_size: tuple[int, int]
 ) -> np.ndarray:

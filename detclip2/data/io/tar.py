@@ -12,7 +12,7 @@ _HEADERS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.G
             tarfile.GNUTYPE_LONGLINK)  # fmt: skip
 
 
-class _TarInfo(tarfile.TarInfo):
+class CheckedTarInfo(tarfile.TarInfo):
     """Makes tarfile raise ReadError if an archive is cut off or has an invalid or huge header.
 
     tarfile takes the first two for the end, but a complete archive ends with blocks of zeros. A
@@ -20,7 +20,8 @@ class _TarInfo(tarfile.TarInfo):
     """
 
     @classmethod
-    def fromtarfile(cls, tar: tarfile.TarFile) -> "_TarInfo":
+    def fromtarfile(cls, tar: tarfile.TarFile) -> "CheckedTarInfo":
+        """The next header; see the class."""
         try:
             return super().fromtarfile(tar)
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
@@ -49,7 +50,7 @@ def files_of_tar(
     Raises:
         tarfile.TarError, OSError, EOFError, ...: the archive is damaged, from here on.
     """
-    with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_TarInfo) as tar:
+    with tarfile.open(fileobj=stream, mode="r|*", tarinfo=CheckedTarInfo) as tar:
         for member in tar:
             limit = MAX_TEXT_BYTES if member.name.lower().endswith(_TEXTS) else MAX_FILE_BYTES
             if not member.isfile():

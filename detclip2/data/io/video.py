@@ -80,14 +80,14 @@ class Video:
         A clock that falls back, as where files were joined, continues one frame after the last one;
         so do frames without a time.
         """
-        clock = _Clock(self.rate)
+        clock = Clock(self.rate)
         end = _End()
         with self._opened() as stream:
             for packet in stream.container.demux(stream):
-                frames, is_whole = _decoded(packet)
+                frames, is_whole = decoded(packet)
                 end.note(packet, frames, is_whole)
                 for frame in frames:
-                    yield Frame(_pixels(frame), clock.read(frame))
+                    yield Frame(pixels(frame), clock.read(frame))
         if problem := end.problem():
             raise UserError(f"{self.path}: {problem}; there are about {clock.frames} frames.")
         if clock.frames == 0:
@@ -168,7 +168,7 @@ def _fitted(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.asarray(ImageOps.pad(Image.fromarray(image), (width, height), color=black))
 
 
-class _Clock:
+class Clock:
     """The times of frames, in seconds after the first one."""
 
     def __init__(self, rate: Fraction) -> None:
@@ -231,7 +231,7 @@ class _End:
         return "this video ends in the middle of a frame: it is cut off, or its end is damaged"
 
 
-def _decoded(packet: Any) -> tuple[list[Any], bool]:
+def decoded(packet: Any) -> tuple[list[Any], bool]:
     """The frames of a packet, and whether all are undamaged."""
     from av.error import InvalidDataError
 
@@ -242,7 +242,8 @@ def _decoded(packet: Any) -> tuple[list[Any], bool]:
     return frames, not (packet.is_corrupt or any(frame.is_corrupt for frame in frames))
 
 
-def _pixels(frame: Any) -> np.ndarray:
+def pixels(frame: Any) -> np.ndarray:
+    """The (H, W, 3) uint8 RGB image of a frame of PyAV, upright."""
     image = frame.to_ndarray(format="rgb24")
     # Phones held upright store frames turned by 90 degrees, with the rotation as metadata.
     turns, remainder = divmod(frame.rotation, 90)

@@ -10,12 +10,15 @@ from detclip2.data.mappers.caption import CaptionMapper
 from detclip2.data.mappers.detection import DetectionMapper
 from detclip2.data.mappers.evaluation import EvaluationMapper
 from detclip2.data.mappers.grounding import GroundingMapper
+from detclip2.data.mappers.language import CaptioningMapper, QuestionMapper
 
 __all__ = [
     "CaptionMapper",
+    "CaptioningMapper",
     "DetectionMapper",
     "EvaluationMapper",
     "GroundingMapper",
     "Mapper",
+    "QuestionMapper",
     "draw_sample",
 ]

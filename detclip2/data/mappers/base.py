@@ -163,10 +163,10 @@ class Mapper(ABC):
                 view.transforms,
                 view.image.shape[:2],
             )
-            if "gt_masks" in self.keep:
-                moved["mask"] = self._mask(record, annotation, view)
             x1, y1, x2, y2 = np.asarray(moved["bbox"], dtype=np.float32)
             if x2 > x1 and y2 > y1:
+                if "gt_masks" in self.keep:
+                    moved["mask"] = self._mask(record, annotation, view)
                 boxed.append((annotation, moved))
         return boxed, unboxed
 
@@ -175,7 +175,10 @@ class Mapper(ABC):
         size = view.image.shape[0], view.image.shape[1]
         if segmentation := annotation.get("segmentation"):
             try:
-                return transform_mask(segmentation, view.transforms, view.original_size, size)
+                mask = transform_mask(segmentation, view.transforms, view.original_size, size)
+                if mask.any():
+                    return mask
+                self.counter.add("mask-empty", f"{name_of(record)}: box {annotation['bbox']}")
             except ValueError as error:
                 self.counter.add("mask-invalid", f"{name_of(record)}: {error}")
         return np.zeros(size, dtype=bool)

@@ -26,10 +26,20 @@ class EvaluationMapper:
 
     Args:
         augmentations: Detectron2 augmentations that resize.
+        supervision: what the model is to do with the image, if not to detect: "vqa", which answers
+            the record's ``question``, or "captioning".
+        blind: show a black image instead: the baseline without images.
     """
 
-    def __init__(self, augmentations: Sequence[T.Augmentation]) -> None:
+    def __init__(
+        self,
+        augmentations: Sequence[T.Augmentation],
+        supervision: str | None = None,
+        blind: bool = False,
+    ) -> None:
         self.augmentations = T.AugmentationList(list(augmentations))
+        self.kept = {} if supervision is None else {"supervision": supervision}
+        self.blind = blind
 
     def __call__(self, record: Record) -> dict[str, Any]:
         """The record without its annotations, with ``image``: (3, H, W) uint8 RGB.
@@ -45,9 +55,10 @@ class EvaluationMapper:
             raise UserError(error.message) from error
         if problem := record_size_problem(record, image):
             raise UserError(f"{name_of(record)} {problem}")
-        augmented = T.AugInput(image)
+        augmented = T.AugInput(np.zeros_like(image) if self.blind else image)
         self.augmentations(augmented)
         return {
+            **self.kept,
             **{key: value for key, value in record.items() if key != "annotations"},
             "height": image.shape[0],
             "width": image.shape[1],

@@ -9,6 +9,7 @@ MAX_PHRASE_LENGTH = 1000  # characters; the text tower reads 16 tokens (paper, s
 _KEPT = frozenset("\u200c\u200d")  # zero-width (non-)joiner
 _DROPPED = frozenset({"Cc", "Cf", "Cs"})  # control, format, lone surrogate
 _WHITESPACE = re.compile(r"\s+")
+_WORD_CHARACTER = re.compile(r"\w")
 
 
 def clean_phrase(text: str) -> str:
@@ -27,6 +28,11 @@ def clean_phrase(text: str) -> str:
 def is_kept(character: str) -> bool:
     """Whether a phrase may have it: neither a control or format character nor a lone surrogate."""
     return character in _KEPT or unicodedata.category(character) not in _DROPPED
+
+
+def has_words(text: str) -> bool:
+    """Whether a text has a letter or a digit, of any script."""
+    return _WORD_CHARACTER.search(text) is not None
 
 
 def unique_phrases(phrases: list[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 DetCLIPv2 writes a category as "name, definition" (concept enrichment) and draws the negatives of
 grounding data from a dictionary of concepts, disjoint from the positives (paper, sec. 3.1). The
-paper's dictionary is not public; ``scripts/build_concepts.py`` builds one.
+paper's dictionary is not public; ``detclip2 concepts`` builds one.
 """
 
 import dataclasses

@@ -1,6 +1,7 @@
 """The dynamic head (arXiv 2106.08322), and GLIP's head, in which fusions alternate with it."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -75,13 +76,16 @@ class GLIPHead(nn.Module):
         """Whether outputs depend on the text."""
         return len(self.fusions) > 0
 
-    def forward(self, levels: list[Tensor], text: Tensor, mask: Tensor) -> dict[str, Tensor | None]:
+    def forward(
+        self, levels: list[Tensor], text: Tensor, mask: Tensor, is_causal: bool = False
+    ) -> dict[str, Tensor | None]:
         """Images and their captions -> outputs for all K = sum H_l W_l anchors.
 
         Args:
             levels: pyramid levels of (B, C, H_l, W_l), finest first.
             text: (B, T, text_width) states of tokens.
             mask: (B, T) bool, False for padding.
+            is_causal: whether a token attends only to those before it, and images to none.
 
         Returns:
             ``regions`` (B, K, C), ``deltas`` (B, K, 4) and ``centerness`` (B, K) logits, all levels
@@ -90,8 +94,8 @@ class GLIPHead(nn.Module):
         tokens = None
         for i, image_layer in enumerate(self.image_layers):
             if self.reads_text:
-                levels, tokens = self._fused(self.fusions[i], levels, text, mask)
-                text = tokens = self.text_layers[i](tokens, src_key_padding_mask=~mask)
+                levels, tokens = self._fused(self.fusions[i], levels, text, mask, not is_causal)
+                text = tokens = read_text(self.text_layers[i], tokens, mask, is_causal)
             levels = image_layer(levels)
         deltas = [self.box(x) * scale for x, scale in zip(levels, self.scales, strict=True)]
         return {
@@ -102,14 +106,40 @@ class GLIPHead(nn.Module):
         }
 
     def _fused(
-        self, fusion: nn.Module, levels: list[Tensor], text: Tensor, mask: Tensor
+        self, fusion: nn.Module, levels: list[Tensor], text: Tensor, mask: Tensor, both_ways: bool
     ) -> tuple[list[Tensor], Tensor]:
         joined = join_levels(levels)
         if self.gradient_checkpointing and torch.is_grad_enabled():
-            joined, text = checkpoint(fusion, joined, text, mask, use_reentrant=False)
+            joined, text = checkpoint(fusion, joined, text, mask, both_ways, use_reentrant=False)
         else:
-            joined, text = fusion(joined, text, mask)
+            joined, text = fusion(joined, text, mask, both_ways)
         return split_levels(joined, levels), text
+
+    def locations(self, levels: list[Tensor]) -> list[Tensor]:
+        """What the text of each block attends to if images do not attend to text, for `read`.
+
+        It is computed once for an image whose caption is written token by token.
+
+        Args:
+            levels: pyramid levels of (B, C, H_l, W_l), finest first.
+
+        Returns:
+            (B, K, C) for each block with a fusion, all levels joined.
+        """
+        found = []
+        for fusion, image_layer in zip(self.fusions, self.image_layers, strict=True):
+            found.append(join_levels(levels))
+            normed = cast(Fusion, fusion).image_norm(found[-1])
+            levels = image_layer(split_levels(normed, levels))
+        return found
+
+    def read(self, locations: list[Tensor], text: Tensor, mask: Tensor) -> Tensor:
+        """(B, T, text_width) fused tokens, the same as of ``forward`` with ``is_causal``."""
+        blocks = zip(self.fusions, self.text_layers, locations, strict=True)
+        for fusion, text_layer, image in blocks:
+            _, text = fusion(image, text, mask, both_ways=False)
+            text = read_text(text_layer, text, mask, is_causal=True)
+        return text
 
 
 class BertLayer(nn.TransformerEncoderLayer):
@@ -241,6 +271,19 @@ class DynamicReLU(nn.Module):
         factors = self.layers(x.mean(dim=(2, 3)))[..., None, None] - 0.5
         a1, b1, a2, b2 = factors.chunk(4, dim=1)
         return torch.maximum((2 * a1 + 1) * x + b1, 2 * a2 * x + b2)
+
+
+def read_text(layer: nn.Module, text: Tensor, mask: Tensor, is_causal: bool = False) -> Tensor:
+    """A `BertLayer` on (B, T, width) tokens -> the same shape.
+
+    Args:
+        layer: the layer.
+        text: states of tokens.
+        mask: (B, T) bool, False for padding.
+        is_causal: whether a token attends only to itself and those before it.
+    """
+    later = mask.new_ones(mask.shape[1], mask.shape[1]).triu(1) if is_causal else None
+    return layer(text, src_mask=later, src_key_padding_mask=~mask)
 
 
 def first_places(x: Tensor, size: Sequence[int]) -> Tensor:

@@ -1,11 +1,17 @@
 """Deep fusion: image and text attend to each other (GLIP, arXiv 2112.03857, sec. 3.2)."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 LARGEST = 50_000.0
 """Logits are clamped to +-this, which half precision can hold, as in GLIP's code."""
+LARGEST_EXPONENT = 70.0
+"""Sums of exp(+-this) over all locations and tokens, and their products, are finite in float32."""
+ELEMENTS_AT_ONCE = 2**19
+"""Elements of a part of exp(A_h), 2 MiB, which stays in the cache."""
 
 
 class Fusion(nn.Module):
@@ -25,6 +31,10 @@ class Fusion(nn.Module):
     same product in another order: half of the multiplications at 256 tokens, and no
     (K, embed_dim) tensor. Heads are computed one after another, so that one (K, T) matrix is in
     memory at a time in inference.
+
+    In inference both softmaxes are divisions of one exp(A_h), which is computed for some locations
+    at a time and never stored whole. Logits beyond `LARGEST_EXPONENT` have it overflow; they take
+    the way of training.
 
     Args:
         image_width: channels of a location.
@@ -62,20 +72,36 @@ class Fusion(nn.Module):
         self.image_scale = nn.Parameter(torch.full((image_width,), initial_scale))
         self.text_scale = nn.Parameter(torch.full((text_width,), initial_scale))
 
-    def forward(self, image: Tensor, text: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, image: Tensor, text: Tensor, mask: Tensor, both_ways: bool = True
+    ) -> tuple[Tensor, Tensor]:
         """Fuse B images with their captions.
 
         Args:
             image: (B, K, image_width), all levels joined.
             text: (B, T, text_width).
             mask: (B, T) bool, False for padding.
+            both_ways: False: the text attends to the image, and not the image to the text. Tokens
+                are then independent of each other, as in a caption that is being written (GLIPv2).
 
         Returns:
             ``image`` and ``text``, fused.
         """
         image, text = self.image_norm(image), self.text_norm(text)
-        padding = ~mask[:, None]  # (B, 1, T)
-        to_image, to_text = self.image_out.bias, []
+        if not (self.training or torch.is_grad_enabled() or is_half(image)):
+            sums = self._sums_of_exponentials(image, text, mask, both_ways)
+            if sums is not None:
+                return sums
+        return self._sums_of_softmax(image, text, mask, both_ways)
+
+    def _heads(self, text: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """For each head, the maps of the image applied to (B, T, text_width) tokens.
+
+        Yields:
+            (B, image_width, T) and (B, 1, T): A is the image times the first, plus the second;
+            (B, T, image_width), what a token adds to the image; and the (d, image_width) map and
+            (d,) bias of the image's values.
+        """
         heads = zip(
             self.key(text).chunk(self.num_heads, dim=2),
             self.text_value(text).chunk(self.num_heads, dim=2),
@@ -88,18 +114,70 @@ class Fusion(nn.Module):
         )
         for key, value, query_map, query_bias, value_map, value_bias, out_map in heads:
             key = key * key.shape[2] ** -0.5
-            logits = torch.baddbmm((key @ query_bias)[:, None], image, (key @ query_map).mT)
-            logits = logits.clamp(-LARGEST, LARGEST)  # (B, K, T)
+            yield (
+                *((key @ query_map).mT, (key @ query_bias)[:, None]),
+                *(value @ out_map.mT, value_map, value_bias),
+            )
+
+    def _sums_of_softmax(
+        self, image: Tensor, text: Tensor, mask: Tensor, both_ways: bool
+    ) -> tuple[Tensor, Tensor]:
+        """The definition, with dropout and gradients."""
+        padding = ~mask[:, None]  # (B, 1, T)
+        to_image: Tensor = self.image_out.bias
+        to_text = []
+        for key, bias, value, value_map, value_bias in self._heads(text):
+            logits = torch.baddbmm(bias, image, key).clamp(-LARGEST, LARGEST)  # (B, K, T)
             lowest = torch.finfo(logits.dtype).min
-            over_tokens = self._dropped(logits.masked_fill(padding, lowest).softmax(dim=2))
-            to_image = to_image + over_tokens @ (value @ out_map.mT)
+            if both_ways:
+                over_tokens = self._dropped(logits.masked_fill(padding, lowest).softmax(dim=2))
+                to_image = to_image + over_tokens @ value
             over_locations = self._dropped(logits.softmax(dim=1)).mT  # (B, T, K)
             total = over_locations.sum(dim=2, keepdim=True)  # 1, but for dropout
             to_text.append((over_locations @ image) @ value_map.mT + total * value_bias)
+        return self._added(image, text, to_image if both_ways else None, to_text)
+
+    def _sums_of_exponentials(
+        self, image: Tensor, text: Tensor, mask: Tensor, both_ways: bool
+    ) -> tuple[Tensor, Tensor] | None:
+        """The same without dropout and gradients; None if an exponential would overflow."""
+        own = mask[..., None].to(image.dtype)  # (B, T, 1)
+        to_image = self.image_out.bias.repeat(*image.shape[:2], 1)
+        heads = [
+            (key, bias, value * own, value_map, value_bias)
+            for key, bias, value, value_map, value_bias in self._heads(text)
+        ]
+        means = [image.new_zeros(*mask.shape, image.shape[2]) for _ in heads]
+        totals = [torch.zeros_like(own) for _ in heads]
+        places = max(1, ELEMENTS_AT_ONCE // (len(image) * mask.shape[1]))
+        for part, sums in zip(image.split(places, 1), to_image.split(places, 1), strict=True):
+            for i, (key, bias, value, _, _) in enumerate(heads):
+                logits = torch.baddbmm(bias, part, key)  # (B, places, T)
+                if not logits.abs().max() <= LARGEST_EXPONENT:  # also of NaN
+                    return None
+                weights = logits.exp_()
+                if both_ways:
+                    sums += (weights @ value).div_(weights @ own)
+                means[i] += weights.mT @ part
+                totals[i] += weights.sum(dim=1)[..., None]
+        to_text = [
+            mean / total @ value_map.mT + value_bias
+            for mean, total, (*_, value_map, value_bias) in zip(means, totals, heads, strict=True)
+        ]
+        return self._added(image, text, to_image if both_ways else None, to_text)
+
+    def _added(
+        self, image: Tensor, text: Tensor, to_image: Tensor | None, to_text: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
         return (
-            image + self.image_scale * to_image,
+            image if to_image is None else image + self.image_scale * to_image,
             text + self.text_scale * self.text_out(torch.cat(to_text, dim=2)),
         )
 
     def _dropped(self, weights: Tensor) -> Tensor:
         return F.dropout(weights, self.dropout, self.training)
+
+
+def is_half(x: Tensor) -> bool:
+    """Whether operations on a tensor are in half precision, by itself or by autocast."""
+    return x.element_size() < 4 or torch.is_autocast_enabled(x.device.type)

@@ -33,6 +33,8 @@ class HeadOutputs:
     """What ``objectness`` predicts."""
     tokens: Tensor | None = None
     """(B, T, width) states of tokens after the head, if it fuses the text."""
+    pyramid: list[Tensor] | None = None
+    """Levels of (B, C, H_l, W_l) before the head, finest first; None if no loss reads them."""
 
     def __len__(self) -> int:
         """B, the number of images."""

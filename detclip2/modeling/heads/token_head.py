@@ -17,19 +17,32 @@ class TokenHead(nn.Module):
     Args:
         text_width: channels of a token.
         embed_dim: D, channels of a region.
-        prior: initial probability that a random region matches a random token.
+        prior: initial probability that a random region matches a random token; None: there is no
+            bias but that of a token.
     """
 
-    def __init__(self, text_width: int = 768, embed_dim: int = 256, prior: float = 0.01) -> None:
+    bias: nn.Parameter | None
+
+    def __init__(
+        self, text_width: int = 768, embed_dim: int = 256, prior: float | None = 0.01
+    ) -> None:
         super().__init__()
         self.projection = nn.Linear(text_width, embed_dim)
         self.log_scale = nn.Parameter(torch.zeros(()))
         self.text_bias = nn.Parameter(torch.zeros(text_width))
-        self.bias = nn.Parameter(torch.tensor(math.log(prior / (1 - prior))))
+        self.bias = None
+        if prior is not None:
+            self.bias = nn.Parameter(torch.tensor(math.log(prior / (1 - prior))))
 
     def forward(self, regions: Tensor, tokens: Tensor) -> Tensor:
         """(B, K, D) regions and (B, T, text_width) tokens -> (B, K, T) logits."""
-        tokens = F.normalize(tokens, dim=-1)
-        columns = self.projection(tokens / 2) / self.log_scale.exp()
-        bias = tokens @ self.text_bias + self.bias  # (B, T)
+        columns, bias = self.columns(tokens)
         return torch.baddbmm(bias[:, None], regions, columns.mT).clamp(-LARGEST, LARGEST)
+
+    def columns(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """What regions are multiplied by, (B, T, D), and what is added, (B, T)."""
+        tokens = F.normalize(tokens, dim=-1)
+        bias = tokens @ self.text_bias
+        if self.bias is not None:
+            bias = bias + self.bias
+        return self.projection(tokens / 2) / self.log_scale.exp(), bias

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.ops import deform_conv2d
+from torchvision.ops.deform_conv import deform_conv2d
 
 # Locations whose sampled taps are multiplied at once: 512 x 9 x 256 numbers stay in the cache.
 CHUNK = 512

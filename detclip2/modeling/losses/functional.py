@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.ops import generalized_box_iou_loss
+from torchvision.ops.giou_loss import generalized_box_iou_loss
 
 
 def alignment_loss(

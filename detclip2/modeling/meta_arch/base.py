@@ -1,20 +1,21 @@
 """The base class of open-vocabulary meta-architectures: images, vocabulary, inference."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from detectron2.modeling import Backbone, detector_postprocess
+from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
+from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
 from detclip2.modeling.alignment import Alignment
 from detclip2.modeling.batching import PIXELS_AT_ONCE, pad_to, padded_size, same_size_groups
 from detclip2.modeling.heads.outputs import HeadOutputs
-from detclip2.modeling.proposals import Proposals
-from detclip2.modeling.protocol import Losses, Sample
+from detclip2.modeling.protocol import ContrastRegions, Losses, Sample
 from detclip2.modeling.text.text_bank import TextBank, VocabularyState, prepared, rows_of
-from detclip2.modeling.text.text_tower import TokenTower
+from detclip2.modeling.text.token_tower import TokenTower
 from detclip2.modeling.thresholds import DetectionThresholds
 from detclip2.utils.errors import UserError
 
@@ -27,7 +28,8 @@ class OpenVocabularyDetector(nn.Module):
 
     A subclass sets ``backbone`` (images to features), ``text_tower`` (phrases to embeddings; None
     for a model that only reads encoded vocabularies) and ``align`` (computes S), in the order in
-    which optimizers see their weights, and implements the methods that raise NotImplementedError.
+    which optimizers see their weights, then calls `set_anchors`, and implements the methods that
+    raise NotImplementedError.
 
     A model whose S is not one of regions and embeddings (GLIP) has no ``align``; it sets
     ``reads_names`` and ``state_type``, and overrides `rows_of` and `prepare_rows`.
@@ -41,6 +43,7 @@ class OpenVocabularyDetector(nn.Module):
 
     input_format = "RGB"
     reads_names = False
+    predicts_masks = False
     state_type: type = VocabularyState
     pixel_mean: Tensor
     pixel_std: Tensor
@@ -58,6 +61,28 @@ class OpenVocabularyDetector(nn.Module):
         self.text_bank = TextBank(vocabulary)
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), persistent=False)
+
+    def set_anchors(
+        self,
+        head_in_features: Sequence[str],
+        anchor_generator: nn.Module | None = None,
+        box2box_transform: Box2BoxTransform | None = None,
+    ) -> None:
+        """Set the anchors at the levels of the backbone that the head reads, and their coding.
+
+        Args:
+            head_in_features: names of the levels, finest first.
+            anchor_generator: the anchors of each level; None: one square of 8 strides a location,
+                as in ATSS.
+            box2box_transform: box deltas to boxes; None: with the weights of ATSS.
+        """
+        self.head_in_features = tuple(head_in_features)
+        shapes = self.backbone.output_shape()
+        strides = cast(list[int], [shapes[f].stride for f in self.head_in_features])
+        self.anchor_generator = anchor_generator or DefaultAnchorGenerator(
+            sizes=[[8 * s] for s in strides], aspect_ratios=[[1.0]], strides=strides, offset=0.5
+        )
+        self.box2box_transform = box2box_transform or Box2BoxTransform((10.0, 10.0, 5.0, 5.0))
 
     @property
     def device(self) -> torch.device:
@@ -262,11 +287,11 @@ class OpenVocabularyDetector(nn.Module):
 
     def contrast_regions(
         self, outputs: HeadOutputs, text: Any, samples: Sequence[Sample]
-    ) -> Proposals:
+    ) -> ContrastRegions:
         """See `OpenVocabularyModel`."""
         raise NotImplementedError
 
-    def contrast_losses(self, regions: Proposals, text: Any) -> Losses:
+    def contrast_losses(self, regions: Any, text: Any) -> Losses:
         """See `OpenVocabularyModel`."""
         raise NotImplementedError
 

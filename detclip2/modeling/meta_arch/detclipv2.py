@@ -1,11 +1,10 @@
 """DetCLIPv2 (arXiv 2304.04514): the meta-architecture, as in the paper's figure 2."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone
-from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
@@ -84,13 +83,7 @@ class DetCLIPv2(OpenVocabularyDetector):
         self.contrast = contrast
         self.extra_losses = nn.ModuleList(extra_losses)
         self.postprocess = postprocess
-        self.head_in_features = tuple(head_in_features)
-        shapes = backbone.output_shape()
-        strides = cast(list[int], [shapes[f].stride for f in self.head_in_features])
-        self.anchor_generator = anchor_generator or DefaultAnchorGenerator(
-            sizes=[[8 * s] for s in strides], aspect_ratios=[[1.0]], strides=strides, offset=0.5
-        )
-        self.box2box_transform = box2box_transform or Box2BoxTransform((10.0, 10.0, 5.0, 5.0))
+        self.set_anchors(head_in_features, anchor_generator, box2box_transform)
         _check_proposal_score(head, contrast)
 
     @classmethod

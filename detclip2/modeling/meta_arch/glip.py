@@ -1,11 +1,9 @@
 """GLIP (arXiv 2112.03857): the meta-architecture, as in the paper's figure 2."""
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone
-from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
-from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
@@ -19,12 +17,13 @@ from detclip2.modeling.supervision import losses_for
 from detclip2.modeling.text.caption_state import (
     CaptionedVocabulary,
     CaptionState,
+    EncodedCaption,
     encode_caption,
     encode_names,
     names_and_labels,
 )
-from detclip2.modeling.text.text_tower import TokenTower
 from detclip2.modeling.text.token_batch import TokenBatch
+from detclip2.modeling.text.token_tower import TokenTower
 from detclip2.modeling.thresholds import DetectionThresholds
 from detclip2.modeling.token_postprocess import Candidates, TokenPostProcess
 from detclip2.utils.errors import UserError
@@ -85,13 +84,7 @@ class GLIP(OpenVocabularyDetector):
         self.postprocess = postprocess
         self.names_per_caption = names_per_caption
         self.shuffle = shuffle
-        self.head_in_features = tuple(head_in_features)
-        shapes = backbone.output_shape()
-        strides = cast(list[int], [shapes[f].stride for f in self.head_in_features])
-        self.anchor_generator = DefaultAnchorGenerator(
-            sizes=[[8 * s] for s in strides], aspect_ratios=[[1.0]], strides=strides, offset=0.5
-        )
-        self.box2box_transform = Box2BoxTransform((10.0, 10.0, 5.0, 5.0))
+        self.set_anchors(head_in_features)
 
     @property
     def embed_dim(self) -> int:
@@ -117,16 +110,21 @@ class GLIP(OpenVocabularyDetector):
     ) -> HeadOutputs:
         """N blocks of fusion, text layer and dynamic block; boxes and centerness."""
         return HeadOutputs(
-            **self.head(levels, text.embeddings, text.mask),
+            **self.head(levels, text.embeddings, text.mask, text.is_causal),
             anchors=self.anchor_generator(levels),
             image_sizes=image_sizes,
             box2box_transform=self.box2box_transform,
+            pyramid=levels,
         )
 
     def token_logits(self, outputs: HeadOutputs, text: TokenBatch) -> Tensor:
-        """S, (B, K, T): regions with the fused tokens, or with those of the text tower."""
-        tokens = text.embeddings if outputs.tokens is None else outputs.tokens
-        return self.token_head(outputs.regions, tokens)
+        """S, (B, K, T)."""
+        return self.token_head(outputs.regions, self.fused_states(outputs, text))
+
+    @staticmethod
+    def fused_states(outputs: HeadOutputs, text: TokenBatch) -> Tensor:
+        """(B, T, width) fused states of tokens; those of the text tower if nothing is fused."""
+        return text.embeddings if outputs.tokens is None else outputs.tokens
 
     def image_losses(
         self,
@@ -161,17 +159,30 @@ class GLIP(OpenVocabularyDetector):
         found: list[Instances] = []
         for b, vocabulary in enumerate(vocabularies):
             own_levels, size = [level[b : b + 1] for level in levels], images.image_sizes[b]
-            candidates = [Candidates.none(self.device)]
+            candidates = []
             outputs = None
             for caption in vocabulary.captions:
                 text = caption.repeated(1)
                 if outputs is None or self.head.reads_text:
                     outputs = self.fuse(own_levels, [size], text)
-                [logits] = self.token_logits(outputs, text)
-                candidates.append(
-                    self.postprocess.candidates(outputs, 0, logits, caption, thresholds)
-                )
-            found.append(self.postprocess(candidates, size, thresholds))
+                candidates.append(self.candidates(outputs, text, caption, thresholds))
+            candidates = candidates or [Candidates.none(self.device)]
+            found.append(self.finished(own_levels, self.postprocess(candidates, size, thresholds)))
+        return found
+
+    def candidates(
+        self,
+        outputs: HeadOutputs,
+        text: TokenBatch,
+        caption: EncodedCaption,
+        thresholds: DetectionThresholds | None,
+    ) -> Candidates:
+        """The boxes of one image with labels of one caption, before suppression."""
+        [logits] = self.token_logits(outputs, text)
+        return self.postprocess.candidates(outputs, 0, logits, caption, thresholds)
+
+    def finished(self, levels: list[Tensor], found: Instances) -> Instances:
+        """The detections of one image, after suppression, with what a subclass adds."""
         return found
 
     def similarity(self, outputs: HeadOutputs, text: TokenBatch) -> Tensor:

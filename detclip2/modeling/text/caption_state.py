@@ -7,7 +7,6 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import torch
 from torch import Tensor
 
-from detclip2.modeling.text.text_tower import TokenTower
 from detclip2.modeling.text.token_batch import TokenBatch
 from detclip2.modeling.text.token_map import (
     Caption,
@@ -18,6 +17,7 @@ from detclip2.modeling.text.token_map import (
     pack,
     token_map,
 )
+from detclip2.modeling.text.token_tower import TokenTower
 from detclip2.utils.errors import UserError
 
 

@@ -24,25 +24,34 @@ class FrozenTextTower(TextTower):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.requires_grad_(False)
+        if self.phrase_offsets is not None:
+            self.phrase_offsets.requires_grad_()
         text_model: Any = self.model
         if getattr(text_model, "pooler", None) is not None:
             text_model.pooler = None  # BERT's: nothing reads it, and files need not have it
         self._known: dict[str, Tensor] = {}
 
     def forward(self, phrases: Sequence[str]) -> Tensor:
-        """M phrases -> (M, D) embeddings, not normalised, without gradient; M may be 0."""
+        """M phrases -> (M, D) embeddings, not normalised; M may be 0.
+
+        Learned offsets alone have a gradient.
+        """
         fresh = [phrase for phrase in dict.fromkeys(phrases) if phrase not in self._known]
         if fresh:
-            self._known.update(zip(fresh, self.encode_phrases(fresh), strict=True))
+            self._known.update(zip(fresh, self._embed_all(fresh), strict=True))
         if not phrases:
             return super().forward(phrases)
-        return torch.stack([self._known[phrase] for phrase in phrases])
+        return self.with_offsets(phrases, torch.stack([self._known[p] for p in phrases]))
 
     @torch.no_grad()
     def encode_phrases(self, phrases: Sequence[str]) -> Tensor:
         """(M, D) embeddings, in full precision; they are not kept."""
+        return self.with_offsets(phrases, self._embed_all(phrases))
+
+    @torch.no_grad()
+    def _embed_all(self, phrases: Sequence[str]) -> Tensor:
         with torch.autocast(next(self.parameters()).device.type, enabled=False):
-            return torch.cat([super(FrozenTextTower, self).forward(b) for b in batches_of(phrases)])
+            return torch.cat([self.embed(batch) for batch in batches_of(phrases)])
 
     def train(self, mode: bool = True) -> "FrozenTextTower":
         """Stay in evaluation mode, without dropout."""

@@ -50,9 +50,13 @@ def mean_embeddings(
 
 
 def twins(embeddings: Tensor) -> Iterator[tuple[int, int]]:
-    """Index pairs (first < second) of equal rows of (V, D) unit-length embeddings."""
+    """Index pairs of equal rows of (V, D) unit-length embeddings: each row with the next equal one.
+
+    There are fewer than V pairs, where all equal rows can be V V / 2.
+    """
     for start in range(0, len(embeddings), 1024):
         similarity = embeddings[start : start + 1024] @ embeddings.T
         # Rounding leaves a unit vector's square within 1e-6 of 1.
-        for pair in (similarity > 1 - 1e-6).triu(start + 1).nonzero():
-            yield int(pair[0]) + start, int(pair[1])
+        equal = (similarity > 1 - 1e-6).triu(start + 1)
+        for row in equal.any(dim=1).nonzero().squeeze(1).tolist():
+            yield row + start, int(equal[row].byte().argmax())

@@ -8,6 +8,13 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from detclip2.modeling.text.prompt_offsets import PhraseOffsets
+from detclip2.modeling.text.shipped import (
+    SHIPPED_TOWERS,
+    ShippedTokenizer,
+    shipped_text_model,
+)
+from detclip2.modeling.text.token_tower import TokenTower
 from detclip2.resources import RESOURCES
 from detclip2.utils.errors import UserError
 from detclip2.utils.json_text import parse_json
@@ -18,6 +25,7 @@ BATCH_SIZE = 256
 _UNREADABLE = (OSError, ValueError, ImportError, RecursionError, SafetensorError)
 _NO_CODE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 _TENSORS_ONLY = {**_NO_CODE, "use_safetensors": True}
+_RESOURCE = "resource://"
 # The last layer of each branch of a block, and the positions: of CLIP, then of BERT.
 _ZERO_AT_FIRST = (
     *("out_proj.weight", "fc2.weight", "position_embedding.weight"),
@@ -27,71 +35,6 @@ _ZERO_AT_FIRST = (
 
 class TextTowerMissing(UserError):
     """The files of a text tower are missing or cannot be read."""
-
-
-class TokenTower(nn.Module):
-    """A text model of transformers with its tokenizer: texts to the states of their tokens.
-
-    Args:
-        model: a transformers text model whose output has ``last_hidden_state``.
-        tokenizer: its tokenizer.
-        max_length: maximum tokens of a text, start and end included.
-        identity: name of the encoder, stored with embeddings in files.
-    """
-
-    def __init__(
-        self, model: nn.Module, tokenizer: Any, max_length: int = 256, identity: str = ""
-    ) -> None:
-        super().__init__()
-        self.model = model
-        self.tokenizer = tokenizer
-        self.max_length = max_length
-        config: Any = model.config
-        self.width: int = config.hidden_size
-        self.identity = identity or f"{config.model_type}-{self.width}"
-
-    def tokenize(self, texts: Sequence[str]) -> Mapping[str, Tensor]:
-        """M texts, at least one -> their tokens, on the tower's device.
-
-        Returns:
-            ``input_ids``, ``attention_mask`` and ``special_tokens_mask``, each (M, T) int64, and
-            ``offset_mapping`` (M, T, 2), the characters [begin, end) of each token, (0, 0) for
-            special ones (only from a fast tokenizer); padded on the right to the longest text and
-            cut at ``max_length`` tokens.
-        """
-        return self.tokenizer(
-            list(texts),
-            padding=True,
-            truncation=True,
-            max_length=self.max_length,
-            return_tensors="pt",
-            return_special_tokens_mask=True,
-            return_offsets_mapping=getattr(self.tokenizer, "is_fast", True),
-        ).to(next(self.model.parameters()).device)
-
-    def num_tokens(self, texts: Sequence[str]) -> list[int]:
-        """The tokens of each text, without start and end, not cut."""
-        if not texts:
-            return []
-        tokens = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-        return [len(own) for own in tokens]
-
-    @property
-    def max_own_tokens(self) -> int:
-        """The tokens that a text may have without start and end."""
-        return self.max_length - self.tokenizer.num_special_tokens_to_add()
-
-    @property
-    def unknown_token(self) -> int:
-        """The token of what the tokenizer does not know; -1 without one."""
-        token = self.tokenizer.unk_token_id
-        return -1 if token is None else token
-
-    def encode(self, tokens: Mapping[str, Tensor]) -> Tensor:
-        """Tokens from `tokenize` -> (M, T, width) states of the text model."""
-        return self.model(
-            input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
-        ).last_hidden_state
 
 
 class TextTower(TokenTower):
@@ -109,6 +52,7 @@ class TextTower(TokenTower):
         pooling: "end_of_text", the last token's state (CLIP, FILIP), or "mean" over the phrase's
             own tokens, without those that mark its start and end.
         identity: name of the encoder, stored with embeddings in files.
+        prompt_names: phrases whose embeddings have a learned offset, see `PhraseOffsets`.
 
     Raises:
         UserError: ``pooling`` is neither of these.
@@ -122,6 +66,7 @@ class TextTower(TokenTower):
         max_length: int = 16,
         pooling: str = "end_of_text",
         identity: str = "",
+        prompt_names: Sequence[str] = (),
     ) -> None:
         super().__init__(model, tokenizer, max_length, identity)
         if pooling not in ("end_of_text", "mean"):
@@ -132,13 +77,30 @@ class TextTower(TokenTower):
         if embed_dim is not None:
             self.projection = nn.Linear(self.width, embed_dim, bias=False)
             nn.init.normal_(self.projection.get_parameter("weight"), std=self.width**-0.5)
+        self.phrase_offsets: PhraseOffsets | None = None
+        if prompt_names:
+            self.add_prompt(prompt_names)
+
+    def add_prompt(self, names: Sequence[str]) -> None:
+        """Give phrases a learned offset of their embedding, 0 at first."""
+        self.phrase_offsets = PhraseOffsets(names, self.embed_dim)
 
     def forward(self, phrases: Sequence[str]) -> Tensor:
         """M phrases -> (M, D) embeddings, not normalised; M may be 0."""
+        return self.with_offsets(phrases, self.embed(phrases))
+
+    def embed(self, phrases: Sequence[str]) -> Tensor:
+        """The same without learned offsets."""
         if not phrases:
             return next(self.parameters()).new_zeros(0, self.embed_dim)
         tokens = self.tokenize(phrases)
         return self.pool(self.encode(tokens), tokens)
+
+    def with_offsets(self, phrases: Sequence[str], embeddings: Tensor) -> Tensor:
+        """The (M, D) embeddings of M phrases with their learned offsets, if there are any."""
+        if self.phrase_offsets is None or not phrases:
+            return embeddings
+        return self.phrase_offsets(phrases, embeddings)
 
     @torch.no_grad()
     def encode_phrases(self, phrases: Sequence[str]) -> Tensor:
@@ -186,6 +148,8 @@ def load_text_model(
         TextTowerMissing: a file is missing; the message names it and where to put it.
         UserError: a file would run code.
     """
+    if _ships(path) and not pretrained and add_pooling_layer is None:
+        return shipped_text_model(resolve_folder(path))
     import transformers
 
     pooler = {} if add_pooling_layer is None else {"add_pooling_layer": add_pooling_layer}
@@ -240,7 +204,9 @@ def _read_config(path: str) -> Any:
     return config
 
 
-def fresh_text_model(path: str, add_pooling_layer: bool | None = None) -> nn.Module:
+def fresh_text_model(
+    path: str, add_pooling_layer: bool | None = None, vocab_size: int | None = None
+) -> nn.Module:
     """A CLIP text model or a BERT with random weights and the sizes of config.json.
 
     For training from scratch. With the usual random weights, the embeddings of any two phrases have
@@ -251,11 +217,14 @@ def fresh_text_model(path: str, add_pooling_layer: bool | None = None) -> nn.Mod
     Args:
         path: a folder with config.json, see `load_text_model`.
         add_pooling_layer: see `load_text_model`.
+        vocab_size: number of word embeddings; None: that of config.json.
 
     Raises:
         UserError: as `load_text_model`.
     """
-    model = load_text_model(path, pretrained=False, add_pooling_layer=add_pooling_layer)
+    model: Any = load_text_model(path, pretrained=False, add_pooling_layer=add_pooling_layer)
+    if vocab_size is not None:
+        model.resize_token_embeddings(vocab_size, mean_resizing=False)
     for name, parameter in model.named_parameters():
         if name.endswith(_ZERO_AT_FIRST):
             nn.init.zeros_(parameter)
@@ -271,21 +240,32 @@ def untrained_clip_text_model() -> nn.Module:
     return transformers.CLIPTextModel(transformers.CLIPTextConfig())
 
 
-def load_tokenizer(path: str) -> Any:
+def load_tokenizer(path: str, mask_token: str | None = None) -> Any:
     """A tokenizer from a folder, or from the local cache by its hub id; never from the network.
+
+    Args:
+        path: a folder or hub id.
+        mask_token: is added, as the last token, if the tokenizer has none for masked words.
 
     Raises:
         TextTowerMissing: a file is missing; the message names it and where to put it.
     """
+    if _ships(path) and mask_token is None:
+        return ShippedTokenizer(resolve_folder(path))
+    tokenizer = _read_tokenizer(resolve_folder(path))
+    tokenizer.padding_side = tokenizer.truncation_side = "right"
+    if mask_token is not None and tokenizer.mask_token_id is None:
+        tokenizer.add_special_tokens({"mask_token": mask_token})
+    return tokenizer
+
+
+def _read_tokenizer(path: str) -> Any:
     import transformers
 
-    path = resolve_folder(path)
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path, **_NO_CODE)
+        return transformers.AutoTokenizer.from_pretrained(path, **_NO_CODE)
     except _UNREADABLE as error:
         raise TextTowerMissing(_missing_files(path, "tokenizer.json", error)) from error
-    tokenizer.padding_side = tokenizer.truncation_side = "right"
-    return tokenizer
 
 
 def save_without_weights(path: str, folder: str | Path) -> None:
@@ -300,9 +280,10 @@ def save_without_weights(path: str, folder: str | Path) -> None:
     Raises:
         UserError: as `load_text_model` and `load_tokenizer`.
     """
-    tokenizer = load_tokenizer(path)
+    path = resolve_folder(path)
+    tokenizer = _read_tokenizer(path)
     try:
-        config = _read_config(resolve_folder(path))
+        config = _read_config(path)
     except _UNREADABLE as error:
         raise UserError(_missing_files(path, "config.json", error)) from error
     config.save_pretrained(folder)
@@ -315,10 +296,14 @@ def resolve_folder(path: str) -> str:
     Raises:
         UserError: the name leads out of the package.
     """
-    prefix = "resource://"
-    if path.startswith(prefix):
-        return path_in(RESOURCES, path[len(prefix) :])
+    if path.startswith(_RESOURCE):
+        return path_in(RESOURCES, path.removeprefix(_RESOURCE))
     return path
+
+
+def _ships(path: str) -> bool:
+    """Whether it is a text tower of this package, which needs no transformers."""
+    return path.removeprefix(_RESOURCE) in SHIPPED_TOWERS and path.startswith(_RESOURCE)
 
 
 def _missing_files(path: str, files: str, error: Exception) -> str:

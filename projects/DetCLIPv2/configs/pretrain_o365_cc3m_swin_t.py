@@ -1,7 +1,4 @@
-"""The paper's pre-training of Swin-T on Objects365 and CC3M (Tab. 4), for 32 GPUs.
-
-Noun phrases are extracted ahead: docs/noun_phrases.md.
-"""
+"""The paper's pre-training of Swin-T on Objects365 and CC3M (Tab. 4), for 32 GPUs."""
 
 from typing import Any
 
@@ -20,7 +17,7 @@ from .pretrain_o365_swin_t import (
     train,
 )
 
-cc3m_phrases, images_of_cc3m = get_config("data/pretraining.py", ("cc3m_phrases", "images_of_cc3m"))
+cc3m, images_of_cc3m = get_config("data/pretraining.py", ("cc3m", "images_of_cc3m"))
 
 
 def add_cc3m(dataloader: Any, images: Any, train: Any, pairs: Any) -> None:
@@ -30,4 +27,4 @@ def add_cc3m(dataloader: Any, images: Any, train: Any, pairs: Any) -> None:
     train.update(schedule_of_epochs(images, dataloader.train, epochs=12))
 
 
-add_cc3m(dataloader, images, train, cc3m_phrases)
+add_cc3m(dataloader, images, train, cc3m)

@@ -26,9 +26,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from detclip2.modeling.text.text_tower import fresh_text_model, load_tokenizer
+from detclip2.data.text.concept_sources import WORDNET_FOLDER, WordNet
+from detclip2.modeling.text.text_tower import fresh_text_model, load_tokenizer, resolve_folder
 from detclip2.utils.errors import UserError
-from scripts.build_concepts import WORDNET_FOLDER, WordNet
 
 TOWER = "resource://text_tower_nano"
 # Share of the squared length of a token's vector that is its own: similar things stay
@@ -89,7 +89,9 @@ def texts_of(entries: Iterable[Any]) -> list[str]:
 
 def write_tower(texts: Sequence[str], folder: Path) -> None:
     """A nano text tower, and its tokenizer, with vectors from the texts."""
-    model, tokenizer = fresh_text_model(TOWER), load_tokenizer(TOWER)
+    made_of = resolve_folder(TOWER)
+    model: Any = fresh_text_model(made_of)
+    tokenizer = load_tokenizer(made_of)
     embedding = model.get_input_embeddings().weight
     documents = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
     with torch.no_grad():

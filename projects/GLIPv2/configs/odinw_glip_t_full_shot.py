@@ -14,6 +14,7 @@ from detclip2.engine.solver import warmup_constant
 dataloader, inference = get_config("data/coco.py", ("dataloader", "inference"))
 augmentations = get_config("data/glip.py").detection.mapper.augmentations
 model = get_config("models/glip.py").swin_t
+model.text_tower.model.pretrained = False  # its weights are among the model's
 optimizer = get_config("optim.py").AdamW_glip
 train = get_config("train.py").train
 

@@ -8,7 +8,12 @@ import torch
 from detectron2.data import transforms as T
 from PIL import Image
 
-from detclip2.data.datasets.captions import CaptionJsonl, CaptionTsv, coco_caption_records
+from detclip2.data.datasets.captions import (
+    CaptionJsonl,
+    CaptionTsv,
+    coco_caption_records,
+    karpathy_records,
+)
 from detclip2.data.mappers import CaptionMapper, draw_sample
 from detclip2.data.sample import check_sample
 from detclip2.data.skips import SkipCounter
@@ -117,3 +122,56 @@ def test_faults_in_coco_captions(tmp_path):
         "image-duplicate": 1,
         "record-malformed": 1,
     }
+
+
+def karpathy(**changes):
+    entry = {
+        "filepath": "val2014",
+        "filename": "COCO_val2014_000000000042.jpg",
+        "cocoid": 42,
+        "split": "restval",
+        "sentences": [{"raw": "A dog. ", "tokens": ["a", "dog"]}, {"raw": " "}, {"tokens": []}],
+    }
+    return {**entry, **changes}
+
+
+def test_karpathy_splits(tmp_path):
+    flickr = karpathy(split="train", imgid=7)
+    del flickr["filepath"], flickr["cocoid"]
+    images = [
+        karpathy(),
+        flickr,
+        karpathy(cocoid=1, split="test"),
+        karpathy(cocoid=2, sentences=[]),
+        karpathy(),
+        "no object",
+    ]
+    path = tmp_path / "dataset_coco.json"
+    path.write_text(json.dumps({"images": images}), encoding="utf-8")
+    counter = SkipCounter()
+    records = karpathy_records(str(path), "images", counter=counter)
+    assert records == [
+        {
+            "file_name": "images/val2014/COCO_val2014_000000000042.jpg",
+            "image_id": 42,
+            "captions": ["A dog."],
+        },
+        {
+            "file_name": "images/COCO_val2014_000000000042.jpg",
+            "image_id": 7,
+            "captions": ["A dog."],
+        },
+    ]
+    kinds = {"caption-empty": 1, "image-duplicate": 1, "record-malformed": 1}
+    assert counter.counts() == kinds
+    assert [r["image_id"] for r in karpathy_records(str(path), "images", ["test"])] == [1]
+    with pytest.raises(UserError, match=r"no image with captions in \['val'\]"):
+        karpathy_records(str(path), "images", ["val"])
+
+
+@pytest.mark.parametrize("images", [{}, [karpathy(filename="../../secret.jpg")]])
+def test_karpathy_files_that_are_refused(tmp_path, images):
+    path = tmp_path / "dataset_coco.json"
+    path.write_text(json.dumps({"images": images}), encoding="utf-8")
+    with pytest.raises(UserError, match=r"not a list|secret"):
+        karpathy_records(str(path), "images")

@@ -13,7 +13,7 @@ def test_the_number_of_sets_matches_the_name(benchmark):
     assert len(sets) == benchmark
     assert len({one.folder for one in sets}) == benchmark
     for one in sets:
-        assert set(one.splits) == {"train", "valid", "test"}, one.name
+        assert set(one.splits) - {"mini_val"} == {"train", "valid", "test"}, one.name
         assert one.source
         assert benchmark in one.benchmarks
 
@@ -59,6 +59,31 @@ def test_class_names_equal_an_independent_list(test_data):
         assert (13 in one.benchmarks) == ("odinw_13" in fact["benchmarks"])
         if 13 in one.benchmarks:
             assert list(one.classes_of_13 or one.classes) == fact["odinw_13_names"]
+
+
+def test_the_sets_that_glip_measures_on_a_part_of_valid(tmp_path):
+    """Those whose config in GLIP's repository has the test set "minival", not "val"."""
+    small = {one.name for one in odinw_sets(35) if "mini_val" in one.splits}
+    assert small == {
+        *("DroneControl", "EgoHands_generic", "EgoHands_specific", "OxfordPets_by_breed"),
+        *("OxfordPets_by_species", "PKLot", "UnoCards", "VehiclesOpenImages"),
+        *("brackishUnderwater", "openPoetryVision", "websiteScreenshots"),
+    }
+    hands, aquarium = odinw_sets(13, ["EgoHands_generic", "Aquarium"])[::-1]
+    assert hands.name == "EgoHands_generic"
+    folders = [one.annotations(tmp_path, "mini_val").parent for one in (hands, aquarium)]
+    assert folders[0] == tmp_path / "EgoHands" / "generic" / "mini_val"
+    assert folders[1] == tmp_path / aquarium.folder / "valid"
+
+
+def test_the_hands_of_odinw():
+    """ODinW-13 has them as one class, with GLIP's prompt; ODinW-35 also as four."""
+    generic, specific = (odinw_sets(35, [f"EgoHands_{one}"])[0] for one in ("generic", "specific"))
+    assert (generic.benchmarks, specific.benchmarks) == ((13, 35), (35,))
+    assert generic.prompts() == ["hand"]
+    assert generic.prompts(written=True) == ["hand of a person"]
+    assert generic.scored_words == ("hand",)
+    assert specific.prompts(written=True) == ["myleft", "myright", "yourleft", "yourright"]
 
 
 def test_an_unknown_name_is_reported_with_the_nearest():
@@ -139,3 +164,28 @@ def test_a_set_for_training_has_prompts_for_names(tmp_path):
     written = json.loads((tmp_path / "output" / "Aquarium_train.json").read_text())
     assert written["annotations"][0]["id"] == 1
     assert written["annotations"][0]["area"] == 12
+
+
+def test_few_shots_are_those_of_the_published_file_or_are_drawn(tmp_path, caplog):
+    (one,) = odinw_sets(13, ["Raccoon"])
+    images = [{"id": i, "file_name": f"{i}.jpg", "height": 9, "width": 9} for i in range(6)]
+    boxes = [{"id": i, "image_id": i, "category_id": 1, "bbox": [1, 2, 3, 4]} for i in range(6)]
+    content = {"categories": [{"id": 1, "name": "raccoon"}], "images": images, "annotations": boxes}
+    path = one.annotations(tmp_path, "train")
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(content))
+
+    def files(seed, copies=1):
+        folders = str(tmp_path), "train", str(tmp_path / "output")
+        records = odinw_set("Raccoon", *folders, shots=2, seed=seed, copies=copies)
+        return [record["file_name"].rpartition("/")[2] for record in records]
+
+    drawn = files(3)
+    assert len(set(drawn)) == len(drawn) == 2
+    assert drawn == files(3)
+    assert any(drawn != files(seed) for seed in range(10))
+    assert "so 2 shots are drawn" in caplog.text
+    published = {**content, "images": images[4:], "annotations": boxes[4:]}
+    (path.parent / "fewshot_train_shot2_seed30.json").write_text(json.dumps(published))
+    assert files(30) == ["4.jpg", "5.jpg"]
+    assert files(30, copies=3) == ["4.jpg", "5.jpg"] * 3

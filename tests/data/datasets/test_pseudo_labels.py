@@ -1,11 +1,13 @@
 """Pseudo-labels of image-text pairs: their file, their records, the tool."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 
-from detclip2.data.datasets.grounding import OdvgFile
+from detclip2.data.datasets.grounding import OdvgCaptions, OdvgFile
 from detclip2.data.datasets.pseudo_labels import PseudoLabelled, odvg_line, write_odvg
 from detclip2.data.emojiscenes import EmojiPairs
 from detclip2.data.hybrid_loader import Source
@@ -13,7 +15,7 @@ from detclip2.data.mappers import CaptionMapper, GroundingMapper
 from detclip2.data.text.caption_phrases import CaptionPhrases
 from detclip2.utils.errors import UserError
 from scripts import pseudo_label
-from tests.helpers.tiny_glip import tiny_glip
+from tests.helpers.tiny_glip import tiny_glip, tiny_glipv2
 
 COUNT = 5
 
@@ -62,9 +64,10 @@ def test_pseudo_labels_are_read_and_trained_on(pairs, tmp_path):
     assert OdvgFile(str(path), "")[0]["annotations"][0]["bbox"] == [1, 2, 31, 42]
 
 
-def test_glip_labels_the_phrases_of_a_whole_caption(pairs):
+@pytest.mark.parametrize("make", [tiny_glip, tiny_glipv2])
+def test_glip_labels_the_phrases_of_a_whole_caption(pairs, make):
     """As its predictor does on the caption; a phrase that is not in the caption has no box."""
-    model = tiny_glip().eval()
+    model = make().eval()
     record = {**pairs[0], "caption": "A red dog by the dog", "phrases": ["cow", "dog", "red dog"]}
     others = [{**record, "caption": text} for text in ("nothing of this", "dog " + "? " * 300)]
     mapper = CaptionMapper(include_caption=False, keep=["phrase_spans"])
@@ -81,6 +84,21 @@ def test_glip_labels_the_phrases_of_a_whole_caption(pairs):
     assert len(labelled) > 10
     boxes = torch.tensor([one["bbox"] for one in labelled])
     torch.testing.assert_close(boxes, expected.pred_boxes.tensor.detach(), atol=0.06, rtol=0)
+
+
+def test_glipv2_trains_on_the_boxes_that_it_gives(pairs, tmp_path):
+    """The third kind of data of its paper: captions, each between captions of other images."""
+    model, path = tiny_glipv2(), str(tmp_path / "labels.jsonl")
+    source = Source(pairs, CaptionMapper(include_caption=False, keep=["phrase_spans"]), 4)
+    lines = pseudo_label.label_pairs(model.eval(), source, COUNT, 0.0)
+    assert write_odvg(lines, Path(path)) > 0
+    mapper = GroundingMapper(max_phrases=100, other_captions=OdvgCaptions(path))
+    records = [record for record in PseudoLabelled(pairs, path) if record["annotations"]]
+    samples = [mapper(record, np.random.default_rng(1)) for record in records]
+    assert any(sample["other_captions"] for sample in samples)
+    losses = model.train()(samples)
+    assert losses.keys() >= {"loss_align", "loss_box", "loss_inter", "loss_mlm"}
+    assert all(loss.isfinite() and loss > 0 for loss in losses.values())
 
 
 def test_labels_of_another_source_are_refused(pairs, tmp_path):

@@ -11,13 +11,17 @@ from detectron2.evaluation import LVISEvaluator
 from detectron2.structures import Boxes, BoxMode, Instances
 from lvis import LVIS
 from PIL import Image
+from pycocotools import mask as coco_masks
 
 from detclip2.cli import main
+from detclip2.data.datasets.grounding import mdetr_records
 from detclip2.data.emojiscenes import (
+    EmojiGrounding,
     EmojiScenes,
     register_emoji_scenes,
     register_emoji_validation,
     render_validation,
+    write_grounding_json,
 )
 from detclip2.data.emojiscenes.sets import validation_set
 from detclip2.data.emojiscenes.sprites import find_emoji_font
@@ -76,6 +80,45 @@ def test_outlines_cover_the_mask(scenes, json_file):
             outside = drawn.copy()
             outside[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] = False
             assert not outside.any()
+
+
+def test_exact_masks_have_one_owner_of_each_pixel(tmp_path):
+    """Records and files have the layout's pixels, in all formats; without masks nothing changes."""
+    exact = EmojiScenes(20, split="val", count=6, size=96, masks=True)
+    plain = EmojiScenes(20, split="val", count=6, size=96)
+    references = EmojiGrounding(20, count=6, size=96, masks=True, repeat=0.6)
+    for scenes in (exact, references):
+        for index in range(6):
+            record = scenes[index]
+            owner = scenes.sampler.layout(index).owner
+            masks = [coco_masks.decode(a["segmentation"]) for a in record["annotations"]]
+            assert sum(masks).max() == 1
+            for mask, annotation in zip(masks, record["annotations"], strict=True):
+                assert mask.sum() == annotation["area"]
+                assert len(np.unique(owner[mask.astype(bool)])) == 1
+                rows, columns = np.nonzero(mask)
+                edges = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+                assert edges == annotation["bbox"]
+    assert np.array_equal(exact[0]["image"], plain[0]["image"])
+    assert "segmentation" not in plain[0]["annotations"][0]
+    json_file = render_validation(exact, tmp_path)
+    assert json_file != render_validation(plain, tmp_path)
+    api = LVIS(str(json_file))
+    for annotation in api.dataset["annotations"]:
+        assert api.ann_to_mask(annotation).sum() == annotation["area"]
+    records = validation_set("exact_masks", tmp_path, 20, 6, 96, masks=True)
+    counts = [len(record["annotations"]) for record in records]
+    assert counts == [len(exact[i]["annotations"]) for i in range(6)]
+    assert records[0]["annotations"][0]["segmentation"]["size"] == [96, 96]
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        catalog.remove("exact_masks")
+    written = write_grounding_json(references, tmp_path / "grounding")
+    [first, *_] = mdetr_records(str(written), str(written.parent / "images"), masks=True)
+    assert (
+        first["annotations"][0]["segmentation"] == references[0]["annotations"][0]["segmentation"]
+    )
+    [plain, *_] = mdetr_records(str(written), str(written.parent / "images"))
+    assert "segmentation" not in plain["annotations"][0]
 
 
 def test_counts_equal_the_annotations(json_file):

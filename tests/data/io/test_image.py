@@ -238,8 +238,13 @@ def test_pillows_own_limit_is_not_applied_and_not_changed(pixels, monkeypatch):
         assert limit == Image.MAX_IMAGE_PIXELS
 
 
-def test_too_many_pixels_are_refused_before_decoding(monkeypatch):
-    monkeypatch.setattr(image, "MAX_PIXELS", 99)
+@pytest.mark.parametrize("format_name", ["PNG", "JPEG", "ICO"])
+def test_too_many_pixels_are_refused_before_decoding(monkeypatch, tmp_path, format_name):
+    assert image.MAX_PIXELS > 100
+    path = tmp_path / "ten"
+    path.write_bytes(encoded(Image.new("RGB", (16, 16)), format_name))
+    assert read_image(path, max_pixels=256).shape == (16, 16, 3)
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
-    with pytest.raises(UserError, match="10 x 10 pixels; the limit"):
-        read_image(encoded(Image.new("RGB", (10, 10)), "PNG"))
+    for source in (path, path.read_bytes()):
+        with pytest.raises(UserError, match=r"the limit is 0\.0001 megapixels"):
+            read_image(source, max_pixels=100)

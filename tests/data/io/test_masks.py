@@ -5,7 +5,7 @@ import pytest
 from detectron2.data import transforms as T
 from pycocotools import mask as coco_masks
 
-from detclip2.data.io.masks import polygons_of, rle_of, transform_mask
+from detclip2.data.io.masks import encode_mask, outlines_of, polygons_of, rle_of, transform_mask
 
 HEIGHT, WIDTH = 40, 60
 
@@ -129,3 +129,29 @@ def test_runs_of_random_masks():
         for written in (rle(mask), {"size": [HEIGHT, WIDTH], "counts": runs}):
             read = rle_of(written, (HEIGHT, WIDTH))
             np.testing.assert_array_equal(coco_masks.decode(read).astype(bool), mask)
+
+
+def test_masks_are_encoded_without_loss():
+    mask = np.random.default_rng(0).random((HEIGHT, WIDTH)) > 0.5
+    for one in (mask, mask[:, ::2], ~mask & mask):
+        encoded = encode_mask(one)
+        assert encoded == rle(one)
+        np.testing.assert_array_equal(coco_masks.decode(rle_of(encoded, one.shape)), one)
+
+
+def test_outlines_are_close_to_the_mask():
+    """Their corners are cut by a quarter of a pixel; holes are filled, parts stay apart."""
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    ring = ((x - 20) ** 2 + (y - 20) ** 2 <= 15**2) & ((x - 20) ** 2 + (y - 20) ** 2 > 5**2)
+    disc = (x - 20) ** 2 + (y - 20) ** 2 <= 15**2
+    both = ring | inside(45, 5, 58, 30)
+    polygons = outlines_of(both)
+    assert len(polygons) == 2
+    drawn = coco_masks.decode(rle_of(polygons, (HEIGHT, WIDTH))).astype(bool)
+    expected = disc | inside(45, 5, 58, 30)
+    assert (drawn & expected).sum() > 0.97 * (drawn | expected).sum()
+    assert outlines_of(inside(3, 3, 3, 3)) == []
+    [dot] = outlines_of(inside(7, 9, 8, 10))
+    assert np.reshape(dot, (-1, 2)).min(axis=0).tolist() == [7.25, 9.25]
+    assert np.reshape(dot, (-1, 2)).max(axis=0).tolist() == [7.75, 9.75]
+    assert len(outlines_of(np.ones((5, 4), bool))[0]) >= 6

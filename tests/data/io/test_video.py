@@ -276,7 +276,7 @@ def test_frames_without_times(tmp_path):
     ],
 )
 def test_times_never_fall(shown, times):
-    clock = video_module._Clock(Fraction(10))
+    clock = video_module.Clock(Fraction(10))
     frames = [SimpleNamespace(pts=time, time=time) for time in shown]
     assert [clock.read(frame) for frame in frames] == pytest.approx(times)
 

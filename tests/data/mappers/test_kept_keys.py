@@ -58,6 +58,36 @@ def test_masks_are_kept_and_move_with_their_boxes():
     assert nothing["instances"].gt_masks.tensor.shape == (0, 2 * HEIGHT, 2 * WIDTH)
 
 
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        {"size": [HEIGHT, WIDTH], "counts": [HEIGHT * WIDTH]},
+        [[500.0, 500, 510, 500, 510, 510]],
+        [[20.2, 20.2, 20.3, 20.2, 20.3, 20.3]],
+    ],
+)
+def test_a_mask_without_a_pixel_is_counted_and_its_box_is_kept(segmentation):
+    mapper = DetectionMapper(NAMES, keep=["gt_masks"])
+    sample = mapper(record([box(1, segmentation=segmentation)]), rng())
+    check_sample(sample, 150)
+    assert len(sample["instances"]) == 1
+    assert not sample["instances"].gt_masks.tensor.any()
+    assert mapper.counter.counts() == {"mask-empty": 1}
+
+
+def test_a_mask_that_a_crop_removes_is_not_looked_at():
+    crop = [T.RandomCrop("absolute", (10, 10))]
+    mapper = DetectionMapper(NAMES, crop, keep=["gt_masks"])
+    left = record([box(1, (0, 0, 1, 1), segmentation=[[1, 2]])])
+    for seed in range(5):
+        sample = mapper(left, rng(seed))
+        assert len(sample["instances"]) == len(sample["instances"].gt_masks)
+        if not len(sample["instances"]):
+            break
+    assert len(sample["instances"]) == 0
+    assert mapper.counter.total() == seed
+
+
 def test_a_box_with_two_phrases_has_its_mask_twice():
     annotations = [box(phrases=["a dog", "the left one"], segmentation=POLYGON)]
     sample = GroundingMapper(keep=["gt_masks"])(record(annotations, caption="a dog"), rng())

@@ -208,13 +208,18 @@ class FakeSpacy:
     """Stands for spaCy: noun chunks of captions that are split by hand."""
 
     def __init__(self, chunks):
-        self.chunks = chunks
+        self.chunks, self.pipes = chunks, 0
 
-    def __call__(self, text):
+    def pipe(self, texts, as_tuples):
+        assert as_tuples
+        self.pipes += 1
+        return ((self.document(text), item) for text, item in texts)
+
+    def document(self, text):
         words = text.split()
         document = SimpleNamespace()
         spans = []
-        for chunk in self.chunks:
+        for chunk in self.chunks if words else ():
             size = len(chunk.split())
             start = next(i for i in range(len(words)) if words[i : i + size] == chunk.split())
             spans.append(SimpleNamespace(text=chunk, start=start, end=start + size))
@@ -236,6 +241,17 @@ def test_spacy_chunks_go_through_the_same_rules(monkeypatch):
     )
     assert extract_noun_phrases(caption, "spacy") == ["young children", "red cars"]
     assert rules(caption) == ["young children", "red cars"]
+
+
+def test_spacy_reads_many_captions_in_one_stream(monkeypatch):
+    fake = FakeSpacy(["red cars", "a dog"])
+    monkeypatch.setattr(extract, "_spacy_pipeline", lambda: fake)
+    captions = [("red cars and a dog", 1), ("", 2), ("a dog by red cars", 3)]
+    found = list(extract.extract_stream(iter(captions), "spacy", max_phrases=1))
+    assert found == [(["red cars"], 1), ([], 2), (["red cars"], 3)]
+    assert fake.pipes == 1
+    found = {item: phrases for phrases, item in extract.extract_stream(captions, "rules")}
+    assert found == {item: rules(caption) for caption, item in captions}
 
 
 def test_spacy_requested_but_not_installed(monkeypatch):

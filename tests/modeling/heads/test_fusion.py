@@ -6,6 +6,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from detclip2.modeling.heads import fusion as module
 from detclip2.modeling.heads.fusion import Fusion
 
 IMAGE, TEXT, WIDTH, HEADS = 6, 10, 12, 3
@@ -63,6 +64,44 @@ def test_values_and_gradients_equal_the_definition(sizes):
         (*results[0], *gradients[0]), (*results[1], *gradients[1]), strict=True
     ):
         torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("sizes", [(7, 5), (1, 3), (40, 3)])
+@pytest.mark.parametrize("elements", [1, 30, 10**6])
+def test_inference_in_parts_equals_the_definition(sizes, elements, monkeypatch):
+    monkeypatch.setattr(module, "ELEMENTS_AT_ONCE", elements)
+    monkeypatch.setattr(Fusion, "_sums_of_softmax", None)  # the way of training is not taken
+    layer = fusion(dropout=0.5).eval()
+    image, text, mask = inputs(*sizes)
+    with torch.no_grad():
+        results = layer(image, text, mask), by_definition(layer, image, text, mask)
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("factor", [1e4, 1e30])
+def test_inference_with_large_logits_takes_the_way_of_training(factor):
+    layer = fusion().eval().float()
+    image, text, mask = inputs()
+    with torch.no_grad():
+        layer.query.weight.mul_(factor)
+        arguments = image.float(), text.float(), mask
+        normalised = layer.image_norm(arguments[0]), layer.text_norm(arguments[1]), mask
+        assert layer._sums_of_exponentials(*normalised, both_ways=True) is None
+        results = layer(*arguments)
+        expected = layer._sums_of_softmax(*normalised, both_ways=True)
+    for ours, theirs in zip(results, expected, strict=True):
+        assert ours.isfinite().all()
+        assert torch.equal(ours, theirs)
+
+
+def test_half_precision_takes_the_way_of_training(monkeypatch):
+    """exp of a logit beyond 11 is infinite in float16."""
+    monkeypatch.setattr(Fusion, "_sums_of_exponentials", None)
+    layer = fusion().eval().float()
+    image, text, mask = inputs()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        layer(image.float(), text.float(), mask)
 
 
 def test_the_sums_start_from_the_normalised_inputs():
@@ -141,11 +180,16 @@ class Largest(TorchDispatchMode):
 
 
 @torch.no_grad()
-def test_memory_is_that_of_one_head():
+@pytest.mark.parametrize("training", [True, False])
+def test_memory_is_that_of_one_head(training, monkeypatch):
     """No queries or values of locations, and the attention of one head at a time."""
     places, tokens = 3000, 20
-    layer = Fusion(IMAGE, TEXT, 240, 8)
+    layer = Fusion(IMAGE, TEXT, 240, 8).train(training)
     text, mask = torch.randn(1, tokens, TEXT), torch.ones(1, tokens, dtype=torch.bool)
     with Largest() as largest:
         layer(torch.randn(1, places, IMAGE), text, mask)
     assert largest.number == places * tokens
+    monkeypatch.setattr(module, "ELEMENTS_AT_ONCE", 100 * tokens)
+    with Largest() as largest:
+        layer(torch.randn(1, places, IMAGE), text, mask)
+    assert largest.number == places * (tokens if training else IMAGE)

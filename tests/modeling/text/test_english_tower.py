@@ -10,11 +10,11 @@ from torch.nn import functional as F
 
 from detclip2.modeling.text.text_tower import (
     TextTower,
-    TokenTower,
     load_text_model,
     load_tokenizer,
 )
 from detclip2.modeling.text.token_batch import TokenBatch
+from detclip2.modeling.text.token_tower import TokenTower
 from scripts.fetch_starting_weights import TEXT
 
 

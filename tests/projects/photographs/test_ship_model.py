@@ -25,7 +25,9 @@ def start(tmp_path_factory):
     torch.manual_seed(0)
     save_file(timm.create_model("tf_efficientnet_lite0").state_dict(), folder / "b.safetensors")
     shutil.copytree(resolve_folder(TOWER), folder / "tower")
-    load_text_model(TOWER, pretrained=False).half().save_pretrained(folder / "tower")
+    load_text_model(resolve_folder(TOWER), pretrained=False).half().save_pretrained(
+        folder / "tower"
+    )
     return folder
 
 

@@ -6,8 +6,7 @@ import itertools
 from fvcore.nn.weight_init import c2_xavier_fill
 from torch import nn
 from torch.nn import functional
-from torchvision.models.convnext import LayerNorm2d
-from torchvision.ops import FrozenBatchNorm2d
+from torchvision.ops.misc import FrozenBatchNorm2d
 
 from .backbone import Backbone
 
@@ -20,12 +19,19 @@ def _frozen_batch_norm(channels: int) -> nn.Module:
     return norm
 
 
+class _LayerNorm2d(nn.LayerNorm):
+    """Over the channels of (B, C, H, W)."""
+
+    def forward(self, x):
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
 _NORMS = {
     "BN": nn.BatchNorm2d,
     "SyncBN": nn.SyncBatchNorm,
     "FrozenBN": _frozen_batch_norm,
     "GN": functools.partial(nn.GroupNorm, 32),
-    "LN": functools.partial(LayerNorm2d, eps=1e-6),
+    "LN": functools.partial(_LayerNorm2d, eps=1e-6),
 }
 
 

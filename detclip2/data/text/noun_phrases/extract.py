@@ -36,10 +36,35 @@ def extract_noun_phrases(
     Raises:
         UserError: `backend` is "spacy" and spaCy or its model is not installed.
     """
+    [(phrases, _)] = extract_stream([(caption, None)], backend, max_phrases)
+    return phrases
+
+
+def extract_stream(
+    captions: Iterable[tuple[str, Any]], backend: Backend = "auto", max_phrases: int = MAX_PHRASES
+) -> Iterator[tuple[list[str], Any]]:
+    """The noun phrases of each of many captions, in order, which spaCy reads in batches.
+
+    Args:
+        captions: caption and what is kept beside it.
+        backend: see `extract_noun_phrases`.
+        max_phrases: see there.
+
+    Yields:
+        The phrases of a caption, and what was beside it.
+
+    Raises:
+        UserError: see there.
+    """
     if backend == "auto":
         backend = "spacy" if spacy_is_available() else "rules"
-    chunks = _spacy_chunks(caption) if backend == "spacy" else chunk(caption)
-    return _distinct(filter(None, map(_finish, chunks)), max_phrases)
+    chunked: Iterator[tuple[Iterable[Chunk], Any]] = (
+        _spacy_chunks(captions)
+        if backend == "spacy"
+        else ((chunk(caption), item) for caption, item in captions)
+    )
+    for chunks, item in chunked:
+        yield _distinct(filter(None, map(_finish, chunks)), max_phrases), item
 
 
 @functools.cache
@@ -60,8 +85,13 @@ def _spacy_pipeline() -> Any:
     return spacy.load(SPACY_MODEL, exclude=["ner", "lemmatizer"])
 
 
-def _spacy_chunks(caption: str) -> Iterator[Chunk]:
-    document = _spacy_pipeline()(" ".join(caption[:MAX_CHARACTERS].split()))
+def _spacy_chunks(captions: Iterable[tuple[str, Any]]) -> Iterator[tuple[Iterator[Chunk], Any]]:
+    texts = ((" ".join(caption[:MAX_CHARACTERS].split()), item) for caption, item in captions)
+    for document, item in _spacy_pipeline().pipe(texts, as_tuples=True):
+        yield _chunks_of(document), item
+
+
+def _chunks_of(document: Any) -> Iterator[Chunk]:
     for span in document.noun_chunks:
         following = document[span.end].lower_ if span.end < len(document) else ""
         words = [token for token in tokenize(span.text) if token[0].isalnum()]

@@ -5,10 +5,10 @@ import hashlib
 import io
 import tarfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from detclip2.data.io.tar_pairs import (
     PHRASES_SUFFIX,
@@ -17,7 +17,7 @@ from detclip2.data.io.tar_pairs import (
     read_pairs,
     split_name,
 )
-from detclip2.data.text.noun_phrases.extract import MAX_PHRASES, Backend, extract_noun_phrases
+from detclip2.data.text.noun_phrases.extract import MAX_PHRASES, Backend, extract_stream
 from detclip2.utils.files import json_bytes
 from detclip2.utils.json_text import parse_json
 
@@ -29,7 +29,7 @@ class Options:
     """Options of the extraction, which decide the output together with the input files.
 
     Attributes:
-        backend: see `extract_noun_phrases`.
+        backend: see `detclip2.data.text.noun_phrases.extract_noun_phrases`.
         max_phrases: maximum number of phrases of a caption.
         caption_column: column of the caption in a tsv, from 0.
         url_column: column of the URL in a tsv, from 0; it may be absent.
@@ -90,16 +90,19 @@ def read_records(part: Part, options: Options, counts: Counter[str]) -> Iterator
         content = file.read(part.end - part.start)
         content = content if part.start else content.removeprefix(codecs.BOM_UTF8)
         lines = (line.rstrip(b"\r\n") for line in io.BytesIO(content))
-        for index, line in enumerate(filter(bytes.strip, lines), part.first_index):
-            record = read(line, index, options)
-            if record is None:
-                counts["record-malformed"] += 1
-                continue
-            caption = record[options.caption_key]
-            found = _phrases(caption, options, counts)
+
+        def records() -> Iterator[tuple[dict[str, Any], Any]]:
+            for index, line in enumerate(filter(bytes.strip, lines), part.first_index):
+                record = read(line, index, options)
+                if record is None:
+                    counts["record-malformed"] += 1
+                else:
+                    yield record, record[options.caption_key]
+
+        for record, found, phrases in _with_phrases(records(), options, counts):
             if found is not None:
-                yield {**record, options.caption_key: found[0], "phrases": found[1]}
-            elif _are_several(caption):
+                yield {**record, options.caption_key: found, "phrases": phrases}
+            elif _are_several(record[options.caption_key]):
                 yield {key: value for key, value in record.items() if key != "phrases"}
 
 
@@ -130,14 +133,32 @@ def _read_jsonl(line: bytes, index: int, options: Options) -> dict[str, Any] | N
     return record if isinstance(record, dict) and options.caption_key in record else None
 
 
-def _phrases(caption: Any, options: Options, counts: Counter[str]) -> tuple[str, list[str]] | None:
-    """The text of a caption and its phrases; None if it has no valid text. Both are counted.
+Item = TypeVar("Item")
+
+
+def _with_phrases(
+    captions: Iterable[tuple[Item, Any]], options: Options, counts: Counter[str]
+) -> Iterator[tuple[Item, str | None, list[str]]]:
+    """Each item with the text of its caption and the phrases in it; both are counted.
 
     Args:
-        caption: text, UTF-8 bytes or a list of texts, as `CaptionMapper` reads it.
+        captions: item and caption: text, UTF-8 bytes or a list of texts, as `CaptionMapper` reads
+            it. Without valid text, None comes back for it.
         options: the options.
         counts: what is counted.
     """
+    texts = ((item, _text(caption, counts)) for item, caption in captions)
+    stream = ((text or "", (item, text)) for item, text in texts)
+    for phrases, (item, text) in extract_stream(stream, options.backend, options.max_phrases):
+        if text is not None:
+            counts["captions"] += 1
+            counts["phrases"] += len(phrases)
+            counts["caption-without-phrase"] += not phrases
+        yield item, text, phrases
+
+
+def _text(caption: Any, counts: Counter[str]) -> str | None:
+    """The text of a caption; None, counted by kind, if it has no valid one."""
     if _are_several(caption):
         counts["caption-several"] += 1
         return None
@@ -157,11 +178,7 @@ def _phrases(caption: Any, options: Options, counts: Counter[str]) -> tuple[str,
     if not text.strip():
         counts["caption-empty"] += 1
         return None
-    phrases = extract_noun_phrases(text, options.backend, options.max_phrases)
-    counts["captions"] += 1
-    counts["phrases"] += len(phrases)
-    counts["caption-without-phrase"] += not phrases
-    return text, phrases
+    return text
 
 
 def _are_several(caption: Any) -> bool:
@@ -181,11 +198,16 @@ def _shard_phrases(
         counts[kind] += 1
 
     with open(path, "rb") as stream:
-        for pair in read_pairs(stream, path, count):
-            counts["image-unreadable"] += pair.image is None
-            found = _phrases(pair.caption, options, counts)
-            if found is not None:
-                yield (pair, *found)
+
+        def pairs() -> Iterator[tuple[Pair, Any]]:
+            for pair in read_pairs(stream, path, count):
+                counts["image-unreadable"] += pair.image is None
+                # spaCy's batches hold many pairs, of which the images are not needed.
+                yield pair._replace(image=None), pair.caption
+
+        for pair, text, phrases in _with_phrases(pairs(), options, counts):
+            if text is not None:
+                yield pair, text, phrases
 
 
 def copy_shard(part: Part, file: IO[bytes], options: Options, counts: Counter[str]) -> None:

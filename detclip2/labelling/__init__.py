@@ -1,0 +1,1 @@
+"""A folder of images -> annotation files of other tools, and back to training."""
