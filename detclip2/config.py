@@ -353,8 +353,9 @@ def _arguments(target: Callable[..., Any]) -> list[str] | None:
     named = [name for name, p in parameters.items() if p.kind is not p.VAR_KEYWORD]
     if len(named) == len(parameters):
         return named
-    base = getattr(target, "__base__", None)
-    inherited = None if base in (None, object) else _arguments(base)
+    base: Any = getattr(target, "__base__", None)
+    is_own = getattr(base, "__module__", "").startswith("detclip2.")  # others may take anything
+    inherited = _arguments(base) if is_own else None
     return None if inherited is None else [*inherited, *named]
 
 

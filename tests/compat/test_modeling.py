@@ -10,7 +10,6 @@ from detectron2.modeling import (
     BACKBONE_REGISTRY,
     META_ARCH_REGISTRY,
     Backbone,
-    ROIPooler,
     build_backbone,
     build_model,
     detector_postprocess,
@@ -18,6 +17,7 @@ from detectron2.modeling import (
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.backbone.fpn import FPN, LastLevelP6P7
 from detectron2.modeling.box_regression import Box2BoxTransform
+from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes, Instances
 from torch import nn
 from torch.nn import functional

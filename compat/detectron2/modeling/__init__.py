@@ -1,6 +1,5 @@
 from .backbone import BACKBONE_REGISTRY, FPN, Backbone, build_backbone
 from .meta_arch import META_ARCH_REGISTRY, build_model
-from .poolers import ROIPooler
 from .postprocessing import detector_postprocess
 
 __all__ = [
@@ -8,7 +7,6 @@ __all__ = [
     "FPN",
     "META_ARCH_REGISTRY",
     "Backbone",
-    "ROIPooler",
     "build_backbone",
     "build_model",
     "detector_postprocess",

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from detectron2.modeling import ROIPooler
+from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes
 from torch import Tensor, nn
 from torch.nn import functional as F
