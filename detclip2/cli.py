@@ -82,8 +82,8 @@ class _Parser(argparse.ArgumentParser):
         word = "" if wrong is None else (wrong[1] or wrong[2]).partition("=")[0]
         near = difflib.get_close_matches(word, known, n=1) if word else []
         message = re.sub(r" \(choose from .*\)", "", message)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        self.exit(2, f"{self.prog}: {message}{hint} See {self.prog} --help.\n")
+        end = f"; did you mean {near[0]}?" if near else "."
+        self.exit(2, f"{self.prog}: {message.removesuffix('.')}{end} See {self.prog} --help.\n")
 
 
 def _subparsers(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
