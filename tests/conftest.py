@@ -28,15 +28,17 @@ MODELS = Path(__file__).parents[1] / "configs" / "models" / "detclipv2.py"
 def loggers():
     """The loggers that a training sets up are put back."""
     loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "detclip2")]
-    before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
+    before = [(logger.handlers[:], logger.level) for logger in loggers]
+    for logger in loggers:
+        logger.propagate = True  # to `caplog`, also after a training of a fixture of the module
     yield
-    for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
+    for logger, (handlers, level) in zip(loggers, before, strict=True):
         for handler in set(logger.handlers) - set(handlers):
             logger.removeHandler(handler)
             handler.close()
         logger.handlers[:] = handlers
         logger.setLevel(level)
-        logger.propagate = propagate
+        logger.propagate = True
 
 
 @pytest.fixture(scope="session")
