@@ -31,9 +31,9 @@ from detclip2.commands.tables import console_for_tables
 from detclip2.data.io.image_item import ImageItem
 from detclip2.data.skips import KINDS
 from detclip2.modeling.thresholds import DetectionThresholds
-from detclip2.utils.compiler_on_demand import import_compiler_on_demand
 from detclip2.utils.errors import UserError
 from detclip2.utils.files import write_json
+from detclip2.utils.packages_on_demand import import_on_demand
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -114,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
     """Detect in what is left, and write the formats once all parts are done."""
     given = settings_of(args)
     check_model_arguments(args)
-    import_compiler_on_demand()
+    import_on_demand()
     from detclip2.labelling.part import Part
     from detclip2.labelling.plan import prepare
     from detclip2.labelling.progress import Progress

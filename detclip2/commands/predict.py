@@ -173,13 +173,14 @@ class _Annotator:
     def _tracker(
         self, predictor: "OpenVocabularyPredictor", changed: dict[str, Any]
     ) -> "Callable[[float], Tracker]":
-        from detclip2.inference.tracking import LOW, Tracker
+        from detclip2.inference.tracking import Tracker
 
         least = changed.get("score_threshold", predictor.effective_thresholds.score_threshold)
         if not least:
             raise UserError("--track needs a score threshold above 0: give --score-threshold")
-        self.detect_frames = partial(self.detect, score_threshold=LOW * least)
-        Tracker(least, 25)  # a missing package is reported before anything is detected
+        # A missing package is reported before anything is detected.
+        low = Tracker(least, 25).low_threshold
+        self.detect_frames = partial(self.detect, score_threshold=low)
         return partial(Tracker, least)
 
     def __call__(self, file: Input, target: Path, pixels: "np.ndarray | None") -> None:

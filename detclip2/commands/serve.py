@@ -13,8 +13,8 @@ from detclip2.commands.model_arguments import (
 from detclip2.commands.numbers import positive
 from detclip2.data.text.names import BUILTIN_NAMES
 from detclip2.serving.limits import Limits
-from detclip2.utils.compiler_on_demand import import_compiler_on_demand
 from detclip2.utils.optional import extra
+from detclip2.utils.packages_on_demand import import_on_demand
 
 if TYPE_CHECKING:
     from detclip2.inference.vocabulary import Vocabulary
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
         batch_size=args.batch_size,
     )
     check_model_arguments(args)
-    import_compiler_on_demand()
+    import_on_demand()
     with extra("serve", "detclip2 serve"):
         from detclip2.serving.server import listen, make_server
 

@@ -10,9 +10,9 @@ from detclip2.commands.model_arguments import (
     load_predictor,
 )
 from detclip2.commands.serve import add_address_arguments
-from detclip2.utils.compiler_on_demand import import_compiler_on_demand
 from detclip2.utils.model_folder import knowledge
 from detclip2.utils.optional import extra
+from detclip2.utils.packages_on_demand import import_on_demand
 
 EXAMPLE = "detclip2 web --model emoji_nano"
 
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve the page until it is interrupted."""
     check_model_arguments(args)
-    import_compiler_on_demand()
+    import_on_demand()
     with extra("web", "detclip2 web"):
         from detclip2.serving.page import build, launch
 

@@ -1,5 +1,6 @@
 """Tracks: ids of objects that stay with them through the frames of a video."""
 
+from collections import defaultdict
 from typing import Any
 
 import numpy as np
@@ -46,8 +47,7 @@ class Tracker:
 
         self.low_threshold = LOW * score_threshold
         self._score_threshold = score_threshold
-        self._new = new
-        self._trackers: dict[int, Any] = {}
+        self._trackers: defaultdict[int, Any] = defaultdict(new)
         self._ids: dict[tuple[int, int], int] = {}
 
     def __call__(self, instances: Instances) -> Instances:
@@ -67,7 +67,7 @@ class Tracker:
         boxes = instances.pred_boxes.tensor.numpy()
         scores, classes = instances.scores.numpy(), instances.pred_classes.numpy()
         for name in sorted({*self._trackers, *classes.tolist()}):  # a lost track ages without boxes
-            tracker = self._trackers.setdefault(name, self._new())
+            tracker = self._trackers[name]
             of_name = (classes == name).nonzero()[0]
             detections = sv.Detections(
                 boxes[of_name], confidence=scores[of_name], data={"index": of_name}

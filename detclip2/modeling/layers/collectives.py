@@ -1,4 +1,4 @@
-"""Differentiable collectives."""
+"""Collectives of losses, differentiable where gradients pass."""
 
 from typing import Any
 
@@ -38,6 +38,22 @@ def all_gather_with_grad(x: Tensor) -> Tensor:
     if any(flags) and torch.is_grad_enabled() and not x.requires_grad:
         x = x.detach().requires_grad_()
     return _AllGather.apply(x, sizes)
+
+
+def shared_divisor(sums: Tensor) -> Tensor:
+    """What a loss of this process is divided by: counts of all processes, over their number.
+
+    The mean of the processes' losses, which DDP takes of gradients, is then that of one process
+    with the joint batch. Where nothing is counted, the divisor is that of one in all.
+
+    Args:
+        sums: float, of any shape, of this process; it is not changed. Every process must call this.
+    """
+    world_size = comm.get_world_size()
+    if world_size > 1:
+        sums = sums.clone()
+        dist.all_reduce(sums)
+    return (sums / world_size).clamp(min=1 / world_size)
 
 
 class _AllGather(torch.autograd.Function):

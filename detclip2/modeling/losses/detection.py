@@ -5,12 +5,12 @@ from typing import Any, NamedTuple
 
 import torch
 from detectron2.structures import Boxes, Instances
-from detectron2.utils import comm
 from torch import Tensor, nn
 
 from detclip2.modeling.assigners.atss import ATSSAssigner, shrink
 from detclip2.modeling.heads.atss_head import Objectness
 from detclip2.modeling.heads.outputs import HeadOutputs
+from detclip2.modeling.layers.collectives import shared_divisor
 from detclip2.modeling.losses.functional import (
     alignment_loss,
     box_loss,
@@ -214,9 +214,6 @@ class DetectionCriterion(nn.Module):
 
 def _counts(center_target: Tensor) -> Counts:
     """Divisors from the (P,) targets of this process; one anchor in all if there is none."""
-    world_size = comm.get_world_size()
     number = center_target.new_tensor(len(center_target))
     sums = torch.stack([number, center_target.detach().sum()]).float()
-    if world_size > 1:
-        torch.distributed.all_reduce(sums)
-    return Counts(*(sums / world_size).clamp(min=1 / world_size).unbind())
+    return Counts(*shared_divisor(sums).unbind())

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 
 import torch
-from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from detclip2.modeling.layers.collectives import shared_divisor
 from detclip2.modeling.text.token_tower import TokenTower
 from detclip2.utils.errors import UserError
 
@@ -125,8 +125,4 @@ class MaskedLanguage(nn.Module):
     @staticmethod
     def count(targets: Tensor) -> Tensor:
         """The divisor of the loss: masked tokens of a process, in the mean over all of them."""
-        number = (targets != NOT_MASKED).sum().float()
-        world_size = comm.get_world_size()
-        if world_size > 1:
-            torch.distributed.all_reduce(number)
-        return (number / world_size).clamp(min=1 / world_size)
+        return shared_divisor((targets != NOT_MASKED).sum().float())

@@ -5,13 +5,13 @@ from typing import Any, NamedTuple
 
 import torch
 from detectron2.structures import Boxes, Instances, pairwise_iou
-from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops.roi_align import roi_align
 
 from detclip2.modeling.heads.mask_head import MaskHead
 from detclip2.modeling.heads.outputs import HeadOutputs
+from detclip2.modeling.layers.collectives import shared_divisor
 from detclip2.modeling.text.token_batch import TokenBatch
 from detclip2.modeling.text.token_map import mean_weights
 
@@ -89,10 +89,7 @@ class MaskCriterion(nn.Module):
         """The objects with a mask: the mean over processes, at least one in all."""
         objects = [_with_masks(sample["instances"], text, b) for b, sample in enumerate(samples)]
         number = text.embeddings.new_tensor(sum(map(len, objects)), dtype=torch.float32)
-        world_size = comm.get_world_size()
-        if world_size > 1:
-            torch.distributed.all_reduce(number)
-        return (number / world_size).clamp(min=1 / world_size)
+        return shared_divisor(number)
 
     @torch.no_grad()
     def regions(self, outputs: HeadOutputs, b: int, true_boxes: Boxes) -> _Regions:
