@@ -2,10 +2,9 @@
 
 import argparse
 import sys
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -30,7 +29,6 @@ from detclip2.commands.numbers import positive
 from detclip2.commands.tables import console_for_tables
 from detclip2.data.io.image_item import ImageItem
 from detclip2.data.skips import KINDS
-from detclip2.modeling.thresholds import DetectionThresholds
 from detclip2.utils.errors import UserError
 from detclip2.utils.files import write_json
 from detclip2.utils.packages_on_demand import import_on_demand
@@ -125,10 +123,12 @@ def run(args: argparse.Namespace) -> int:
     vocabulary = vocabulary_of(args)
     predictor = load_predictor(args, **given, batch_size=args.batch_size)
     vocabulary, changed = with_thresholds(predictor, vocabulary, args.threshold)
-    settings = _settings(args, predictor, vocabulary, changed)
-    formats = _make_formats(args, settings)
+    asked = {name: value for name, value in given.items() if value is not None} | changed
+    settings = _settings(args, vocabulary, asked)
+    stated = vars(predictor.effective_thresholds) | asked
+    formats = _make_formats(args, settings, stated["score_threshold"])
     lister = InputLister(args.output)
-    plan = prepare(args.output, _images(lister, args.images), _plan(args, settings))
+    plan = prepare(args.output, _images(lister, args.images), _plan(args, settings, stated))
     for line in lister.passed_over():
         print(line, file=sys.stderr)
     left = len(remaining(args.output, part, args.retry_skipped))
@@ -178,11 +178,12 @@ def _label(
         label_part(args.output, part, make, args.retry_skipped, progress.advance)
 
 
-def _make_formats(args: argparse.Namespace, settings: "DetectorSettings") -> "list[Format]":
+def _make_formats(
+    args: argparse.Namespace, settings: "DetectorSettings", score: float
+) -> "list[Format]":
     """The formats, once their labels are checked."""
     from detclip2.labelling.formats import FORMATS as CLASSES
 
-    score = settings.settings["score_threshold"]
     model = Path(settings.config).absolute().parent.name
     origin = f"detclip2 {__version__}, {model}, scores from {score:g}"
     made = [CLASSES[name](args.output, settings.vocabulary.labels, origin) for name in args.format]
@@ -275,25 +276,20 @@ def _images(lister: InputLister, arguments: list[str]) -> "Iterator[ImageItem]":
 
 
 def _settings(
-    args: argparse.Namespace,
-    predictor: "OpenVocabularyPredictor",
-    vocabulary: "object",
-    changed: dict[str, float],
+    args: argparse.Namespace, vocabulary: object, asked: dict[str, Any]
 ) -> "DetectorSettings":
-    """All that makes a detector; the settings that the model has by default are stated."""
+    """All that makes a detector."""
     from detclip2.inference.vocabulary import Vocabulary
     from detclip2.labelling.detector import DetectorSettings
 
     assert isinstance(vocabulary, Vocabulary)
     config, weights = config_and_weights(args)
-    settings = {**vars(predictor.effective_thresholds), **changed}
-    predictor.settings = replace(predictor.settings, thresholds=DetectionThresholds(**settings))
     return DetectorSettings(
         config=str(config),
         weights=str(weights),
         trust_config=args.trust_config,
         vocabulary=vocabulary,
-        settings=settings,
+        settings=asked,
         batch_size=args.batch_size,
         tile=args.tile,
         drawn=args.output / "drawn" if args.draw else None,
@@ -301,13 +297,15 @@ def _settings(
     )
 
 
-def _plan(args: argparse.Namespace, settings: "DetectorSettings") -> dict[str, object]:
-    """The fields of a `Plan` but those of the images."""
+def _plan(
+    args: argparse.Namespace, settings: "DetectorSettings", stated: dict[str, Any]
+) -> dict[str, object]:
+    """The fields of a `Plan` but those of the images; the model's own settings are stated too."""
     from detclip2.labelling.plan import model_identity, vocabulary_identity
 
     return {
         "labels": settings.vocabulary.labels,
         "vocabulary": vocabulary_identity(settings.vocabulary),
         "model": model_identity(settings.config, settings.weights),
-        "settings": {**settings.settings, "tile": args.tile},
+        "settings": {**stated, "tile": args.tile},
     }

@@ -93,8 +93,7 @@ def _least_score(predictor: OpenVocabularyPredictor) -> str:
     """From which scores detections are listed."""
     vocabulary = predictor.vocabulary
     if vocabulary is None or vocabulary.calibration is None:
-        own = predictor.thresholds.or_else(predictor.model.postprocess.thresholds)
-        return f"scores from {own.score_threshold:g}"
+        return f"scores from {predictor.effective_thresholds.score_threshold:g}"
     thresholds = vocabulary.thresholds or (0.0,)
     asked = predictor.asked.score_threshold or 0.0
     least, most = (max(asked, limit(thresholds)) for limit in (min, max))

@@ -60,7 +60,6 @@ class DetectionFunction:
     def __init__(self, predictor: OpenVocabularyPredictor, tile: int = 0) -> None:
         assert predictor.vocabulary is not None
         self._detect: Any = TiledPredictor(predictor, tile) if tile else predictor
-        self._least = predictor.effective_thresholds.score_threshold or 0.0
         labels = predictor.vocabulary.labels
         self._spec = cvataa.DetectionFunctionSpec(
             labels=[
@@ -76,8 +75,7 @@ class DetectionFunction:
 
     def detect(self, context: cvataa.DetectionFunctionContext, image: Image.Image) -> list[Any]:
         """The rectangles in an image, best first."""
-        limit = context.conf_threshold
-        found = self._detect(image, score_threshold=self._least if limit is None else limit)
+        found = self._detect(image, score_threshold=context.conf_threshold)
         boxes = found.pred_boxes.tensor.tolist()
         return [
             cvataa.rectangle(label, box)

@@ -40,7 +40,7 @@ class DetectorSettings:
     trust_config: bool
     vocabulary: Vocabulary
     settings: dict[str, Any]
-    """The four settings of detections by name."""
+    """Those of the four settings of detections, by name, that are not the model's own."""
     batch_size: int | None = None
     tile: int | None = None
     drawn: Path | None = None
@@ -60,7 +60,6 @@ class DetectorSettings:
             device,
             batch_size=self.batch_size,
             trust_config=self.trust_config,
-            **self.settings,
         )
         return Detector(predictor, self)
 
@@ -70,7 +69,7 @@ class Detector:
 
     Args:
         predictor: the model.
-        settings: vocabulary, tiles, readers and what is drawn; the rest is the predictor's.
+        settings: of detections, tiles and readers; config and weights are the predictor's.
     """
 
     def __init__(self, predictor: OpenVocabularyPredictor, settings: DetectorSettings) -> None:
@@ -110,9 +109,10 @@ class Detector:
 
     def detect(self, images: list[Any]) -> list[Instances]:
         """The detections in images as `read` returns them first."""
+        chosen = self.settings.settings
         if self._tiled:
-            return [self._tiled(image) for image in images]
-        return self.predictor(images)
+            return [self._tiled(image, **chosen) for image in images]
+        return self.predictor(images, **chosen)
 
     def _draw(
         self, number: int, item: ImageItem, pixels: np.ndarray | None, found: Instances

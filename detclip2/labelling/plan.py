@@ -5,10 +5,11 @@ import json
 import os
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from detclip2.data.io.image_item import ImageItem
@@ -142,12 +143,18 @@ def model_identity(config: str | os.PathLike[str], weights: str | os.PathLike[st
 def vocabulary_identity(vocabulary: Vocabulary) -> str:
     """A hash of all fields of a vocabulary, before it is encoded for a model."""
     digest = hashlib.sha256()
-    for field in fields(vocabulary):
-        value = getattr(vocabulary, field.name)
-        if isinstance(value, torch.Tensor):
-            value = value.numpy().tobytes().hex()
-        digest.update(json.dumps([field.name, value], default=repr).encode())
+    for name, value in vars(vocabulary).items():
+        digest.update(json.dumps([name, value], default=_exact).encode())
     return digest.hexdigest()[:16]
+
+
+def _exact(value: Any) -> Any:
+    """A value as json, without loss: the repr of a long array has not all of its numbers."""
+    if isinstance(value, torch.Tensor):
+        value = value.numpy()
+    if isinstance(value, np.ndarray):
+        return value.tobytes().hex()
+    return vars(value) if is_dataclass(value) else repr(value)
 
 
 def _foreign(output: Path) -> Iterable[Path]:

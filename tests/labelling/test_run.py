@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from detclip2.data.io.image_item import ImageItem
+from detclip2.inference.calibration import GRID, Calibration
 from detclip2.inference.vocabulary import Vocabulary
-from detclip2.labelling.detector import entry
+from detclip2.labelling.detector import Detector, entry
 from detclip2.labelling.image_list import ImageList, write_image_list
 from detclip2.labelling.journal import FOLDER
 from detclip2.labelling.part import Part
@@ -232,6 +234,31 @@ def test_numbers_come_back_exactly():
     assert max(map(len, map(str, one["scores"]))) < 14, "no more digits than float32 has"
 
 
+def calibrated(vocabulary, last, labels=11):
+    """With a calibration of so many labels, the last of whose maps ends at a value."""
+    maps = np.tile(GRID.astype(np.float32) / 2, (labels, 1))
+    maps[-1, -1] = last
+    return replace(vocabulary, calibration=Calibration(maps, tuple(range(len(vocabulary)))))
+
+
+def test_a_calibrated_vocabulary_labels_as_it_predicts(images, output):
+    """The model's own threshold is none of calibrated scores."""
+    predictor = label_runs.color_predictor()
+    predictor.settings = replace(
+        predictor.settings, thresholds=replace(predictor.thresholds, score_threshold=0.3)
+    )
+    vocabulary = calibrated(predictor.encode(list(LABELS)), 0.5)
+    vocabulary = replace(vocabulary, thresholds=(0.1, 0.1, 0.1))
+    begin(output, images)
+    for asked, labels in (({}, [0, 2]), ({"score_threshold": 0.2}, [0])):
+        settings = replace(label_runs.settings(), vocabulary=vocabulary, settings=asked)
+        detector = Detector(predictor, settings)
+        [one] = detector.entries([(0, ImageItem("0", str(images / "00.png")))])
+        direct = predictor(images / "00.png", vocabulary=vocabulary, **asked)
+        assert one["classes"] == direct.pred_classes.tolist() == labels
+        assert one["scores"] == pytest.approx(direct.scores.tolist())
+
+
 def test_the_identity_of_a_vocabulary_is_that_of_all_of_it():
     vocabularies = [
         Vocabulary.from_names(list(LABELS)),
@@ -239,6 +266,8 @@ def test_the_identity_of_a_vocabulary_is_that_of_all_of_it():
         Vocabulary.from_names(list(LABELS)).with_thresholds({"red": 0.5}),
         Vocabulary.from_names(list(LABELS)).encode(lambda phrases: torch.eye(len(phrases))),
         Vocabulary.from_names(list(LABELS)).encode(lambda phrases: -torch.eye(len(phrases))),
+        calibrated(Vocabulary.from_names(list(LABELS)), 0.5),
+        calibrated(Vocabulary.from_names(list(LABELS)), 0.6),
     ]
     assert len({*map(vocabulary_identity, vocabularies)}) == len(vocabularies)
     assert vocabulary_identity(vocabularies[0]) == vocabulary_identity(
