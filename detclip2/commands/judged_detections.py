@@ -1,6 +1,7 @@
 """The detections of a model in annotated images, each right or wrong."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +79,10 @@ def outcomes_of(
         boxes[box["image_id"]].append(box)
     sources = (image_root / image["file_name"] for image in images)
     results = zip(images, predictor(sources, score_threshold=FLOOR), strict=True)
-    shown = track(results, "detecting", len(images), console=console, transient=True,
-                  disable=not console.is_terminal)  # fmt: skip
+    shown = iter(track(results, "detecting", len(images), console=console, transient=True,
+                       disable=not console.is_terminal))  # fmt: skip
     parts = []
-    for batch in _batches(shown):
+    while batch := [*islice(shown, IMAGES_AT_ONCE)]:
         of_batch = [image for image, _ in batch]
         part = {
             **content,
@@ -103,14 +104,3 @@ def outcomes_of(
     kinds = (np.int64, np.int64, np.float64, np.bool_, np.int64, np.int64)
     columns = zip(kinds, zip(*parts, strict=True), strict=True)
     return Outcomes(*(np.concatenate([np.asarray(p, kind) for p in of]) for kind, of in columns))
-
-
-def _batches(results: Iterable[Any]) -> Iterator[list[Any]]:
-    batch: list[Any] = []
-    for result in results:
-        batch.append(result)
-        if len(batch) == IMAGES_AT_ONCE:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 from detectron2.data import MetadataCatalog
 
-from detclip2.data.datasets.catalog import register
+from detclip2.data.datasets.catalog import register, without_images
 from detclip2.data.io.coco_values import id_of
-from detclip2.evaluation.checks import check_known
+from detclip2.evaluation.checks import add_once, check_known
 from detclip2.evaluation.cider import Words, cider_d
 from detclip2.evaluation.protocol import Protocol
 from detclip2.evaluation.streaming import StreamingEvaluator
@@ -48,8 +48,7 @@ def caption_set(name: str, records: Sequence[dict[str, Any]]) -> Sequence[dict[s
         UserError: there are none, an image appears twice, or one has no caption.
     """
     references: dict[Any, Reference] = {}
-    # Synthetic scenes give their records without drawing them.
-    for record in getattr(records, "records_without_images", lambda: records)():
+    for record in without_images(records):
         key = id_of(record["image_id"])
         captions = tuple(text for text in record["captions"] if words_of(text))
         if key in references or not captions:
@@ -247,6 +246,4 @@ def bleu_4(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> 
 
 
 def _add(written: dict[Any, str], more: Mapping[Any, str]) -> None:
-    if twice := written.keys() & more.keys():
-        raise UserError(f"image {min(twice, key=str)} has two captions")
-    written.update(more)
+    add_once(written, more, lambda key: f"image {key} has two captions")

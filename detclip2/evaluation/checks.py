@@ -1,6 +1,6 @@
 """Checks of the detections that evaluators accept, and the file of their results."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,22 @@ def check_finite(image_id: Any, instances: Instances) -> None:
                 f"a {what} of image {image_id} is not a finite number: the weights of the model "
                 "are broken (a training that diverged?)"
             )
+
+
+def add_once(known: dict[Any, Any], more: Mapping[Any, Any], twice: Callable[[Any], str]) -> None:
+    """Add results by key, of a batch or of another process.
+
+    Args:
+        known: is changed.
+        more: the results.
+        twice: the sentence for a key that has results already.
+
+    Raises:
+        UserError: there is such a key.
+    """
+    if common := known.keys() & more.keys():
+        raise UserError(twice(min(common, key=str)))
+    known.update(more)
 
 
 def check_masks(instances: Instances) -> None:

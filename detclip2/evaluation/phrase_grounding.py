@@ -16,9 +16,10 @@ from torch import Tensor
 from torch.utils.data import Subset
 from torchvision.ops.boxes import box_iou
 
-from detclip2.data.datasets.catalog import register
+from detclip2.data.datasets.catalog import register, without_images
 from detclip2.data.mappers.phrase_grounding import Mention, mentions_of, vocabulary_of
 from detclip2.data.text.clean import unique_phrases
+from detclip2.evaluation.checks import add_once
 from detclip2.evaluation.protocol import Protocol
 from detclip2.evaluation.streaming import StreamingEvaluator
 from detclip2.utils.errors import UserError
@@ -63,10 +64,8 @@ def grounding_set(name: str, records: Sequence[dict[str, Any]]) -> Sequence[dict
 
 
 def _all_mentions(records: Any) -> dict[Key, list[Mention]]:
-    # Synthetic scenes give their records without drawing them.
-    plain = getattr(records, "records_without_images", lambda: records)()
     found: dict[Key, list[Mention]] = {}
-    for record in plain:
+    for record in without_images(records):
         key = record["image_id"], record.get("sentence_id", 0)
         if key in found:
             raise UserError(f"sentence {key[1]} of image {key[0]} is there twice")
@@ -285,11 +284,7 @@ def _metric(k: int, kind: str) -> str:
 
 
 def _add(found: dict[Key, list[Found]], more: dict[Key, list[Found]]) -> None:
-    twice = found.keys() & more.keys()
-    if twice:
-        image_id, sentence_id = min(twice, key=str)
-        raise UserError(f"sentence {sentence_id} of image {image_id} was evaluated twice")
-    found.update(more)
+    add_once(found, more, lambda key: f"sentence {key[1]} of image {key[0]} was evaluated twice")
 
 
 def _fingerprint(mentions: dict[Key, list[Mention]]) -> str:

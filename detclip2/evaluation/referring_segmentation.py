@@ -11,6 +11,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.structures import Instances
 from pycocotools import mask as coco_masks
 
+from detclip2.data.datasets.catalog import without_images
 from detclip2.data.io.masks import rle_of
 from detclip2.data.mappers.phrase_grounding import mentions_of
 from detclip2.data.mappers.records import given_phrases, name_of
@@ -41,8 +42,10 @@ def referring_set(name: str, records: Sequence[dict[str, Any]]) -> Sequence[dict
     """
     try:
         kept = grounding_set(name, records)
-        plain = getattr(kept, "records_without_images", lambda: kept)()
-        masks = {(r["image_id"], r.get("sentence_id", 0)): _masks_of(r) for r in plain}
+        masks = {
+            (one["image_id"], one.get("sentence_id", 0)): _masks_of(one)
+            for one in without_images(kept)
+        }
     except SkipSample as error:
         raise UserError(f"{name}: {error.message}") from error
     MetadataCatalog.get(name).set(masks=masks)

@@ -4,16 +4,16 @@ import hashlib
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from detectron2.data import MetadataCatalog
 
-from detclip2.data.datasets.catalog import register
+from detclip2.data.datasets.catalog import register, without_images
 from detclip2.data.io.coco_values import id_of
 from detclip2.data.text.answers import normalized_answer
-from detclip2.evaluation.checks import check_known
+from detclip2.evaluation.checks import add_once, check_known
 from detclip2.evaluation.protocol import Protocol
 from detclip2.evaluation.streaming import StreamingEvaluator
 from detclip2.utils.errors import UserError
@@ -46,7 +46,7 @@ def question_set(name: str, records: Sequence[dict[str, Any]]) -> Sequence[dict[
         UserError: there are none, or a question appears twice.
     """
     truths: dict[Any, Truth] = {}
-    for record in _without_images(records):
+    for record in without_images(records):
         key = id_of(record["question_id"])
         if key in truths:
             raise UserError(f"{name}: question {key} is there twice")
@@ -66,11 +66,6 @@ def truth_of(record: Mapping[str, Any]) -> Truth:
     return Truth(record["question"], *kinds, answers)
 
 
-def _without_images(records: Sequence[dict[str, Any]]) -> Iterable[dict[str, Any]]:
-    # Synthetic scenes give their records without drawing them.
-    return getattr(records, "records_without_images", lambda: records)()
-
-
 class AnswerPrior:
     """Answers without an image, by what is most often right in training data.
 
@@ -80,7 +75,7 @@ class AnswerPrior:
 
     def __init__(self, records: Sequence[dict[str, Any]]) -> None:
         self._scores: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
-        for record in _without_images(records):
+        for record in without_images(records):
             truth = truth_of(record)
             for group in self._groups(truth).items():
                 scores = self._scores[group]
@@ -233,6 +228,4 @@ def _percent(accuracies: Sequence[float]) -> float:
 
 
 def _add(given: dict[Any, str], more: Mapping[Any, str]) -> None:
-    if twice := given.keys() & more.keys():
-        raise UserError(f"question {min(twice, key=str)} was answered twice")
-    given.update(more)
+    add_once(given, more, lambda key: f"question {key} was answered twice")

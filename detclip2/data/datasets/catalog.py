@@ -1,6 +1,6 @@
 """Registration of data sets in Detectron2's catalogs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -19,3 +19,8 @@ def register(name: str, records: Callable[[], Any], **metadata: Any) -> None:
             catalog.remove(name)
     DatasetCatalog.register(name, records)
     MetadataCatalog.get(name).set(**metadata)
+
+
+def without_images(records: Any) -> Iterable[dict[str, Any]]:
+    """The records, as far as they can be had without images, which synthetic scenes would draw."""
+    return getattr(records, "records_without_images", lambda: records)()

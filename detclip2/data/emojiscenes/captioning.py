@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from detclip2.data.emojiscenes.captions import group_by_category
-from detclip2.data.emojiscenes.categories import World, make_world
+from detclip2.data.emojiscenes.categories import World, world_of
 from detclip2.data.emojiscenes.layout import Layout
 from detclip2.data.emojiscenes.naming import Mention, Text, counted, plural_of
-from detclip2.data.emojiscenes.scenes import LazyScenes, SceneSampler
+from detclip2.data.emojiscenes.scenes import BaseCategoryScenes
 
 SENTENCES = ("a picture of {}", "there is {}", "this picture shows {}")
 
@@ -30,29 +30,14 @@ def complete_caption(layout: Layout, sentence: str) -> Text:
     return Text().add(before).add_list(mentions).add(after)
 
 
-class EmojiCaptioning(LazyScenes):
+class EmojiCaptioning(BaseCategoryScenes):
     """Records of EmojiScenes with `captions` that name every object, and the `names` of these.
 
-    Each of `SENTENCES` gives a caption, as several people would describe one image. Only base
-    categories occur. See `EmojiScenes` for the arguments.
+    Each of `SENTENCES` gives a caption, as several people would describe one image. See
+    `BaseCategoryScenes` for the arguments.
     """
 
-    def __init__(
-        self,
-        world: int | World | None = None,
-        count: int = 10_000,
-        size: int = 320,
-        seed: int = 0,
-        objects: tuple[int, int] = (1, 4),
-        long_tail: float = 0.0,
-        repeat: float = 0.25,
-        font: str | None = None,
-    ):
-        self.world = world if isinstance(world, World) else make_world(world)
-        shown = self.world.base
-        super().__init__(
-            SceneSampler(shown, "captioning", seed, size, objects, long_tail, repeat, font), count
-        )
+    stream = "captioning"
 
     def describe(self, index: int, layout: Layout) -> dict[str, Any]:
         """The record without its image."""
@@ -63,7 +48,7 @@ class EmojiCaptioning(LazyScenes):
 
 def spellings_of_names(world: int | World | None = None) -> dict[str, list[str]]:
     """Name of each base category -> how captions may write it: synonyms and plurals too."""
-    base = (world if isinstance(world, World) else make_world(world)).base
+    base = world_of(world).base
     return {category.name: _spellings([category.name, *category.synonyms]) for category in base}
 
 

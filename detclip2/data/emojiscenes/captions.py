@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from detclip2.data.emojiscenes.categories import Category, World, make_world
+from detclip2.data.emojiscenes.categories import Category, World, world_of
 from detclip2.data.emojiscenes.layout import Layout
 from detclip2.data.emojiscenes.naming import Mention, Text, article_of, counted
 from detclip2.data.emojiscenes.scenes import LazyScenes, SceneSampler
@@ -162,7 +162,7 @@ class EmojiPairs(LazyScenes):
         misleading: float = 0.05,
         font: str | None = None,
     ):
-        self.world = world if isinstance(world, World) else make_world(world)
+        self.world = world_of(world)
         shown = self.world.of(contents)
         super().__init__(
             SceneSampler(shown, "pairs", seed, size, objects, long_tail, repeat, font), count

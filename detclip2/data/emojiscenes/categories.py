@@ -93,6 +93,11 @@ def make_world(size: int | None = None) -> World:
     )
 
 
+def world_of(world: int | World | None) -> World:
+    """A world, or that of so many seen categories, see `make_world`."""
+    return world if isinstance(world, World) else make_world(world)
+
+
 def _largest_size(world: World) -> int:
     return min(int(len(world.base) / 0.8), 5 * len(world.novel))
 

@@ -6,7 +6,7 @@ import numpy as np
 from detectron2.structures import BoxMode
 
 from detclip2.data.emojiscenes.captions import choose_name, group_by_category
-from detclip2.data.emojiscenes.categories import World, make_world
+from detclip2.data.emojiscenes.categories import World, world_of
 from detclip2.data.emojiscenes.layout import Layout, PlacedObject
 from detclip2.data.emojiscenes.naming import Mention, Text, counted
 from detclip2.data.emojiscenes.scenes import LazyScenes, SceneSampler
@@ -184,7 +184,7 @@ class EmojiGrounding(LazyScenes):
         masks: bool = False,
     ):
         self.masks = masks
-        self.world = world if isinstance(world, World) else make_world(world)
+        self.world = world_of(world)
         super().__init__(
             SceneSampler(
                 self.world.base, "grounding", seed, size, objects, long_tail, repeat, font

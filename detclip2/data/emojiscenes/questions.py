@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from detclip2.data.emojiscenes.captions import group_by_category
-from detclip2.data.emojiscenes.categories import Category, World, make_world, names_of
+from detclip2.data.emojiscenes.categories import Category, World, names_of, world_of
 from detclip2.data.emojiscenes.grounding import CONTRAST, SIDES, extent_of, place_of
 from detclip2.data.emojiscenes.layout import Layout
 from detclip2.data.emojiscenes.naming import article_of, plural_of
-from detclip2.data.emojiscenes.scenes import LazyScenes, SceneSampler
+from detclip2.data.emojiscenes.scenes import BaseCategoryScenes
 
 WHERE = {"to the left of": "left", "to the right of": "right", "above": "above", "below": "below"}
 """Relation -> the answer that says it."""
@@ -85,8 +85,8 @@ class SceneQuestions:
             by_number = by_number if by_number and rng.random() < 0.75 else {0: absent}
         if not by_number:
             return None
-        number = sorted(by_number)[int(rng.integers(len(by_number)))]
-        category = by_number[number][int(rng.integers(len(by_number[number])))]
+        number = _drawn(sorted(by_number), rng)
+        category = _drawn(by_number[number], rng)
         return Question("how many", f"how many {plural_of(category.name)} are there?", str(number))
 
     def _is_there(self, layout: Layout, rng: np.random.Generator) -> Question | None:
@@ -96,7 +96,7 @@ class SceneQuestions:
         if not there or not absent:
             return None
         choices, answer = (there, "yes") if rng.random() < 0.5 else (absent, "no")
-        name = choices[int(rng.integers(len(choices)))].name
+        name = _drawn(choices, rng).name
         return Question("is there", f"is there {article_of(name)} {name}?", answer)
 
     def _where(self, layout: Layout, rng: np.random.Generator) -> Question | None:
@@ -163,36 +163,31 @@ def _drawn(choices: Sequence[Any], rng: np.random.Generator) -> Any:
 
 def scene_answers(world: int | World | None = None, most: int = 4) -> list[str]:
     """All answers to questions about a world's scenes of at most so many objects."""
-    base = (world if isinstance(world, World) else make_world(world)).base
+    base = world_of(world).base
     colors = sorted({category.color for category in base if category.color})
     numbers = [str(number) for number in range(most + 1)]
     return list(dict.fromkeys(["yes", "no", *numbers, *WHERE.values(), *colors, *names_of(base)]))
 
 
-class EmojiQuestions(LazyScenes):
+class EmojiQuestions(BaseCategoryScenes):
     """Records of questions about EmojiScenes: `question`, `answers` and `question_type`.
 
-    A scene has one question with one answer, whose score is 1. Only base categories occur. See
-    `EmojiScenes` for the arguments.
+    A scene has one question with one answer, whose score is 1. See `BaseCategoryScenes` for the
+    arguments.
     """
+
+    stream = "questions"
 
     def __init__(
         self,
         world: int | World | None = None,
         count: int = 10_000,
-        size: int = 320,
-        seed: int = 0,
-        objects: tuple[int, int] = (1, 4),
-        long_tail: float = 0.0,
+        *,
         repeat: float = 0.4,
-        font: str | None = None,
+        **scenes: Any,
     ):
-        self.world = world if isinstance(world, World) else make_world(world)
-        shown = self.world.base
-        super().__init__(
-            SceneSampler(shown, "questions", seed, size, objects, long_tail, repeat, font), count
-        )
-        self.questions = SceneQuestions(shown)
+        super().__init__(world, count, repeat=repeat, **scenes)
+        self.questions = SceneQuestions(self.world.base)
 
     def describe(self, index: int, layout: Layout) -> dict[str, Any]:
         """The record without its image."""

@@ -11,7 +11,7 @@ from detectron2.structures import BoxMode
 from torch.utils.data import Dataset
 
 from detclip2.data.emojiscenes.backgrounds import draw_background
-from detclip2.data.emojiscenes.categories import Category, World, make_world
+from detclip2.data.emojiscenes.categories import Category, World, world_of
 from detclip2.data.emojiscenes.layout import Layout, arrange, paint
 from detclip2.data.emojiscenes.sprites import SpriteSheet
 from detclip2.data.io.masks import encode_mask
@@ -199,6 +199,30 @@ class LazyScenes(Dataset):
         return (self.describe(i, self.sampler.layout(i)) for i in range(self.count))
 
 
+class BaseCategoryScenes(LazyScenes):
+    """Scenes of base categories alone. See `EmojiScenes` for the arguments."""
+
+    stream: str
+    """A key of `STREAMS`."""
+
+    def __init__(
+        self,
+        world: int | World | None = None,
+        count: int = 10_000,
+        size: int = 320,
+        seed: int = 0,
+        objects: tuple[int, int] = (1, 4),
+        long_tail: float = 0.0,
+        repeat: float = 0.25,
+        font: str | None = None,
+    ):
+        self.world = world_of(world)
+        shown = self.world.base
+        super().__init__(
+            SceneSampler(shown, self.stream, seed, size, objects, long_tail, repeat, font), count
+        )
+
+
 class EmojiScenes(LazyScenes):
     """Detection records of EmojiScenes, drawn on access.
 
@@ -237,7 +261,7 @@ class EmojiScenes(LazyScenes):
     ):
         if split not in ("train", "val"):
             raise UserError(f"split of EmojiScenes: {split!r}, expected 'train' or 'val'")
-        self.world = world if isinstance(world, World) else make_world(world)
+        self.world = world_of(world)
         self.split = split
         self.masks = masks
         parts = tuple(contents or (("base",) if split == "train" else ("base", "novel")))
