@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 from transformers import AutoTokenizer, BertConfig, BertModel
 
@@ -17,6 +18,7 @@ from detclip2.modeling.meta_arch.glipv2 import GLIPv2
 from detclip2.modeling.text.token_tower import TokenTower
 from detclip2.modeling.token_postprocess import TokenPostProcess
 from detclip2.resources import RESOURCES
+from tests.helpers.detclip_samples import sample
 
 WIDTH, TEXT, TOKENS = 16, 16, 256
 
@@ -114,3 +116,16 @@ def without_randomness(model):
         elif isinstance(getattr(module, "dropout", None), float):
             module.dropout = 0.0
     return model
+
+
+def check_half_precision(model, precision):
+    """Losses in half precision are nearly the same, in float32, and have gradients."""
+    model = without_randomness(model)
+    samples = [sample(), sample(seed=1)]
+    expected = model(samples)
+    with torch.autocast("cpu", dtype=precision):
+        losses = model(samples)
+    sum(losses.values()).backward()
+    for name, loss in losses.items():
+        assert loss.dtype == torch.float32
+        assert loss.item() == pytest.approx(expected[name].item(), rel=0.02)

@@ -2,16 +2,14 @@
 
 import pytest
 import torch
-from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
-from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.structures import BitMasks, Boxes, Instances, pairwise_iou
 from torch import nn
 from torch.nn import functional as F
 
 from detclip2.modeling.heads.mask_head import MaskHead
-from detclip2.modeling.heads.outputs import HeadOutputs
 from detclip2.modeling.losses.masks import MaskCriterion, has_masks, mask_targets
 from detclip2.modeling.text.token_batch import TokenBatch
+from tests.helpers.head_outputs import head_outputs
 
 SIZE, CHANNELS, TEXT, TOKENS = (48, 64), 8, 6, 7
 BOXES = [(4, 4, 40, 44), (30, 20, 46, 36), (2, 26, 62, 42)]
@@ -23,20 +21,9 @@ def outputs(batch_size=2):
         torch.randn(batch_size, CHANNELS, SIZE[0] // s, SIZE[1] // s, generator=generator)
         for s in (8, 16)
     ]
-    anchors = DefaultAnchorGenerator(
-        sizes=[[16], [32]], aspect_ratios=[[1.0]], strides=[8, 16], offset=0.5
-    )(levels)
-    number = sum(map(len, anchors))
-    return HeadOutputs(
-        regions=torch.zeros(batch_size, number, 4),
-        deltas=torch.randn(batch_size, number, 4, generator=generator),
-        centerness=torch.randn(batch_size, number, generator=generator),
-        anchors=anchors,
-        image_sizes=[SIZE] * batch_size,
-        box2box_transform=Box2BoxTransform((10.0, 10.0, 5.0, 5.0)),
-        tokens=torch.randn(batch_size, TOKENS, TEXT, generator=generator),
-        pyramid=levels,
-    )
+    made = head_outputs(levels, SIZE, generator, pyramid=levels)
+    made.tokens = torch.randn(batch_size, TOKENS, TEXT, generator=generator)
+    return made
 
 
 def disc(box):

@@ -2,15 +2,13 @@
 
 import pytest
 import torch
-from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
-from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.structures import Boxes, Instances
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 from detclip2.modeling.assigners.atss import ATSSAssigner
-from detclip2.modeling.heads.outputs import HeadOutputs
 from detclip2.modeling.losses.detection import DetectionCriterion
 from detclip2.modeling.text.token_batch import TokenBatch
+from tests.helpers.head_outputs import head_outputs
 
 SIZE = (48, 64)
 BOXES = [(4, 4, 40, 44), (30, 20, 44, 36), (2, 26, 62, 42)]
@@ -19,18 +17,8 @@ TOKENS = 6
 
 def outputs(batch_size=2):
     generator = torch.Generator().manual_seed(0)
-    anchors = DefaultAnchorGenerator(
-        sizes=[[16], [32]], aspect_ratios=[[1.0]], strides=[8, 16], offset=0.5
-    )([torch.zeros(1, 1, SIZE[0] // s, SIZE[1] // s) for s in (8, 16)])
-    number = sum(map(len, anchors))
-    return HeadOutputs(
-        regions=torch.zeros(batch_size, number, 4),
-        deltas=torch.randn(batch_size, number, 4, generator=generator),
-        centerness=torch.randn(batch_size, number, generator=generator),
-        anchors=anchors,
-        image_sizes=[SIZE] * batch_size,
-        box2box_transform=Box2BoxTransform((10.0, 10.0, 5.0, 5.0)),
-    )
+    levels = [torch.zeros(batch_size, 1, SIZE[0] // s, SIZE[1] // s) for s in (8, 16)]
+    return head_outputs(levels, SIZE, generator)
 
 
 def sample(boxes, classes, supervision="grounding"):

@@ -17,7 +17,7 @@ from detclip2.modeling.text.token_batch import TokenBatch
 from detclip2.utils.errors import UserError
 from tests.helpers.degenerate_inputs import DegenerateInputs
 from tests.helpers.detclip_samples import NAMES, image, sample
-from tests.helpers.tiny_glip import tiny_glip, tiny_glipv2, without_randomness
+from tests.helpers.tiny_glip import check_half_precision, tiny_glip, tiny_glipv2, without_randomness
 
 OF_GLIP = {"loss_align", "loss_box", "loss_centerness"}
 LOSSES = OF_GLIP | {"loss_inter", "loss_mlm"}
@@ -146,15 +146,7 @@ def test_the_image_helps_to_predict_words_where_it_is_fused(fuse):
 
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
 def test_half_precision_gives_nearly_the_same_losses(model, precision):
-    model = without_randomness(model)
-    samples = [sample(), sample(seed=1)]
-    expected = model(samples)
-    with torch.autocast("cpu", dtype=precision):
-        losses = model(samples)
-    sum(losses.values()).backward()
-    for name, loss in losses.items():
-        assert loss.dtype == torch.float32
-        assert loss.item() == pytest.approx(expected[name].item(), rel=0.02)
+    check_half_precision(model, precision)
 
 
 def test_gradients_in_parts_reach_fused_tokens_too():
