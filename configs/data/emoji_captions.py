@@ -1,7 +1,7 @@
 """EmojiScenes: captions with boxes to evaluate on: the boxes of phrases, and masked words.
 
 The scenes have another seed than those of training. Captions of the first set refer to one of two
-objects, where the scene allows it, half of those of the second do.
+objects, and half of those of the second.
 """
 
 from detectron2.config import LazyCall as L
@@ -26,8 +26,6 @@ def _captions(name, referring, mapper):
                 count=500,
                 size="${world.size}",
                 seed=1_000_000,
-                objects=(2, 4),
-                repeat=0.6,
                 referring=referring,
             ),
         ),

@@ -171,7 +171,7 @@ class EmojiPairs(LazyScenes):
 
     def describe(self, index: int, layout: Layout) -> dict[str, Any]:
         """The record without its image."""
-        text = self.captions.write(layout, self.sampler.text_rng(index))
+        text = self.captions.write(layout, self.sampler.rng(index, "text"))
         phrases = [mention.phrase for _, _, mention in text.spans]
         return {
             **self.header(index),

@@ -16,6 +16,9 @@ SMALL, LARGE, APART = 0.14, 0.32, 0.15
 # The least ratio of sizes by which a phrase distinguishes two objects.
 CONTRAST = 1.6
 
+# Objects of other categories in a scene with twins.
+MOST_BESIDE_TWINS = 2
+
 # Relation of an object to another one of its category -> the words that mean this one.
 SIDES = {
     "to the left of": "on the left",
@@ -37,18 +40,13 @@ class SceneSentences:
     Args:
         size: pixels of the scene's edge.
         synonym: probability that a synonym names a category, if it has any.
-        referring: probability of a referring caption, where the layout allows one.
     """
 
-    def __init__(self, size: int, synonym: float = 0.2, referring: float = 0.0):
-        self.size, self.synonym, self.referring = size, synonym, referring
+    def __init__(self, size: int, synonym: float = 0.2):
+        self.size, self.synonym = size, synonym
 
     def write(self, layout: Layout, rng: np.random.Generator) -> Text:
         """A caption with at most four phrases of the layout."""
-        if self.referring and rng.random() < self.referring:
-            choices = self._references(layout)
-            if choices:
-                return self._refer(layout, *choices[int(rng.integers(len(choices)))], rng)
         things = [
             mention
             for group in group_by_category(layout)
@@ -103,34 +101,10 @@ class SceneSentences:
             return None
         return place_of(layout, first.objects[0], second.objects[0])
 
-    def _references(self, layout: Layout) -> list[tuple[int, str, int | None]]:
-        """Each (object, words, other object) that means one of two objects of a category.
-
-        The words place it beside an object of another category, which the other one of the two has
-        elsewhere, or beside the other one itself.
-        """
-        groups = group_by_category(layout)
-        alone = [group[0] for group in groups if len(group) == 1]
-        found: list[tuple[int, str, int | None]] = []
-        for one, other in (group for group in groups if len(group) == 2):
-            for target, twin in ((one, other), (other, one)):
-                if side := place_of(layout, target, twin):
-                    found.append((target, SIDES[side], None))
-                for anchor in alone:
-                    place, elsewhere = (place_of(layout, i, anchor) for i in (target, twin))
-                    if place and elsewhere and place != elsewhere:
-                        found.append((target, place, anchor))
-        return found
-
-    def _refer(
-        self,
-        layout: Layout,
-        target: int,
-        words: str,
-        anchor: int | None,
-        rng: np.random.Generator,
-    ) -> Text:
-        """A caption of one object, in which `words` tell it from its twin."""
+    def refer(self, layout: Layout, rng: np.random.Generator) -> Text:
+        """A caption of one object, which tells it from its twin: one of `references_of`."""
+        references = references_of(layout)
+        target, words, anchor = references[int(rng.integers(len(references)))]
         before, _, after = SENTENCES[int(rng.integers(len(SENTENCES)))].partition("{}")
         text = Text().add(before)
         text.add(self._single(layout, target, rng)).add(f" {words}")
@@ -141,6 +115,26 @@ class SceneSentences:
     def _single(self, layout: Layout, index: int, rng: np.random.Generator) -> Mention:
         name = choose_name(layout.objects[index].category, self.synonym, rng)
         return Mention("the ", name, (index,))
+
+
+def references_of(layout: Layout) -> list[tuple[int, str, int | None]]:
+    """Each (object, words, other object) that means one of two objects of a category, the twins.
+
+    The words place it beside an object of another category, which its twin has elsewhere, or beside
+    the twin itself.
+    """
+    groups = group_by_category(layout)
+    alone = [group[0] for group in groups if len(group) == 1]
+    found: list[tuple[int, str, int | None]] = []
+    for one, other in (group for group in groups if len(group) == 2):
+        for target, twin in ((one, other), (other, one)):
+            if side := place_of(layout, target, twin):
+                found.append((target, SIDES[side], None))
+            for anchor in alone:
+                place, elsewhere = (place_of(layout, i, anchor) for i in (target, twin))
+                if place and elsewhere and place != elsewhere:
+                    found.append((target, place, anchor))
+    return found
 
 
 def place_of(layout: Layout, first: int, second: int) -> str | None:
@@ -166,7 +160,11 @@ class EmojiGrounding(LazyScenes):
     A record has `caption`, and each annotation has `phrases` (the phrases that it belongs to) and
     `tokens_positive` (their spans [begin, end) of characters in the caption). Objects that the
     caption does not name have no annotation. Only base categories occur, since novel ones have no
-    boxes. See `EmojiScenes`, also for `masks`, and `SceneSentences` for the arguments.
+    boxes. See `EmojiScenes` for the arguments that are not listed here, and `SceneSentences`.
+
+    Args:
+        referring: the part of the scenes that have twins, two objects of a category, and a caption
+            that tells which of both it means.
     """
 
     def __init__(
@@ -191,11 +189,31 @@ class EmojiGrounding(LazyScenes):
             ),
             count,
         )
-        self.sentences = SceneSentences(size, synonym, referring)
+        self.sentences = SceneSentences(size, synonym)
+        self.referring = referring
+
+    def layout(self, index: int) -> Layout:
+        """The layout of scene `index`, with at least one object, and with twins if it refers."""
+        if not self._refers(index):
+            return super().layout(index)
+        rng = self.sampler.rng(index, "twins")
+        first, *others = dict.fromkeys(self.sampler.contents(index, rng))
+        while True:  # until the twins have places that words can tell apart
+            contents = [first, first, *others[:MOST_BESIDE_TWINS]]
+            layout = self.sampler.arrange(
+                [contents[i] for i in rng.permutation(len(contents))], rng
+            )
+            if references_of(layout):
+                return layout
+
+    def _refers(self, index: int) -> bool:
+        return self.sampler.rng(index, "referring").random() < self.referring
 
     def describe(self, index: int, layout: Layout) -> dict[str, Any]:
         """The record without its image."""
-        text = self.sentences.write(layout, self.sampler.text_rng(index))
+        rng = self.sampler.rng(index, "text")
+        write = self.sentences.refer if self._refers(index) else self.sentences.write
+        text = write(layout, rng)
         annotations = []
         for number, item in enumerate(layout.objects):
             mine = [span for span in text.spans if number in span[2].objects]

@@ -191,7 +191,7 @@ class EmojiQuestions(BaseCategoryScenes):
 
     def describe(self, index: int, layout: Layout) -> dict[str, Any]:
         """The record without its image."""
-        question = self.questions.write(layout, self.sampler.text_rng(index))
+        question = self.questions.write(layout, self.sampler.rng(index, "text"))
         return {
             **self.header(index),
             "question_id": index + 1,

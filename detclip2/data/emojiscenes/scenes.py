@@ -21,6 +21,10 @@ logger = logging.getLogger(__name__)
 
 # Seeds of the random streams of each part of a world. Never change them: scenes would differ.
 STREAMS = {"train": 1, "val": 2, "pairs": 3, "grounding": 4, "questions": 5, "captioning": 6}
+# Parts of a scene with random numbers of their own, so that none depends on how others are drawn.
+PARTS: dict[str, tuple[int, ...]] = {
+    "layout": (), "image": (1,), "text": (2,), "referring": (3,), "twins": (4,)
+}  # fmt: skip
 # Number of scenes whose contents are drawn together, so that categories occur evenly and a scene
 # does not depend on all those before it.
 BLOCK = 1024
@@ -90,16 +94,9 @@ class SceneSampler:
             logger.warning("%s, which are skipped: %s", text, ", ".join(missing))
         return [category for category in categories if category.emoji in artwork]
 
-    def rng(self, index: int) -> np.random.Generator:
-        """The random numbers of scene `index`."""
-        return self._numbers(index)
-
-    def text_rng(self, index: int) -> np.random.Generator:
-        """The random numbers of the caption of scene `index`."""
-        return self._numbers(index, 2)
-
-    def _numbers(self, *key: int) -> np.random.Generator:
-        return np.random.default_rng([self.seed, STREAMS[self.stream], *key])
+    def rng(self, index: int, part: str = "layout") -> np.random.Generator:
+        """The random numbers of a part of scene `index`, a key of `PARTS`."""
+        return np.random.default_rng([self.seed, STREAMS[self.stream], index, *PARTS[part]])
 
     def _plan_block(self, block: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Per scene, its number of objects and the start of its categories in the list returned."""
@@ -136,14 +133,17 @@ class SceneSampler:
         """The layout of scene `index`, with at least one object."""
         rng = self.rng(index)
         contents = self.contents(index, rng)
-        while not (layout := arrange(contents, self.size, self.sprites, rng)).objects:
+        while not (layout := self.arrange(contents, rng)).objects:
             pass  # in one of a million scenes, all places of the only object are outside
         return layout
 
+    def arrange(self, contents: Sequence[Category], rng: np.random.Generator) -> Layout:
+        """A layout of objects of these categories; those without a place are skipped."""
+        return arrange(contents, self.size, self.sprites, rng)
+
     def draw(self, index: int, layout: Layout) -> np.ndarray:
         """The image (size, size, 3) uint8 RGB of scene `index`, from its layout."""
-        # A stream of its own, so that layouts do not depend on how images are drawn.
-        return paint(layout, draw_background(self.size, self._numbers(index, 1)))
+        return paint(layout, draw_background(self.size, self.rng(index, "image")))
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in vars(self).items() if key != "_plan"}
@@ -169,6 +169,10 @@ class LazyScenes(Dataset):
     def describe(self, index: int, layout: Layout) -> dict[str, Any]:
         """The record of scene `index` without its image."""
 
+    def layout(self, index: int) -> Layout:
+        """The layout of scene `index`, with at least one object."""
+        return self.sampler.layout(index)
+
     def mask_of(self, layout: Layout, number: int) -> dict[str, Any]:
         """The key ``segmentation`` of an object: its visible pixels; {} without `masks`."""
         return {"segmentation": encode_mask(layout.owner == number)} if self.masks else {}
@@ -188,7 +192,7 @@ class LazyScenes(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         index = range(self.count)[index]
-        layout = self.sampler.layout(index)
+        layout = self.layout(index)
         return {**self.describe(index, layout), "image": self.sampler.draw(index, layout)}
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -196,7 +200,7 @@ class LazyScenes(Dataset):
 
     def records_without_images(self) -> Iterator[dict[str, Any]]:
         """The records without their images, which is more than twice as fast."""
-        return (self.describe(i, self.sampler.layout(i)) for i in range(self.count))
+        return (self.describe(i, self.layout(i)) for i in range(self.count))
 
 
 class BaseCategoryScenes(LazyScenes):

@@ -1,7 +1,7 @@
 """GLIP at its nano size on EmojiScenes, from boxes and grounded captions.
 
 The images are those of emoji_nano_grounding, which trains DetCLIPv2, in the same order. Half of the
-captions say which of two objects they mean, where the scene allows it: "the dog on the left".
+captions say which of two objects they mean: "the dog on the left".
 """
 
 from detclip2 import get_config

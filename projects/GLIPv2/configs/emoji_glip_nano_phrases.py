@@ -1,7 +1,7 @@
 """Evaluates GLIP's nano size on captions of EmojiScenes, read whole: for --eval-only.
 
-They refer to one of two objects, where the scene allows it. The scenes have another seed than those
-of training. DetCLIPv2 on the same ones: emoji_nano_phrases with the arguments below as overrides.
+They refer to one of two objects. The scenes have another seed than those of training. DetCLIPv2 on
+the same ones: emoji_nano_phrases with the arguments below as overrides.
 """
 
 from detectron2.config import LazyCall as L
@@ -20,8 +20,6 @@ dataloader.test.dataset.update(
         count=500,
         size="${world.size}",
         seed=1_000_000,
-        objects=(2, 4),
-        repeat=0.6,
         referring=1.0,
     ),
 )

@@ -1,7 +1,6 @@
 """Evaluates the masks of references on EmojiScenes, "the dog on the left": for --eval-only.
 
-The scenes and captions are those of emoji_glip_nano_phrases. A caption names one of two objects,
-where the scene allows it.
+The scenes and captions are those of emoji_glip_nano_phrases. A caption names one of two objects.
 """
 
 from detectron2.config import LazyCall as L

@@ -217,9 +217,7 @@ def test_relations_are_true():
 
 def test_referring_captions_mean_one_of_two():
     """The words, read from the caption, hold for the box of the phrase and not for its twin."""
-    source = EmojiGrounding(
-        40, count=400, size=200, objects=(2, 4), repeat=0.6, synonym=0.0, referring=1.0
-    )
+    source = EmojiGrounding(40, count=400, size=200, synonym=0.0, referring=1.0)
     axis = {"left": (0, -1), "right": (0, 1), "above": (1, -1), "below": (1, 1)}
     axis.update(top=axis["above"], bottom=axis["below"])
     pattern = re.compile(
@@ -228,13 +226,14 @@ def test_referring_captions_mean_one_of_two():
     )
     found = {True: 0, False: 0}
     for index in range(len(source)):
-        layout = source.sampler.layout(index)
+        layout = source.layout(index)
         record = source.describe(index, layout)
         match = pattern.search(record["caption"])
-        name = match and match[1]
+        assert match
+        assert len(record["annotations"]) <= 2
+        name = match[1]
         twins = [item for item in layout.objects if item.category.name == name]
-        if len(twins) != 2 or len(record["annotations"]) > 2:
-            continue
+        assert len(twins) == 2
         *words, other = match.groups()[1:]
         way, sign = axis[next(filter(None, words))]
         [own] = [a for a in record["annotations"] if a["phrases"] == [name]]
@@ -251,6 +250,20 @@ def test_referring_captions_mean_one_of_two():
         assert record["caption"][begin:end] == name
         found[bool(other)] += 1
     assert min(found.values()) > 10, found
+
+
+def test_a_part_of_the_scenes_refers():
+    """The others are those of a source that never refers."""
+    plain = EmojiGrounding(40, count=200, size=64)
+    half = EmojiGrounding(40, count=200, size=64, referring=0.5)
+    same = [
+        a == b
+        for a, b in zip(plain.records_without_images(), half.records_without_images(), strict=True)
+    ]
+    assert 70 < sum(same) < 130
+    changed = same.index(False)
+    assert not np.array_equal(plain[changed]["image"], half[changed]["image"])
+    assert half[changed]["caption"] == list(half.records_without_images())[changed]["caption"]
 
 
 def test_small_and_large_compare_two_objects_of_a_category():
