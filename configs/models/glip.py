@@ -74,6 +74,9 @@ nano.text_tower = L(TokenTower)(
     tokenizer=L(load_tokenizer)(path="resource://text_tower_nano"),
     max_length=256,
 )
+# The tokenizer has no token for masked words: it gets one, so that GLIPv2 can start from GLIP.
+nano.text_tower.model.vocab_size = 8001
+nano.text_tower.tokenizer.mask_token = "<mask>"
 nano.head = L(GLIPHead)(
     in_channels="${..backbone.channels}",
     num_blocks=2,

@@ -198,7 +198,7 @@ class EmojiGrounding(LazyScenes):
             return super().layout(index)
         rng = self.sampler.rng(index, "twins")
         first, *others = dict.fromkeys(self.sampler.contents(index, rng))
-        while True:  # until the twins have places that words can tell apart
+        while True:  # until the twins have places that words can distinguish
             contents = [first, first, *others[:MOST_BESIDE_TWINS]]
             layout = self.sampler.arrange(
                 [contents[i] for i in rng.permutation(len(contents))], rng

@@ -17,7 +17,7 @@ _records = dataloader.test.dataset.records
 _records.masks = True
 dataloader.test.dataset = L(referring_set)(name="emoji_references", records=_records)
 dataloader.evaluator = L(ReferringSegmentationEvaluator)(
-    dataset_name="${..test.dataset.name}",
+    dataset_name="emoji_references",
     output_dir="${train.output_dir}/inference",
     score_threshold=0.3,  # a phrase may mean several objects: "two dogs"
     whole_captions=True,
