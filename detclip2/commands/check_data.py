@@ -2,7 +2,6 @@
 
 import argparse
 import copy
-import logging
 import os
 from collections.abc import Mapping, Sized
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from detclip2.engine.test_sets import check_test_sets
 from detclip2.engine.train_keys import add_train_defaults
 from detclip2.engine.train_loop import evaluation_nodes
 from detclip2.utils.errors import UserError
+from detclip2.utils.quiet import errors_alone
 from detclip2.utils.repository import config_of_user
 
 EXAMPLE = "detclip2 check-data --config pretrain_o365_goldg_cc15m_swin_t"
@@ -73,9 +73,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print a table of the sources; return 2 if one of them, or a test set, cannot be used."""
+    with errors_alone("detclip2.data"):  # skips are counted, and not logged
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
     if min(args.samples, args.shards) < 1:
         raise UserError("--samples and --shards: expected 1 or more")
-    logging.getLogger("detclip2.data").setLevel(logging.ERROR)  # skips are counted below
     cfg, name = load_config(Path(config_of_user(args.config)), args.trust_config)
     add_train_defaults(cfg, name)
     apply_overrides(cfg, args.overrides, name)

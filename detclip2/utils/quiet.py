@@ -23,6 +23,18 @@ def without_upstream_warnings() -> Iterator[None]:
 
 
 @contextmanager
+def errors_alone(name: str) -> Iterator[None]:
+    """Suppress what the logger `name` logs below errors, in a block."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+@contextmanager
 def without_any_warning() -> Iterator[None]:
     """Suppress all warnings, logged ones too, in a block: converters comment on their own work."""
     before = logging.root.manager.disable

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from detclip2.utils.quiet import without_any_warning, without_upstream_warnings
+from detclip2.utils.quiet import errors_alone, without_any_warning, without_upstream_warnings
 
 
 def test_only_warnings_of_libraries_about_themselves_are_hidden():
@@ -33,6 +33,18 @@ def test_all_warnings_are_hidden_in_a_block_and_errors_are_not(caplog):
         logging.warning("shown again")
     assert not seen
     assert caplog.messages == ["shown", "shown again"]
+
+
+def test_a_logger_has_its_level_again_after_a_block_of_errors_alone(caplog):
+    logger = logging.getLogger("detclip2.data.one")
+    with errors_alone("detclip2.data"):
+        logger.warning("hidden")
+        logger.error("shown")
+    logger.warning("shown again")
+    with pytest.raises(ZeroDivisionError), errors_alone("detclip2.data"):
+        raise ZeroDivisionError
+    logger.warning("and again")
+    assert caplog.messages == ["shown", "shown again", "and again"]
 
 
 def pins_are_installed():
