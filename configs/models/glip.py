@@ -75,7 +75,6 @@ nano.text_tower = L(TokenTower)(
     max_length=256,
 )
 # The tokenizer has no token for masked words: it gets one, so that GLIPv2 can start from GLIP.
-nano.text_tower.model.vocab_size = 8001
 nano.text_tower.tokenizer.mask_token = "<mask>"
 nano.head = L(GLIPHead)(
     in_channels="${..backbone.channels}",

@@ -48,7 +48,7 @@ def _glipv2(glip):
 swin_t = _glipv2(_swin_t)
 
 nano = _glipv2(_nano)
-nano.masked_language.vocabulary_size = nano.text_tower.model.vocab_size
+nano.masked_language.vocabulary_size = 8001
 nano.masked_language.initial_length = 128**-0.5  # its word embeddings have unit variance
 nano.region_word_contrast.temperature = 0.1  # a short training does not learn a lower one
 

@@ -106,17 +106,18 @@ class PartlyLabelledEvaluator(CheckedCOCOEvaluator):
 
     def evaluate(self, img_ids: list[int] | None = None) -> dict[str, Any]:
         """As `CheckedCOCOEvaluator`, with "AP50-names", "AP50-person" and all of "AP50-{name}"."""
-        results = super().evaluate(img_ids)
-        if "bbox" not in results:
-            return results
         json_ids = {
             new: old for old, new in self._metadata.thing_dataset_id_to_contiguous_id.items()
         }
+        # Before the evaluation, since Detectron2's replaces the categories by those of the file.
         detections = [
             {**one, "category_id": json_ids[one["category_id"]]}
             for prediction in self._predictions
             for one in prediction["instances"]
         ]
+        results = super().evaluate(img_ids)
+        if "bbox" not in results:
+            return results
         of_name = ap50_by_name(self._content, detections)
         measured = [ap for name, ap in of_name.items() if name in self.names and not math.isnan(ap)]
         results["bbox"]["AP50-names"] = float(np.mean(measured)) if measured else math.nan

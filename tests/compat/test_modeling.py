@@ -324,17 +324,17 @@ def test_pooler_reads_each_box_from_the_level_of_its_size():
     """By formula, one box after the other: level 4 for sides of 224, one more for twice that."""
     generator = torch.Generator().manual_seed(0)
     levels = [torch.randn(2, 3, 256 // s, 256 // s, generator=generator) for s in (8, 16, 32)]
-    pooler = ROIPooler((4, 5), [1 / 8, 1 / 16, 1 / 32], 0, "ROIAlignV2")
+    pooler = ROIPooler((4, 4), [1 / 8, 1 / 16, 1 / 32], 0, "ROIAlignV2")
     sides = [10, 111, 113, 223, 225, 447, 449, 2000]
     boxes = [Boxes([[3.0, 5.0, 3.0 + side, 5.0 + side]]) for side in sides]
     lists = [Boxes.cat(boxes[:3]), Boxes.cat(boxes[3:])]
     pooled = pooler(levels, lists)
-    assert pooled.shape == (8, 3, 4, 5)
+    assert pooled.shape == (8, 3, 4, 4)
     for i, (side, box) in enumerate(zip(sides, boxes, strict=True)):
         level = min(max(math.floor(4 + math.log2(side / 224)), 3), 5) - 3
         image = 0 if i < 3 else 1
         expected = roi_align(
-            levels[level][image : image + 1], [box.tensor], (4, 5), 1 / 2 ** (level + 3), 0, True
+            levels[level][image : image + 1], [box.tensor], (4, 4), 1 / 2 ** (level + 3), 0, True
         )
         torch.testing.assert_close(pooled[i : i + 1], expected)
 

@@ -1,7 +1,9 @@
 """The evaluations of GLIP's configs on small data, with a tiny model."""
 
+import itertools
 import json
 import math
+import string
 from dataclasses import replace
 
 import pytest
@@ -141,7 +143,10 @@ def coco(root, name="coco/annotations/instances_val2017.json"):
             image.update(coco_url=f"http://x/val2017/{image['id']}.jpg", neg_category_ids=[])
             image["not_exhaustive_category_ids"] = []
             box["segmentation"] = [[8, 8, 48, 8, 48, 48]]
-    names = ("fire_hydrant", "zebra", "dog", "cat_(pet)")
+    names = ["fire_hydrant", "zebra", "dog", "cat_(pet)"]
+    if name.startswith("lvis"):
+        short = map("".join, itertools.product(string.ascii_lowercase, repeat=3))
+        names += itertools.islice(short, 1203 - len(names))
     categories = [
         {"id": i, "name": name, "frequency": "f", "synonyms": [name]}
         for i, name in enumerate(names, start=1)
@@ -172,14 +177,17 @@ def test_lvis_is_asked_for_forty_names_at_a_time(tmp_path, monkeypatch):
         cfg = small("lvis_glip_t", tmp_path)
         assert cfg.model.names_per_caption == 40
         cfg.dataloader.test.batch_size = 2
-        model = tiny_glip(names_per_caption=3).eval()
+        model = tiny_glip(names_per_caption=40).eval()
         results = evaluate(cfg, model)
     finally:
         for name in set(DatasetCatalog.list()) - known:
             DatasetCatalog.remove(name)
             MetadataCatalog.remove(name)
     captions = [caption.text for caption in model.text_bank.state(model.prepare_rows).captions]
-    assert captions == ["fire hydrant. zebra. dog", "cat"]
+    *full, last = (len(caption.split(". ")) for caption in captions)
+    assert set(full) == {40}
+    # The names of the real Detectron2 are LVIS's, of which some are equal without brackets.
+    assert 1190 < sum(full) + last <= 1203
     assert {"bbox", "bbox_fixed"} <= set(results)
     assert math.isfinite(results["bbox_fixed"]["AP"])
 

@@ -29,7 +29,7 @@ OBJECT = (
 
 
 def write_coco(root, count=2):
-    """COCO's and LVIS's validation sets."""
+    """COCO's and LVIS's validation sets; the second has as many categories as LVIS."""
     content = own_content(count)
     for image in content["images"]:
         image["file_name"] = f"{image['id']:012d}.png"
@@ -43,7 +43,9 @@ def write_coco(root, count=2):
     for image in content["images"]:
         url = f"http://images.cocodataset.org/val2017/{image.pop('file_name')}"
         image.update(coco_url=url, neg_category_ids=[], not_exhaustive_category_ids=[])
-    for category in content["categories"]:
+    categories = content["categories"]
+    categories += [{"id": i, "name": f"thing_{i}"} for i in range(len(categories) + 1, 1204)]
+    for category in categories:
         category.update(synonyms=[category["name"]], frequency="f", image_count=9, instance_count=9)
         category["def"] = "a shape with four equal sides"
     lvis = root / "lvis" / "lvis_v1_minival_inserted_image_name.json"
