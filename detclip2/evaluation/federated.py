@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detclip2.data.io.coco_parser import ID_LISTS, Content, Entry
+from detclip2.data.io.coco_parser import ID_LISTS, Content
 
-NEGATIVE, PARTIAL = ID_LISTS
-_FAR = 1e6  # px; no detection reaches beyond
+NEGATIVE, _ = ID_LISTS
 
 
 class Federated:
@@ -60,20 +59,10 @@ class Federated:
         is_known = known is None or category_id in known
         return is_known and not self.is_partial(image_id, category_id)
 
-    def crowds(self) -> list[Entry]:
-        """A crowd over the whole image for each category that is not exhaustive in it.
-
-        COCO's protocol ignores detections in a crowd that match no other box, as LVIS's ignores
-        those of a category that is not exhaustive.
-        """
-        return [
-            {
-                "image_id": image_id,
-                "category_id": category_id,
-                "bbox": [-_FAR, -_FAR, 2 * _FAR, 2 * _FAR],
-                "area": 4 * _FAR * _FAR,
-                "iscrowd": 1,
-            }
-            for image_id, categories in self._partial.items()
-            for category_id in sorted(categories)
-        ]
+    def partial_images(self) -> dict[Any, set[Any]]:
+        """Category id -> ids of the images in which it `is_partial`."""
+        images: dict[Any, set[Any]] = defaultdict(set)
+        for image_id, categories in self._partial.items():
+            for category_id in categories:
+                images[category_id].add(image_id)
+        return images

@@ -7,15 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import IO, Any
-from unittest import mock
 
 import numpy as np
-from detectron2 import evaluation
 from detectron2.data import MetadataCatalog
 from detectron2.structures import Instances
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
-from lvis import LVIS
 
 from detclip2.data.io.coco_values import id_of
 from detclip2.evaluation.checks import check_masks
@@ -54,7 +51,7 @@ _RESULTS = {
 _IMAGE = np.dtype([("id", np.int64), ("given", np.int64)])
 
 
-class LVISFixedAPEvaluator(StreamingEvaluator, evaluation.LVISEvaluator):
+class LVISFixedAPEvaluator(StreamingEvaluator):
     """Standard and Fixed AP of boxes and masks: AP, AP50, AP75, APs, APm, APl, APr, APc, APf.
 
     Standard AP keeps the best 300 detections of an image over all classes, so better detections of
@@ -63,9 +60,9 @@ class LVISFixedAPEvaluator(StreamingEvaluator, evaluation.LVISEvaluator):
     class over the data set, with no limit per image; the tables of DetCLIPv2, GLIP and MDETR show
     it. The means are over IoU 0.5 to 0.95.
 
-    It replaces Detectron2's LVISEvaluator; the lvis package computes both numbers. Each detection
-    that a protocol keeps takes 32 bytes, and its mask waits on the disk. Equal scores are ordered
-    by image id and box, so results do not depend on the order of images, batches or processes.
+    It replaces Detectron2's LVISEvaluator. Each detection that a protocol keeps takes 32 bytes, and
+    its mask waits on the disk. Equal scores are ordered by image id and box, so results do not
+    depend on the order of images, batches or processes.
 
     Args:
         dataset_name: its metadata has a ``json_file`` in LVIS's format.
@@ -104,16 +101,8 @@ class LVISFixedAPEvaluator(StreamingEvaluator, evaluation.LVISEvaluator):
         if not metadata.get("json_file"):
             raise UserError(f"data set {dataset_name!r} has no json_file: register it before")
         self._json_file: str = PathManager.get_local_path(str(metadata.json_file))
-        try:
-            # Its annotations are to be those of all readers.
-            with mock.patch.object(LVIS, "_load_json", lambda _, path: read_lvis_json(path)):
-                evaluation.LVISEvaluator.__init__(
-                    self, dataset_name, ("bbox",), distributed, output_dir
-                )
-        except (KeyError, ValueError, AssertionError, TypeError) as error:
-            raise UserError(f"{self._json_file} is not a json of LVIS: {error!r}") from error
         masks_of = self._json_file if self._with_masks else None
-        self._annotations = Annotations(self._lvis_api, masks_of)
+        self._annotations = Annotations(read_lvis_json(self._json_file), masks_of)
         self._class_of = _class_positions(metadata, self._annotations)
         self._dataset_name = dataset_name
         self._max_dets = 300 if max_dets_per_image is None else max_dets_per_image

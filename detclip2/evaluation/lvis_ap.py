@@ -1,33 +1,20 @@
-"""LVIS's average precision by the lvis package, one class at a time.
+"""LVIS's average precision, one class at a time."""
 
-The package keeps an entry for each image and category, 24 million for LVIS's validation set.
-Classes are independent until their mean is taken, and each concerns few images.
-"""
-
-import logging
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-from unittest import mock
 
 import numpy as np
-from lvis import LVIS, LVISEval, LVISResults
 from numpy.typing import NDArray
-from pycocotools import mask as coco_masks
 
 from detclip2.data.io.coco_json import checked_coco, read_json
-from detclip2.data.io.coco_parser import KEYS, Content
-from detclip2.evaluation.coco_api import with_masks
+from detclip2.data.io.coco_parser import KEYS, Content, Entry
+from detclip2.evaluation.coco_api import METRICS as COCO_METRICS
+from detclip2.evaluation.coco_api import by_category, curves, mean_of, means, with_masks
 from detclip2.evaluation.detections import ByClass, Detections
 from detclip2.evaluation.mask_file import MaskFile
 from detclip2.utils.errors import UserError, shown
 
-# The package logs each of its steps, here once per class.
-_logger = logging.getLogger(f"{__name__}.lvis")
-_logger.setLevel(logging.WARNING)
-
-METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
+_FREQUENCIES = {"APr": "r", "APc": "c", "APf": "f"}  # rare, common, frequent
+METRICS = (*COCO_METRICS, *_FREQUENCIES)
 
 # Keys that LVIS's protocol reads.
 _KEYS = {
@@ -41,65 +28,69 @@ class Annotations:
     """Annotations for LVIS's protocol, by class.
 
     Args:
-        api: the json as the lvis package reads it; its polygons are dropped, because they take most
-            of the memory.
+        content: of the json, from `read_lvis_json`; its polygons are dropped, because they take
+            most of the memory.
         masks_of: the file's name, to keep the masks as RLE; None: boxes alone.
 
     Raises:
         UserError: see `with_masks`.
     """
 
-    def __init__(self, api: LVIS, masks_of: str | None = None) -> None:
-        self.images: frozenset[int] = frozenset(api.imgs)
-        self.category_ids: list[int] = sorted(api.cats)
+    def __init__(self, content: Content, masks_of: str | None = None) -> None:
+        self.images = frozenset(image["id"] for image in content["images"])
+        self.categories = sorted(content["categories"], key=lambda category: category["id"])
+        self.category_ids: list[int] = [category["id"] for category in self.categories]
         """Ids of the json; a class is a position in this list."""
-        self.categories: list[dict[str, Any]] = [api.cats[i] for i in self.category_ids]
-        self._sizes = {
-            image_id: {key: image[key] for key in ("height", "width") if key in image}
-            for image_id, image in api.imgs.items()
-        }
-        self._boxes: dict[int, list[dict[str, Any]]] = defaultdict(list)
-        annotations = api.dataset["annotations"]
+        annotations = content["annotations"]
         if masks_of is not None:
-            annotations = with_masks(masks_of, list(api.imgs.values()), annotations)
-        for annotation in annotations:
-            if masks_of is None:
+            annotations = with_masks(masks_of, content["images"], annotations)
+        else:
+            for annotation in annotations:
                 annotation.pop("segmentation", None)
-            if annotation.get("iscrowd"):  # not in LVIS itself
-                annotation["ignore"] = 1
-            if annotation["image_id"] in self.images:
-                self._boxes[annotation["category_id"]].append(annotation)
+        self._boxes = by_category(one for one in annotations if one["image_id"] in self.images)
         self._absent: dict[int, list[int]] = defaultdict(list)
         self._not_exhaustive: dict[int, set[int]] = defaultdict(set)
-        for image_id, image in api.imgs.items():
+        for image in content["images"]:
             for category_id in image["neg_category_ids"]:
-                self._absent[category_id].append(image_id)
+                self._absent[category_id].append(image["id"])
             for category_id in image["not_exhaustive_category_ids"]:
-                self._not_exhaustive[category_id].add(image_id)
+                self._not_exhaustive[category_id].add(image["id"])
 
     def __len__(self) -> int:
         """The number of classes."""
         return len(self.category_ids)
 
-    def of_class(self, index: int) -> LVIS:
-        """The json of one class: images known to have it or not, and its boxes."""
+    def precision(
+        self, index: int, detections: Detections, masks: MaskFile | None
+    ) -> NDArray[np.float64]:
+        """(10 IoU thresholds, 101 recalls, 4 ranges of area) of a class, -1 without boxes to find.
+
+        Detections in images that are not known to have the class or not are ignored.
+
+        Args:
+            index: the class.
+            detections: of the class.
+            masks: of the detections, to measure these in place of the boxes.
+        """
         category_id = self.category_ids[index]
         boxes = self._boxes[category_id]
-        known = {box["image_id"] for box in boxes}.union(self._absent[category_id])
-        images = [
-            {
-                "id": image_id,
-                **self._sizes[image_id],
-                "neg_category_ids": [category_id],
-                "not_exhaustive_category_ids": [category_id]
-                if image_id in self._not_exhaustive[category_id]
-                else [],
-            }
-            for image_id in sorted(known)
+        if not boxes:
+            return curves([], []).precision[..., 0]
+        images = {box["image_id"] for box in boxes}.union(self._absent[category_id])
+        known = detections[np.isin(detections["image"], list(images))]
+        columns = (known["image"].tolist(), known["box"].tolist(), known["score"].tolist())
+        found: list[Entry] = [
+            {"image_id": image_id, "bbox": box, "score": score}
+            for image_id, box, score in zip(*columns, strict=True)
         ]
-        # Renumbered from 1: matching treats id 0 as "no match".
-        annotations = [{**box, "id": i} for i, box in enumerate(boxes, 1)]
-        return _InMemory(images, annotations, [self.categories[index]])
+        if masks is not None:
+            for one, place in zip(found, known["mask"].tolist(), strict=True):
+                one["segmentation"] = masks.read(place)
+        # No limit: the detections that are given are those that count.
+        limits = (max(1, len(found)),)
+        task = "bbox" if masks is None else "segm"
+        partial = self._not_exhaustive[category_id]
+        return curves(boxes, found, limits, task, partial).precision[..., 0]
 
     def summarize(self, precision: NDArray[np.float64]) -> dict[str, float]:
         """The means that LVIS reports.
@@ -111,34 +102,17 @@ class Annotations:
             Percent by the names of `METRICS`; NaN without boxes to find. If categories have a
             ``split``, as those of EmojiScenes, also "AP-SPLIT" and "AP50-SPLIT" for each.
         """
-        nothing = _InMemory([], [], self.categories)
-        total = LVISEval(nothing, nothing, "bbox")
-        total.freq_groups = total._prepare_freq_group()
-        recall = np.full((precision.shape[0], *precision.shape[2:]), -1.0)  # not reported here
-        total.eval = {"precision": precision, "recall": recall}
-        total.summarize()
-        results = {name: float(total.get_results()[name]) for name in METRICS}
+        results = means(precision)
+        for name, frequency in _FREQUENCIES.items():
+            results[name] = mean_of(precision[:, :, self._which("frequency", frequency), 0])
         for split in dict.fromkeys(c["split"] for c in self.categories if c.get("split")):
-            members = [i for i, c in enumerate(self.categories) if c.get("split") == split]
-            of_split = precision[:, :, members, 0]
-            results[f"AP-{split}"] = _mean_of_defined(of_split)
-            results[f"AP50-{split}"] = _mean_of_defined(of_split[0])
-        return {name: 100 * ap if ap > -1 else float("nan") for name, ap in results.items()}
+            of_split = precision[:, :, self._which("split", split), 0]
+            results[f"AP-{split}"] = mean_of(of_split)
+            results[f"AP50-{split}"] = mean_of(of_split[0])
+        return results
 
-
-def _mean_of_defined(precision: NDArray[np.float64]) -> float:
-    """The mean of values other than -1, as LVIS defines it; -1 if there is none."""
-    defined = precision[precision > -1]
-    return float(defined.mean()) if defined.size else -1.0
-
-
-class _InMemory(LVISResults):
-    """Truth or results of the lvis package, made from lists instead of a file."""
-
-    def __init__(self, images: list[Any], annotations: list[Any], categories: list[Any]) -> None:
-        self.logger = _logger
-        self.dataset = {"images": images, "annotations": annotations, "categories": categories}
-        self._create_index()
+    def _which(self, key: str, value: str) -> list[int]:
+        return [i for i, category in enumerate(self.categories) if category.get(key) == value]
 
 
 def average_precision(
@@ -154,59 +128,17 @@ def average_precision(
     Returns:
         Percent by the names of `METRICS`; NaN without boxes to find.
     """
-    of_classes = [
-        _precision(annotations.of_class(i), detections[i], masks) for i in range(len(detections))
-    ]
-    return annotations.summarize(np.concatenate(of_classes, axis=2))
-
-
-def _precision(truth: LVIS, detections: Detections, masks: MaskFile | None) -> NDArray[np.float64]:
-    """(10 IoU thresholds, 101 recalls, 1, 4 ranges of area), -1 without boxes to find."""
-    if not truth.anns:
-        return np.full((10, 101, 1, 4), -1.0)
-    images, categories = truth.dataset["images"], truth.dataset["categories"]
-    known = detections[np.isin(detections["image"], list(truth.imgs))]
-    category_id = categories[0]["id"]
-    results = [
-        {
-            "id": i,
-            "image_id": image_id,
-            "category_id": category_id,
-            "bbox": box,
-            "area": box[2] * box[3],
-            "score": score,
-        }
-        for i, (image_id, box, score) in enumerate(
-            zip(
-                known["image"].tolist(),
-                known["box"].tolist(),
-                known["score"].tolist(),
-                strict=True,
-            ),
-            1,
-        )
-    ]
-    if masks is not None:
-        for result, place in zip(results, known["mask"].tolist(), strict=True):
-            rle = masks.read(place)
-            result.update(segmentation=rle, area=float(coco_masks.area(rle)))
-    task = "bbox" if masks is None else "segm"
-    evaluation = LVISEval(truth, _InMemory(images, results, categories), task)
-    evaluation.logger = _logger
-    with numpy_with_float():
-        evaluation.evaluate()
-        evaluation.accumulate()
-    precision: NDArray[np.float64] = evaluation.eval["precision"]
-    return precision
+    of_classes = [annotations.precision(i, detections[i], masks) for i in range(len(detections))]
+    return annotations.summarize(np.stack(of_classes, axis=2))
 
 
 def read_lvis_json(path: str) -> Content:
     """The content of a json of LVIS, read as by `read_coco_json`.
 
     Raises:
-        UserError: see `read_coco_json`; or an entry lacks a key that LVIS's protocol reads, or the
-            id of an image or a category is not an integer. The message names the file and the
-            entry.
+        UserError: see `read_coco_json`; or an entry lacks a key that LVIS's protocol reads, the id
+            of an image or a category is not an integer, or the frequency of a category is not
+            LVIS's. The message names the file and the entry.
     """
     content = read_json(path, KEYS)
     content = checked_coco(path, content)
@@ -222,11 +154,10 @@ def read_lvis_json(path: str) -> Content:
                     f"{path}: {part}[{position}] has the id {shown(entry['id'])}; LVIS's protocol "
                     "needs integers"
                 )
+    for position, category in enumerate(content["categories"]):
+        if category["frequency"] not in _FREQUENCIES.values():
+            raise UserError(
+                f"{path}: categories[{position}] has the frequency {shown(category['frequency'])}; "
+                "LVIS's are 'r', 'c' and 'f'"
+            )
     return content
-
-
-@contextmanager
-def numpy_with_float() -> Iterator[None]:
-    """Restore the old name ``np.float``, which lvis 0.5.3, the last release, still uses."""
-    with mock.patch.object(np, "float", float, create=True):
-        yield

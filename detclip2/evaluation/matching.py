@@ -1,4 +1,8 @@
-"""Which detections are right: matching with boxes by COCO's rule at one IoU."""
+"""Which detections are right: matching with boxes by COCO's rule at one IoU.
+
+It is pycocotools that matches: faster-coco-eval, which measures AP here, does not tell what becomes
+of each detection.
+"""
 
 import contextlib
 import io
@@ -7,10 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from detclip2.data.io.coco_parser import Content, Entry
-from detclip2.evaluation.coco_api import coco_of
 from detclip2.evaluation.federated import Federated
 
 
@@ -46,8 +50,7 @@ def match(content: Content, detections: Sequence[Entry], iou: float = 0.5) -> Ma
         [dict(b) for b in boxes if federated.is_exhaustive(b["image_id"], b["category_id"])]
         for boxes in (content["annotations"], detections)
     )
-    parts = [coco_of(content["images"], part, content["categories"]) for part in (truth, known)]
-    evaluation = COCOeval(*parts, "bbox")
+    evaluation = COCOeval(*(_indexed(content, part) for part in (truth, known)), "bbox")
     evaluation.params.iouThrs = np.array([iou])
     evaluation.params.areaRng = evaluation.params.areaRng[:1]  # all sizes
     evaluation.params.maxDets = [100]
@@ -64,3 +67,19 @@ def match(content: Content, detections: Sequence[Entry], iou: float = 0.5) -> Ma
             category_ids += [one["category_id"]] * len(scores[-1])
     boxes = [box for box in truth if not box.get("iscrowd")]
     return Matches(image_ids, category_ids, np.concatenate(scores), np.concatenate(right), boxes)
+
+
+def _indexed(content: Content, boxes: Sequence[Entry]) -> COCO:
+    """Boxes, numbered from 1 as id 0 means "no match"; without ``area``, it is that of the box."""
+    coco = COCO()
+    coco.dataset = {
+        "images": content["images"],
+        "categories": content["categories"],
+        "annotations": [
+            {"iscrowd": 0, "area": box["bbox"][2] * box["bbox"][3], **box, "id": i}
+            for i, box in enumerate(boxes, start=1)
+        ],
+    }
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco.createIndex()
+    return coco

@@ -12,7 +12,7 @@ from detclip2.data.datasets.odinw import OdinwSet, read_odinw
 from detclip2.data.io.coco_parser import Content
 from detclip2.data.io.image_files import image_problem
 from detclip2.evaluation.checks import check_finite, write_results
-from detclip2.evaluation.coco_api import METRICS, average_precision, coco_of
+from detclip2.evaluation.coco_api import METRICS, average_precision
 from detclip2.evaluation.protocol import Protocol, annotations_of
 from detclip2.inference.results import to_coco
 from detclip2.utils.errors import UserError, shown
@@ -97,9 +97,8 @@ def evaluate_odinw(
         check_finite(image["id"], instances)
         found += to_coco(instances, image["id"], category_ids)
     write_json(output_dir / f"{one.name}.json", found, indent=None)
-    truth = coco_of(content["images"], content["annotations"], content["categories"])
-    detections = coco_of(content["images"], found, content["categories"])
-    metrics, of_classes = average_precision(truth, detections, MAX_DETECTIONS)
+    boxes = content["annotations"]
+    metrics, of_classes = average_precision(category_ids, boxes, found, MAX_DETECTIONS)
     names = dict(zip(category_ids, one.classes, strict=True))
     return {
         "annotations": annotations_of(one.annotations(settings.root, settings.split)),

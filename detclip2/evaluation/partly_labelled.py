@@ -6,27 +6,13 @@ from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
-from pycocotools.cocoeval import COCOeval
 
 from detclip2.data.io.coco_json import read_json
 from detclip2.data.io.coco_parser import Content, Entry
 from detclip2.evaluation.coco import CheckedCOCOEvaluator
-from detclip2.evaluation.coco_api import coco_of, evaluated
+from detclip2.evaluation.coco_api import by_category, curves, mean_of
 from detclip2.evaluation.federated import Federated
 from detclip2.evaluation.matching import match
-
-
-def _evaluation(content: Content, detections: Sequence[Entry]) -> COCOeval | None:
-    """COCO's evaluation without unknown names; None if nothing is detected or to be found."""
-    federated = Federated(content)
-    truth, known = (
-        [dict(b) for b in boxes if federated.is_exhaustive(b["image_id"], b["category_id"])]
-        for boxes in (content["annotations"], detections)
-    )
-    if not truth or not known:
-        return None
-    parts = [coco_of(content["images"], part, content["categories"]) for part in (truth, known)]
-    return evaluated(parts[0], parts[1], max_detections=[100], by_class=True)
 
 
 def ap50_by_name(content: Content, detections: Sequence[Entry]) -> dict[str, float]:
@@ -39,17 +25,17 @@ def ap50_by_name(content: Content, detections: Sequence[Entry]) -> dict[str, flo
         content: a COCO json.
         detections: in COCO's format of results.
     """
-    names = {category["id"]: category["name"] for category in content["categories"]}
-    evaluation = _evaluation(content, detections)
-    if evaluation is None:
-        found = {one["category_id"] for one in content["annotations"]}
-        return {name: 0.0 if i in found else math.nan for i, name in names.items()}
-    precision = evaluation.eval["precision"][0, :, :, 0, -1]  # IoU 0.5; (recall, class)
-    means = {}
-    for column, identity in zip(precision.T, evaluation.params.catIds, strict=True):
-        defined = column[column > -1]
-        means[names[identity]] = float(100 * defined.mean()) if defined.size else math.nan
-    return means
+    federated = Federated(content)
+    truth, known = (
+        by_category(b for b in boxes if federated.is_exhaustive(b["image_id"], b["category_id"]))
+        for boxes in (content["annotations"], detections)
+    )
+    return {
+        category["name"]: mean_of(
+            curves(truth[category["id"]], known[category["id"]]).precision[0, :, 0]
+        )
+        for category in content["categories"]
+    }
 
 
 def precision_by_score(
@@ -104,21 +90,12 @@ class PartlyLabelledEvaluator(CheckedCOCOEvaluator):
         super().__init__(dataset_name, **options)
         self.names = set(names)
 
-    def evaluate(self, img_ids: list[int] | None = None) -> dict[str, Any]:
+    def evaluate(self) -> dict[str, Any]:
         """As `CheckedCOCOEvaluator`, with "AP50-names", "AP50-person" and all of "AP50-{name}"."""
-        json_ids = {
-            new: old for old, new in self._metadata.thing_dataset_id_to_contiguous_id.items()
-        }
-        # Before the evaluation, since Detectron2's replaces the categories by those of the file.
-        detections = [
-            {**one, "category_id": json_ids[one["category_id"]]}
-            for prediction in self._predictions
-            for one in prediction["instances"]
-        ]
-        results = super().evaluate(img_ids)
+        results = super().evaluate()
         if "bbox" not in results:
             return results
-        of_name = ap50_by_name(self._content, detections)
+        of_name = ap50_by_name(self.content, self.detections)
         measured = [ap for name, ap in of_name.items() if name in self.names and not math.isnan(ap)]
         results["bbox"]["AP50-names"] = float(np.mean(measured)) if measured else math.nan
         results["bbox"].update({f"AP50-{name}": ap for name, ap in of_name.items()})

@@ -1,6 +1,6 @@
 """Conversion of detections to the formats of other tools."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,7 +44,7 @@ def to_supervision(instances: Instances) -> "sv.Detections":
 def to_coco(
     instances: Instances,
     image_id: int | str,
-    category_ids: Sequence[int] | None = None,
+    category_ids: Sequence[int] | Mapping[int, Any] | None = None,
     polygons: bool = False,
 ) -> list[dict[str, Any]]:
     """Entries of COCO's results: ``image_id``, ``category_id``, ``bbox`` XYWH px, ``score``.
@@ -55,8 +55,8 @@ def to_coco(
     Args:
         instances: of one image.
         image_id: its id in the data set.
-        category_ids: the data set's id of each label of the vocabulary, in order; None: the
-            position in the vocabulary, from 0.
+        category_ids: the data set's id of each label of the vocabulary, in order or by class; None:
+            the position in the vocabulary, from 0.
         polygons: whether ``segmentation`` is polygons, whose holes are filled, instead of a
             compressed RLE. A mask without a pixel has none.
     """

@@ -29,6 +29,7 @@ from detclip2.utils.quiet import without_upstream_warnings
 
 from . import (
     contrast,
+    evaluation,
     export,
     glip,
     growth,
@@ -44,7 +45,7 @@ from .timing import Setting, machine
 
 ROOT = Path(__file__).resolve().parents[2]
 SUBJECTS = ("inference", "stages", "peers", "growth", "training", "contrast", "loading", "startup")
-SUBJECTS += ("export", "glip", "serving")
+SUBJECTS += ("export", "glip", "serving", "evaluation")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -191,4 +192,5 @@ MEASURE: dict[str, Callable[[argparse.Namespace, Setting], Any]] = {
     "export": lambda args, setting: in_fresh_process(export.measure, setting, args.export_scenes),
     "serving": lambda args, setting: serving.measure(setting, args.serve_seconds),
     "startup": lambda args, setting: in_fresh_process(startup.measure, args.repeats),
+    "evaluation": lambda args, setting: in_fresh_process(evaluation.measure, args.repeats),
 }

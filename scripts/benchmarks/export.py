@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from detclip2.data.emojiscenes.scenes import EmojiScenes
-from detclip2.evaluation.coco_api import average_precision, coco_of
+from detclip2.evaluation.coco_api import average_precision
 from detclip2.export import Runner, export_onnx, write_onnx
 from detclip2.export.precision import Precision
 from detclip2.inference.predictor import OpenVocabularyPredictor
@@ -45,12 +45,13 @@ def measure(setting: Setting, scenes: int) -> list[dict[str, Any]]:
             detectors[precision] = _of_runner(Runner(path, threads=torch.get_num_threads()))
         sizes = {precision: path.stat().st_size for precision, path in graphs.items()}
     found, seconds = run(detectors, validation)
-    truth, images, categories = truth_of(validation)
+    truth = truth_of(validation)
+    classes = range(len(validation.class_names))
     rows = []
     for name, results in found.items():
-        metrics, _ = average_precision(truth, coco_of(images, entries_of(results), categories))
+        metrics, _ = average_precision(classes, truth, entries_of(results))
         ratios = [own / fp32 for own, fp32 in zip(seconds[name], seconds["fp32"], strict=True)]
-        row = {"what": name, "scenes": scenes, "names": len(categories)}
+        row = {"what": name, "scenes": scenes, "names": len(classes)}
         row |= {key: round(metrics[key], 2) for key in ("AP", "AP50")}
         row |= {"cpu_ms": spread([1000 * s for s in seconds[name]]), "of_fp32": spread(ratios)}
         rows.append({**row, "MB": round(sizes.get(name, 0) / 1e6, 1)})
@@ -106,17 +107,13 @@ def _of_runner(runner: Runner) -> Callable[[np.ndarray], Found]:
     return detect
 
 
-def truth_of(scenes: EmojiScenes) -> tuple[Any, list[dict[str, Any]], list[dict[str, Any]]]:
-    """The true boxes as COCO's index, and its images and categories."""
-    records = list(scenes.records_without_images())
-    images = [{"id": i, "width": SIZE, "height": SIZE} for i in range(len(records))]
-    categories = [{"id": i, "name": name} for i, name in enumerate(scenes.class_names)]
-    boxes = [
+def truth_of(scenes: EmojiScenes) -> list[dict[str, Any]]:
+    """The true boxes in COCO's form."""
+    return [
         {"image_id": i, "category_id": box["category_id"], "bbox": _xywh(np.array(box["bbox"]))}
-        for i, record in enumerate(records)
+        for i, record in enumerate(scenes.records_without_images())
         for box in record["annotations"]
     ]
-    return coco_of(images, boxes, categories), images, categories
 
 
 def entries_of(results: list[Found]) -> list[dict[str, Any]]:

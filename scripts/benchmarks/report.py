@@ -148,6 +148,9 @@ def loading_rows(result: dict[str, Any]) -> Rows:
     rows: Rows = [("source", "input", "samples a second a core")]
     for row in result["samples_a_second_a_core"]:
         rows.append((row["source"], row["input"], spread(row, 0)))
+    if "detection_of_detectron2" in result:
+        share = f"{spread(result['detection_of_detectron2'])} of Detectron2's DatasetMapper"
+        rows.append(("detection json, photographs, in turns", "480-800 x 1333", share))
     if result["shards"]:
         for decoder in ("cv2", "pillow"):
             share = f"{spread(result['shards'][f'of_{decoder}'])} of a bare loop of {decoder}"
@@ -159,6 +162,17 @@ def startup_rows(result: dict[str, Any]) -> Rows:
     """Commands."""
     rows: Rows = [("command", "first, seconds", "then, seconds")]
     rows += [(f"`{name}`", f"{row['first']:.2f}", spread(row)) for name, row in result.items()]
+    return rows
+
+
+def evaluation_rows(result: list[dict[str, Any]]) -> Rows:
+    """Protocols."""
+    columns = ("Detectron2, seconds", "here, seconds", "times faster", "largest difference of AP")
+    rows: Rows = [("protocol", "images", "names", "detections", *columns)]
+    for row in result:
+        numbers = (f"{row[key]:,}" for key in ("images", "names", "detections"))
+        times = (spread(row[key], 1) for key in ("detectron2_seconds", "seconds", "times_faster"))
+        rows.append((row["protocol"], *numbers, *times, f"{row['difference']:.0e}"))
     return rows
 
 
@@ -201,6 +215,7 @@ ROWS: dict[str, Callable[[Any], Rows]] = {
     "startup": startup_rows,
     "export": export_rows,
     "serving": serving_rows,
+    "evaluation": evaluation_rows,
 }
 
 

@@ -1,23 +1,20 @@
 """AP of masks by COCO's and LVIS's protocols, against pycocotools and the lvis package."""
 
 import json
-import math
 
 import numpy as np
 import pytest
 from detectron2.data import MetadataCatalog
-from lvis import LVIS, LVISEval, LVISResults
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from detclip2.evaluation.coco import CheckedCOCOEvaluator
 from detclip2.evaluation.coco_api import METRICS
 from detclip2.evaluation.lvis import LVISFixedAPEvaluator
-from detclip2.evaluation.lvis_ap import METRICS as LVIS_METRICS
-from detclip2.evaluation.lvis_ap import numpy_with_float
 from detclip2.evaluation.mask_file import MaskFile
 from detclip2.utils.errors import UserError
 from tests.helpers import lvis_truth, toy_coco
+from tests.helpers.lvis_package import by_the_package
 from tests.helpers.masks import annotated, results_of, rle, with_masks
 from tests.helpers.processes import run_processes
 
@@ -126,17 +123,6 @@ def lvis_json(tmp_path):
     return path
 
 
-def by_the_package(path, results, max_dets):
-    """In percent; NaN where the package has -1."""
-    api = LVIS(str(path))
-    copies = [dict(one) for one in results]  # the package adds boxes to them
-    with numpy_with_float():
-        measured = LVISEval(api, LVISResults(api, copies, max_dets=max_dets), "segm")
-        measured.run()
-    values = {name: float(measured.get_results()[name]) for name in LVIS_METRICS}
-    return {name: 100 * value if value > -1 else math.nan for name, value in values.items()}
-
-
 def best_of_classes(results, limit):
     kept = []
     for category_id in sorted({one["category_id"] for one in results}):
@@ -154,9 +140,9 @@ def test_lvis_ap_of_masks(lvis_json, tmp_path):
     results = lvis_truth.feed(evaluator, found, batch_size=3).evaluate()
     assert list(results) == ["bbox", "bbox_fixed", "segm", "segm_fixed"]
     of_masks = results_of(found, range(1, 8))
-    standard = by_the_package(lvis_json, of_masks, 20)
+    standard = by_the_package(lvis_json, of_masks, 20, "segm")
     assert results["segm"] == pytest.approx(standard, nan_ok=True)
-    fixed = by_the_package(lvis_json, best_of_classes(of_masks, 15), -1)
+    fixed = by_the_package(lvis_json, best_of_classes(of_masks, 15), -1, "segm")
     assert results["segm_fixed"] == pytest.approx(fixed, nan_ok=True)
     assert 5 < standard["AP"] < 95
     assert standard["AP"] != fixed["AP"]

@@ -49,7 +49,7 @@ class LVISEvaluator(DatasetEvaluator):
         *,
         max_dets_per_image=None,
     ):
-        from lvis import LVIS  # imports matplotlib, which takes a second
+        from lvis import LVIS  # of all that is here, this alone needs the package
 
         self._tasks = _checked_tasks(tasks)
         self._distributed = distributed

@@ -6,6 +6,7 @@ and others report.
 """
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -38,7 +39,7 @@ def register_lvis(root: str) -> None:
             register_lvis_instances(name, {}, os.path.join(root, json_file), images)
 
 
-def lvis_set(name: str) -> list[dict[str, Any]]:
+def lvis_set(name: str) -> Sequence[dict[str, Any]]:
     """The records of a split, which is registered if necessary, for configs.
 
     Args:
@@ -65,6 +66,8 @@ def lvis_set(name: str) -> list[dict[str, Any]]:
         )
     try:
         return detection_records(name)
+    except ModuleNotFoundError as error:  # the real Detectron2 reads these files with lvis
+        raise UserError(f"{name}: {error}; pip install {error.name}") from error
     except KeyError as error:
         raise UserError(f"{json_file} lacks LVIS's key {error.args[0]!r}") from error
     except (AssertionError, ValueError) as error:

@@ -6,10 +6,9 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-from detectron2.data.datasets.lvis import load_lvis_json
 
 from detclip2.data.datasets.catalog import register
 from detclip2.data.datasets.detection import load_detection_json
@@ -60,12 +59,9 @@ def register_emoji_validation(name: str, scenes: EmojiScenes, folder: str | Path
     return json_file
 
 
-def _records(json_file: str, image_root: str, masks: bool) -> list[dict[str, Any]]:
-    if masks:  # Detectron2's reader of LVIS knows polygons alone
-        counter = SkipCounter("validation scenes")
-        return load_detection_json(json_file, image_root, counter, masks=True)[1]
-    # Without the data set's name, for which Detectron2 would look up LVIS's own classes.
-    return load_lvis_json(json_file, image_root)
+def _records(json_file: str, image_root: str, masks: bool) -> Sequence[dict[str, Any]]:
+    counter = SkipCounter("validation scenes")
+    return load_detection_json(json_file, image_root, counter, masks)[1]
 
 
 def fingerprint(scenes: EmojiScenes) -> str:

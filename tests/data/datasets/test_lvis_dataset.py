@@ -68,7 +68,7 @@ def test_records_of_a_split(root, name):
     assert "segmentation" not in record["annotations"][0]
     assert category_names(name)[:2] == ["aerosol can", "air conditioner"]
     assert MetadataCatalog.get(name).evaluator_type == "lvis"
-    assert lvis_set(name) == [record]  # a config can be built twice
+    assert list(lvis_set(name)) == [record]  # a config can be built twice
 
 
 def test_existing_registrations_are_kept(root):

@@ -1,7 +1,9 @@
 """LVIS's json format: read into records, registered as a data set."""
 
+import json
 import logging
 import os
+from collections import defaultdict
 from functools import partial
 
 from detectron2 import _subset
@@ -32,20 +34,25 @@ def load_lvis_json(json_file, image_root, dataset_name=None, extra_annotation_ke
     A `dataset_name` is that of a version of LVIS, "lvis_v1_..." or "lvis_v0.5_..." (ValueError for
     others): its metadata gets `thing_classes` and, for v1, `class_image_count`.
     """
-    from lvis import LVIS  # imports matplotlib, which takes a second
-
     json_file = PathManager.get_local_path(json_file)
-    lvis = LVIS(json_file)
+    with open(json_file, encoding="utf-8") as file:
+        content = json.load(file)
+    assert isinstance(content, dict), f"{json_file} is not a json of LVIS"
+    images = {image["id"]: image for image in content["images"]}
+    categories = {category["id"]: category for category in content["categories"]}
+    annotations = defaultdict(list)
+    for annotation in content["annotations"]:
+        annotations[annotation["image_id"]].append(annotation)
     if dataset_name is not None:
-        MetadataCatalog.get(dataset_name).set(**_describe_classes(lvis, dataset_name))
-    image_ids = sorted(lvis.imgs)
-    annotation_ids = [a["id"] for i in image_ids for a in lvis.img_ann_map[i]]
+        MetadataCatalog.get(dataset_name).set(**_describe_classes(categories, dataset_name))
+    image_ids = sorted(images)
+    annotation_ids = [a["id"] for i in image_ids for a in annotations[i]]
     assert len(set(annotation_ids)) == len(annotation_ids), f"{json_file}: annotation ids repeat"
     logger.info("%d images in LVIS format in %s", len(image_ids), json_file)
 
     records = []
     for image_id in image_ids:
-        image = lvis.imgs[image_id]
+        image = images[image_id]
         folder, file_name = image["coco_url"].split("/")[-2:]
         records.append(
             {
@@ -57,7 +64,7 @@ def load_lvis_json(json_file, image_root, dataset_name=None, extra_annotation_ke
                 "neg_category_ids": image.get("neg_category_ids", []),
                 "annotations": [
                     _parse_annotation(annotation, extra_annotation_keys or [])
-                    for annotation in lvis.img_ann_map[image_id]
+                    for annotation in annotations[image_id]
                 ],
             }
         )
@@ -79,7 +86,7 @@ def _parse_annotation(annotation, extra_keys):
     }
 
 
-def _describe_classes(lvis, dataset_name):
+def _describe_classes(categories, dataset_name):
     """Metadata from the json's own categories, where Detectron2 has the lists built in.
 
     The class of id i is number i - 1, so a json with a part of the ids leaves gaps, named "".
@@ -88,10 +95,10 @@ def _describe_classes(lvis, dataset_name):
         raise NotImplementedError(_subset.not_here("LVIS with COCO's categories"))
     if "v1" not in dataset_name and "v0.5" not in dataset_name:
         raise ValueError(f"{dataset_name} is not a version of LVIS: pass no dataset_name")
-    names = {id_: category["synonyms"][0] for id_, category in lvis.cats.items()}
+    names = {id_: category["synonyms"][0] for id_, category in categories.items()}
     metadata = {"thing_classes": [names.get(id_, "") for id_ in range(1, max(names) + 1)]}
-    if "v0.5" not in dataset_name and all("image_count" in c for c in lvis.cats.values()):
+    if "v0.5" not in dataset_name and all("image_count" in c for c in categories.values()):
         metadata["class_image_count"] = [
-            {"id": id_, "image_count": lvis.cats[id_]["image_count"]} for id_ in sorted(names)
+            {"id": id_, "image_count": categories[id_]["image_count"]} for id_ in sorted(names)
         ]
     return metadata
