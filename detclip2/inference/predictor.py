@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.data.transforms import Resize, ResizeShortestEdge
+from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.structures import Instances
 from PIL import Image
 from torch import nn
 
 from detclip2.config import InferenceSettings, build_model, inference_settings, load_model_config
 from detclip2.data.io.image import ImageSource, read_image
+from detclip2.data.io.resize import resize
 from detclip2.data.io.video import Video, is_video
 from detclip2.data.text.caption_phrases import CaptionPhrases
 from detclip2.inference.prepared import PreparedVocabulary, ReadyImage
@@ -385,12 +386,11 @@ class OpenVocabularyPredictor:
     def resized(self, image: np.ndarray) -> torch.Tensor:
         """(H, W, 3) image -> (3, h, w), the size in which the model sees it."""
         height, width = image.shape[:2]
-        new_size = ResizeShortestEdge.get_output_shape(
-            height, width, self.settings.min_size, self.settings.max_size
-        )
+        shortest, longest = self.settings.min_size, self.settings.max_size
+        new_size = ResizeShortestEdge.get_output_shape(height, width, shortest, longest)
         # The short side of a strip of 1 x 10,000 pixels would round to 0.
         height, width = (max(1, length) for length in new_size)
-        resized = Resize((height, width)).get_transform(image).apply_image(image)
+        resized = resize(image, (height, width))
         return torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
 
 

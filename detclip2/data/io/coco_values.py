@@ -93,6 +93,9 @@ def four_numbers(box: Any) -> tuple[float, float, float, float] | None:
     """The four numbers of a box, which may be NaN or infinite; None if it has not four."""
     if isinstance(box, str | bytes) or not isinstance(box, Sequence | np.ndarray) or len(box) != 4:
         return None
+    first, second, third, fourth = box
+    if type(first) is type(second) is type(third) is type(fourth) is float:  # nearly all
+        return first, second, third, fourth
     first, second, third, fourth = map(number_of, box)
     if first is None or second is None or third is None or fourth is None:
         return None

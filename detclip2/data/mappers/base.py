@@ -13,6 +13,7 @@ from detectron2.structures import BitMasks, BoxMode, Instances
 
 from detclip2.data.io.coco_values import flag_of
 from detclip2.data.io.masks import transform_mask
+from detclip2.data.io.resize import ImageInput
 from detclip2.data.mappers.records import (
     Record,
     box_of,
@@ -104,7 +105,7 @@ class Mapper(ABC):
         if max(size) > MAX_ASPECT_RATIO * min(size):
             raise SkipSample("image-extreme", f"{name_of(record)}: {size}")
         with numpy_seed(int(rng.integers(2**32))):
-            augmented = T.AugInput(image)
+            augmented = ImageInput(image)
             transforms = self.augmentations(augmented)
         return _View(augmented.image, size, transforms)
 
@@ -146,7 +147,7 @@ class Mapper(ABC):
 
         An annotation whose box the augmentation moved out of the view is in neither list.
         """
-        boxed, unboxed = [], []
+        boxes, annotations, unboxed = [], [], []
         for annotation in record.get("annotations", ()):
             try:
                 box = box_of(annotation)
@@ -157,18 +158,24 @@ class Mapper(ABC):
                 self.counter.add("box-invalid", f"{name_of(record)}: {problem}")
             if problem or flag_of(annotation.get("iscrowd")) is not False:
                 unboxed.append(annotation)
-                continue
-            moved = detection_utils.transform_instance_annotations(
-                {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS},
-                view.transforms,
-                view.image.shape[:2],
-            )
-            x1, y1, x2, y2 = np.asarray(moved["bbox"], dtype=np.float32)
+            else:
+                boxes.append(box)
+                annotations.append(annotation)
+        boxed = []
+        for annotation, box in zip(annotations, self._moved(boxes, view), strict=True):
+            x1, y1, x2, y2 = box.astype(np.float32)
             if x2 > x1 and y2 > y1:
+                moved = {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS}
                 if "gt_masks" in self.keep:
                     moved["mask"] = self._mask(record, annotation, view)
                 boxed.append((annotation, moved))
         return boxed, unboxed
+
+    def _moved(self, boxes: Sequence[Any], view: _View) -> np.ndarray:
+        """N boxes, XYXY px, moved with the view and clipped to it: (N, 4)."""
+        height, width = view.image.shape[:2]
+        corners = view.transforms.apply_box(np.array(boxes, dtype=np.float64).reshape(-1, 4))
+        return np.minimum(corners.clip(min=0), [width, height, width, height])
 
     def _mask(self, record: Record, annotation: Any, view: _View) -> np.ndarray:
         """The mask of an annotation in the view, (H, W) bool; all False if it has none."""

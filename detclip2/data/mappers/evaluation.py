@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from detectron2.data import transforms as T
 
+from detclip2.data.io.resize import ImageInput
 from detclip2.data.mappers.records import (
     Record,
     name_of,
@@ -55,7 +56,7 @@ class EvaluationMapper:
             raise UserError(error.message) from error
         if problem := record_size_problem(record, image):
             raise UserError(f"{name_of(record)} {problem}")
-        augmented = T.AugInput(np.zeros_like(image) if self.blind else image)
+        augmented = ImageInput(np.zeros_like(image) if self.blind else image)
         self.augmentations(augmented)
         return {
             **self.kept,

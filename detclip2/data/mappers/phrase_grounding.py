@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from detectron2.data import transforms as T
 
+from detclip2.data.io.resize import ImageInput
 from detclip2.data.mappers.records import (
     Record,
     box_of,
@@ -94,7 +95,7 @@ class MentionMapper:
         height, width = image.shape[:2]
         if problem := record_size_problem(record, image):
             raise UserError(f"{name_of(record)} {problem}")
-        augmented = T.AugInput(image)
+        augmented = ImageInput(image)
         self.augmentations(augmented)
         return {
             "image": torch.from_numpy(np.ascontiguousarray(augmented.image.transpose(2, 0, 1))),
