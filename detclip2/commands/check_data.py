@@ -17,6 +17,7 @@ from rich.text import Text
 from detclip2.commands.model_arguments import add_trust_argument
 from detclip2.commands.tables import console_for_tables
 from detclip2.config import apply_overrides, build, load_config
+from detclip2.data.datasets.packed import PackedRecords
 from detclip2.data.hybrid_loader import source_nodes
 from detclip2.data.io.shards import ImageTextShards
 from detclip2.data.mappers import draw_sample
@@ -165,6 +166,8 @@ def _count_shards(records: ImageTextShards, shards: int) -> tuple[int, str]:
 
 def _count_boxes(records: Any) -> int:
     """Boxes of records that are in memory; records of a file are not all read for it."""
+    if isinstance(records, PackedRecords):
+        return records.num_boxes
     if not isinstance(records, list):
         return 0
     return sum(len(one.get("annotations", ())) for one in records if isinstance(one, Mapping))

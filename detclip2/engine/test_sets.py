@@ -6,6 +6,7 @@ from detectron2.utils import comm
 from omegaconf import DictConfig, OmegaConf
 
 from detclip2.config import build
+from detclip2.data.datasets.packed import PackedRecords
 from detclip2.data.io.image_files import image_problem
 from detclip2.utils.errors import UserError
 
@@ -29,7 +30,7 @@ def check_test_sets(cfg: DictConfig, nodes: Iterable[tuple[str, str]]) -> None:
         if not isinstance(OmegaConf.select(cfg, path), DictConfig):
             continue
         records = build(cfg, path)
-        is_reader = isinstance(records, list) and comm.is_main_process()
+        is_reader = isinstance(records, list | PackedRecords) and comm.is_main_process()
         problem = comm.all_gather(image_problem(records) if is_reader else "")[0]
         if problem:
             raise UserError(f"{path}: {problem}")

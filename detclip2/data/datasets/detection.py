@@ -5,13 +5,14 @@ give any data set of the catalogs, including Detectron2's own, in DetectionMappe
 """
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
 from detclip2.data.datasets.catalog import register
+from detclip2.data.datasets.packed import PackedRecords, packed
 from detclip2.data.io.coco_json import count_problems, read_json, to_pixels
 from detclip2.data.io.coco_parser import ID_LISTS, file_of, parse_coco
 from detclip2.data.io.coco_values import flag_of, id_of, name_of_category, order_of_id
@@ -60,7 +61,7 @@ def register_detection(
 @functools.lru_cache(maxsize=1)
 def _load_registered(
     name: str, json_file: str, image_root: str, counter: SkipCounter, masks: bool
-) -> list[dict[str, Any]]:
+) -> Sequence[dict[str, Any]]:
     names, records, contiguous = load_detection_json(json_file, image_root, counter, masks)
     MetadataCatalog.get(name).set(thing_classes=names, thing_dataset_id_to_contiguous_id=contiguous)
     return records
@@ -72,18 +73,19 @@ def detection_set(
     image_root: str,
     evaluator_type: str = "coco",
     masks: bool = False,
-) -> list[dict[str, Any]]:
+) -> Sequence[dict[str, Any]]:
     """Register a json and load its records, for configs; see `register_detection`."""
     register_detection(name, json_file, image_root, evaluator_type, masks=masks)
     return detection_records(name, masks)
 
 
-def detection_records(dataset: str, masks: bool = False) -> list[dict[str, Any]]:
+def detection_records(dataset: str, masks: bool = False) -> Sequence[dict[str, Any]]:
     """The records of a registered data set, for DetectionMapper.
 
     Annotations have boxes and classes, no keypoints. Every category id is contiguous, including
     LVIS's ``neg_category_ids`` and ``not_exhaustive_category_ids``, which the catalog has as in the
-    json. Images without boxes are kept: their samples have negatives alone.
+    json. Images without boxes are kept: their samples have negatives alone. Records are packed
+    in arrays, which forked workers share, if json can hold them (`PackedRecords`).
 
     Args:
         dataset: name in the catalog.
@@ -101,14 +103,18 @@ def detection_records(dataset: str, masks: bool = False) -> list[dict[str, Any]]
             return [i - 1 for i in ids]
         return [contiguous[i] for i in map(id_of, ids) if i in contiguous]
 
-    return [
+    def with_lists(record: dict[str, Any]) -> dict[str, Any]:
+        return {**record, **{key: to_contiguous(record[key]) for key in ID_LISTS if key in record}}
+
+    if isinstance(records, PackedRecords):  # they are slim
+        return records.changed(lambda record: _with_masks(with_lists(record), masks))
+    return packed(
         {
-            **record,
-            **{key: to_contiguous(record[key]) for key in ID_LISTS if key in record},
+            **with_lists(record),
             "annotations": [_slim(one, masks) for one in record.get("annotations", ())],
         }
         for record in records
-    ]
+    )
 
 
 def category_names(dataset: str) -> list[str]:
@@ -159,7 +165,7 @@ def names_of_json(json_file: str) -> list[str]:
 
 def load_detection_json(
     json_file: str, image_root: str, counter: SkipCounter, masks: bool = False
-) -> tuple[list[str], list[dict[str, Any]], dict[int | str, int]]:
+) -> tuple[list[str], Sequence[dict[str, Any]], dict[int | str, int]]:
     """Read a COCO-style json; faulty entries are skipped and counted.
 
     Args:
@@ -170,8 +176,8 @@ def load_detection_json(
 
     Returns:
         The category names by contiguous id ("" for a category without a name); Detectron2's
-        records by ascending image id, with boxes XYWH in absolute pixels, contiguous category
-        ids, and LVIS's id lists as in the file; and file id -> contiguous id.
+        records, packed, by ascending image id, with boxes XYWH in absolute pixels, contiguous
+        category ids, and LVIS's id lists as in the file; and file id -> contiguous id.
 
     Raises:
         UserError: the file is missing, not json, or not in this format, or an image is outside of
@@ -193,14 +199,14 @@ def load_detection_json(
             _slim({**annotation, "bbox_mode": BoxMode.XYWH_ABS, "category_id": category_id}, masks)
         )
     count_problems(parsed, counter)
-    return names, list(records.values()), contiguous
+    return names, PackedRecords(records.values()), contiguous
 
 
 def _as_phrase(name: Any) -> str:
     return clean_phrase(name_of_category(name).replace("_", " "))
 
 
-def _catalog_records(dataset: str) -> list[dict[str, Any]]:
+def _catalog_records(dataset: str) -> Sequence[dict[str, Any]]:
     if dataset not in DatasetCatalog.list():
         raise UserError(f"no data set {dataset!r} is registered; register_detection does that")
     try:
@@ -214,6 +220,15 @@ def _image_record(image: dict[str, Any], folder: FolderOfFiles) -> dict[str, Any
     record["file_name"] = folder.path(file_of(image))
     record.update({key: image[key] for key in ("height", "width", *ID_LISTS) if key in image})
     return record
+
+
+def _with_masks(record: dict[str, Any], masks: bool) -> dict[str, Any]:
+    """The unpacked rest of a record, without ``segmentation`` unless `masks`."""
+    if masks or "annotations" not in record:
+        return record
+    drop = "segmentation"
+    others = [{k: v for k, v in one.items() if k != drop} for one in record["annotations"]]
+    return {**record, "annotations": others}
 
 
 def _slim(annotation: dict[str, Any], masks: bool) -> dict[str, Any]:

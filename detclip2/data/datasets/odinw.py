@@ -219,7 +219,7 @@ def odinw_set(
     path = Path(folder) / f"{name}_{split}.json"
     write_whole(path, lambda file: file.write(json.dumps(content).encode()))
     images = one.annotations(Path(root), split).parent
-    return detection_set(f"{name}_{split}", str(path), str(images)) * copies
+    return [*detection_set(f"{name}_{split}", str(path), str(images))] * copies
 
 
 def odinw_prompts(name: str, benchmark: int = 13, written: bool = True) -> list[str]:

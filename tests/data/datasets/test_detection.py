@@ -140,7 +140,7 @@ def test_records_of_detectron2s_own_reader(tmp_path, register):
     path = written(tmp_path, content())
     ours = register("ours_train", path, "images")
     theirs = register("theirs_train", {}, path, "images", by=register_coco_instances)
-    assert detection_records(ours) == detection_records(theirs)
+    assert list(detection_records(ours)) == list(detection_records(theirs))
     assert category_names(ours) == category_names(theirs)
 
 
