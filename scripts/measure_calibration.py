@@ -140,7 +140,7 @@ def main(argv: list[str]) -> None:
     teaching, new = outcomes.of_half(0), outcomes.of_half(1)
     of_base = chosen(teaching, groups["base"])
     calibration, _ = fit(teaching, len(vocabulary))
-    least = predictor.thresholds.score_threshold or FLOOR
+    least = max(FLOOR, predictor.effective_thresholds.score_threshold or 0)
     panels = {}
     for split in ("base", "novel"):
         part = chosen(new, groups[split])

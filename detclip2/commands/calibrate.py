@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     held_out = cross_fitted(outcomes, len(vocabulary), args.precision)
     replace(vocabulary, calibration=calibration, thresholds=thresholds).save(output)
 
-    least = max(FLOOR, predictor.thresholds.score_threshold or 0)
+    least = max(FLOOR, predictor.effective_thresholds.score_threshold or 0)
     shown = outcomes.scores >= least
     before, after = (
         Reliability.of(scores[shown], outcomes.right[shown])

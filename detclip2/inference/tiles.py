@@ -1,7 +1,7 @@
 """Detection in tiles: small things in large images, which resizing would make too small."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ CUT_INSIDE = 0.5
 _AT_EDGE = 2.0  # px from an edge between tiles at which a box counts as cut by it
 _SMALLEST = 32
 
+Tile: TypeAlias = tuple[int, int, int, int]
+"""XYXY px in the image."""
+
 
 class TiledPredictor:
     """Detects in overlapping tiles and in the whole image, and merges the detections.
@@ -29,6 +32,7 @@ class TiledPredictor:
     Boxes that an edge between tiles cuts give way to whole boxes, from the next tile or the whole
     image, that have most of them inside. The rest is merged as the model does it: by its
     ``nms_threshold``, name by name unless ``class_agnostic_nms``, and ``max_detections`` remain.
+    A mask is that of its box, so that it ends where its tile does.
 
     An image that is not larger than a tile is detected as it is.
 
@@ -70,40 +74,42 @@ class TiledPredictor:
         parts = []
         crops = (pixels[y1:y2, x1:x2] for x1, y1, x2, y2 in places)
         for place, found in zip(places, self.predictor(crops, **overrides), strict=True):
-            boxes = found.pred_boxes.tensor
-            is_cut = cut_boxes(boxes, place, height, width)
-            found.pred_boxes = Boxes(boxes + boxes.new_tensor(place[:2] * 2))
-            parts.append((found, is_cut))
+            parts.append((place, found, cut_boxes(found.pred_boxes.tensor, place, height, width)))
         # The last one, so that of equal scores the box from a tile counts, which is finer.
-        parts.append((whole, torch.zeros(len(whole), dtype=torch.bool)))
+        parts.append(((0, 0, width, height), whole, torch.zeros(len(whole), dtype=torch.bool)))
         return self._merged(parts, (height, width), overrides)
 
     def _merged(
         self,
-        parts: list[tuple[Instances, Tensor]],
+        parts: list[tuple[Tile, Instances, Tensor]],
         size: tuple[int, int],
         overrides: dict[str, Any],
     ) -> Instances:
         settings = {**vars(self.predictor.effective_thresholds)}
         settings.update({key: value for key, value in overrides.items() if value is not None})
-        boxes = torch.cat([found.pred_boxes.tensor for found, _ in parts])
-        scores = torch.cat([found.scores for found, _ in parts])
-        classes = torch.cat([found.pred_classes for found, _ in parts])
-        labels = Labels(label for found, _ in parts for label in found.labels)
-        is_cut = torch.cat([cut for _, cut in parts])
+        boxes = torch.cat(
+            [found.pred_boxes.tensor + torch.tensor(tile[:2] * 2) for tile, found, _ in parts]
+        )
+        scores = torch.cat([found.scores for _, found, _ in parts])
+        classes = torch.cat([found.pred_classes for _, found, _ in parts])
+        labels = Labels(label for _, found, _ in parts for label in found.labels)
+        is_cut = torch.cat([cut for _, _, cut in parts])
         groups = torch.zeros_like(classes) if settings["class_agnostic_nms"] else classes
         kept = merge(boxes, scores, groups, is_cut, settings["nms_threshold"])
         kept = kept[: settings["max_detections"]]
-        return Instances(
+        merged = Instances(
             size,
             pred_boxes=Boxes(boxes[kept]),
             scores=scores[kept],
             pred_classes=classes[kept],
             labels=labels[kept],
         )
+        if parts[-1][1].has("pred_masks"):
+            merged.pred_masks = _masks_at(kept, parts, size)
+        return merged
 
 
-def tiles(height: int, width: int, size: int) -> Iterator[tuple[int, int, int, int]]:
+def tiles(height: int, width: int, size: int) -> Iterator[Tile]:
     """The tiles of an image, XYXY px; all have the same size, the last ones end with the image.
 
     Args:
@@ -124,7 +130,23 @@ def _starts(length: int, size: int) -> list[int]:
     return [round(i * (length - size) / (count - 1)) for i in range(count)]
 
 
-def cut_boxes(boxes: Tensor, tile: tuple[int, int, int, int], height: int, width: int) -> Tensor:
+def _masks_at(
+    kept: Tensor, parts: list[tuple[Tile, Instances, Tensor]], size: tuple[int, int]
+) -> Tensor:
+    """(N, H, W) bool masks in the image of N detections, by their positions in all parts together.
+
+    Only these are as large as the image; the others stay as large as their tiles.
+    """
+    masks = torch.zeros(len(kept), *size, dtype=torch.bool)
+    first = 0
+    for (x1, y1, x2, y2), found, _ in parts:
+        of_part = ((kept >= first) & (kept < first + len(found))).nonzero()[:, 0]
+        masks[of_part, y1:y2, x1:x2] = found.pred_masks[kept[of_part] - first]
+        first += len(found)
+    return masks
+
+
+def cut_boxes(boxes: Tensor, tile: Tile, height: int, width: int) -> Tensor:
     """(N,) bool: whether boxes end at an edge of a tile that is no edge of the image.
 
     Args:

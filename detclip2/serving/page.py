@@ -128,7 +128,7 @@ def build(predictor: OpenVocabularyPredictor, note: str = "") -> gr.Blocks:
         note: a sentence about the model, below the title.
     """
     folder = tempfile.TemporaryDirectory(prefix="detclip2-")
-    start = predictor.thresholds.score_threshold or LOWEST
+    start = max(LOWEST, predictor.effective_thresholds.score_threshold or 0)
 
     def detect(
         image: dict[str, Any] | None, text: str, kind: str, threshold: float, request: gr.Request

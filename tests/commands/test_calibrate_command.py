@@ -9,6 +9,7 @@ from PIL import Image
 from detclip2.cli import main
 from detclip2.commands import calibrate as command
 from detclip2.inference.vocabulary import Vocabulary
+from detclip2.modeling.thresholds import DetectionThresholds
 from tests.helpers.color_model import draw_image
 
 BOXES = {"red": (4, 4, 20, 20), "lime": (30, 4, 50, 20), "blue": (4, 30, 20, 50)}
@@ -171,6 +172,14 @@ def test_a_model_that_reads_names_is_refused(calibrate, colors, tmp_path):
     assert code == 2
     assert "its scores depend on the other names" in err
     assert err.count("\n") == 1
+
+
+def test_the_error_is_that_of_what_the_model_reports(calibrate, colors, tmp_path):
+    """Without a threshold in the config the model's own counts, 0.5."""
+    colors.settings = replace(colors.settings, thresholds=DetectionThresholds())
+    assert calibrate(content())[0] == 0
+    report = json.loads((tmp_path / "v.calibration.json").read_text())
+    assert report["expected_calibration_error"]["model_scores_from"] == 0.5
 
 
 def test_earlier_thresholds_take_no_part(calibrate, colors, tmp_path):

@@ -105,6 +105,35 @@ def test_without_cut_boxes_it_is_what_supervision_finds(colors):
     np.testing.assert_allclose(ours.pred_boxes.tensor.numpy()[mine], theirs.xyxy[order], atol=3)
 
 
+def test_masks_come_back_in_the_image(tiled, monkeypatch):
+    """The masks of this model are the pixels of a colour, so that the truth is in the image."""
+    model = tiled.predictor.model
+    inference = model.inference
+
+    def with_masks(samples, **options):
+        found = inference(samples, **options)
+        for sample, instances in zip(samples, found, strict=True):
+            colors = (sample["vocabulary"] * 255)[instances.pred_classes]
+            same = (sample["image"] - colors[:, :, None, None]).abs().sum(1) < 30
+            rows = torch.arange(sample["height"]) * same.shape[1] // sample["height"]
+            columns = torch.arange(sample["width"]) * same.shape[2] // sample["width"]
+            instances.pred_masks = same[:, rows][:, :, columns]
+        return found
+
+    monkeypatch.setattr(model, "inference", with_masks)
+    boxes = {"red": (5, 5, 20, 20), "lime": (110, 120, 130, 141), "blue": (200, 200, 215, 215)}
+    image = draw_image(250, 300, **boxes)
+    found = tiled(image, nms_threshold=0.3)
+    assert found.labels == ["red", "lime", "blue"]
+    assert found.pred_masks.shape == (3, 250, 300)
+    for (x1, y1, x2, y2), mask in zip(boxes.values(), found.pred_masks.numpy(), strict=True):
+        true = np.zeros((250, 300), bool)
+        true[y1:y2, x1:x2] = True
+        assert (mask & true).sum() > 0.85 * (mask | true).sum()
+    nothing = tiled(draw_image(250, 300))
+    assert nothing.pred_masks.shape == (0, 250, 300)
+
+
 def test_settings_of_a_call(tiled):
     image = draw_image(250, 300, red=(5, 5, 20, 20), blue=(200, 200, 215, 215))
     assert len(tiled(image)) == 2

@@ -44,6 +44,22 @@ def test_the_threshold_filters_what_was_found(colors, path, tmp_path):
     assert find(colors, path, caption, CAPTION).labels == ("Man", "small dogs")
 
 
+@pytest.mark.parametrize(("config", "start"), [(0.3, 0.3), (None, 0.5), (0.001, 0.05)])
+def test_the_threshold_starts_at_that_of_the_predictor(colors, config, start):
+    """Without one in the config it is the model's, 0.5; a lower one than the slider's is raised."""
+    import gradio as gr
+
+    from detclip2.config import InferenceSettings
+    from detclip2.inference.predictor import OpenVocabularyPredictor
+    from detclip2.modeling.thresholds import DetectionThresholds
+    from detclip2.serving.page import build
+
+    settings = InferenceSettings(120, 200, 4, DetectionThresholds(score_threshold=config))
+    page = build(OpenVocabularyPredictor.from_model(colors.model, settings))
+    [slider] = [block for block in page.blocks.values() if isinstance(block, gr.Slider)]
+    assert slider.value == start
+
+
 def test_a_large_image_is_drawn_small_and_measured_large(colors, tmp_path):
     from detclip2.serving.page import NAMES, find
 
