@@ -93,8 +93,6 @@ def _run(
         concurrency=workers,
         num_gpus=1 if gpus else 0,
         num_cpus=1,
-        max_restarts=-1,
-        max_task_retries=-1,
     )
     undone = np.zeros(left.max() + 1, dtype=bool)
     undone[left] = True

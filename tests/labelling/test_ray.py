@@ -19,6 +19,10 @@ from tests.helpers import label_runs
 from tests.helpers.label_runs import begin, check, found, make_detector, write_images
 
 COUNT = 40
+NOT_INSTALLED = (
+    "the extra ray is not installed: it has 440 MB, and a cluster takes a minute of the 25 that "
+    "continuous integration has; pip install 'ray[data]' and run this file after a change"
+)
 
 
 class ColorSettings(DetectorSettings):
@@ -62,7 +66,7 @@ def test_without_ray_it_is_said(run, monkeypatch):
 def test_two_workers_one_of_which_is_killed(run, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # else it writes a token to the home folder
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-    ray = pytest.importorskip("ray", reason="the extra ray, of 600 MB, is not installed")
+    ray = pytest.importorskip("ray", reason=NOT_INSTALLED)
     monkeypatch.setattr(ray_cluster, "IMAGES_OF_A_TASK", 4)
     address = os.environ.get("DETCLIP2_TEST_RAY", "local")  # a cluster that runs already
     if address == "local":
