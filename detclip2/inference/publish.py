@@ -15,6 +15,7 @@ from detclip2.utils.errors import UserError
 from detclip2.utils.files import write_json, write_whole
 from detclip2.utils.model_folder import (
     CONFIG_NAME,
+    EXAMPLES_NAME,
     VOCABULARY_NAME,
     WEIGHTS_NAME,
     knowledge,
@@ -76,7 +77,7 @@ def copy_for_others(
     text = yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)
     write_whole(target / CONFIG_NAME, lambda file: file.write(text.encode()))
     shutil.copyfile(weights, target / WEIGHTS_NAME)
-    for name in {VOCABULARY_NAME, RESULTS_NAME, *_own_files(kept)}:
+    for name in {VOCABULARY_NAME, EXAMPLES_NAME, RESULTS_NAME, *_own_files(kept)}:
         source = folder / name
         if source.is_dir():
             shutil.copytree(source, target / name, dirs_exist_ok=True)

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -24,6 +23,7 @@ from detclip2.data.text.names import (
 )
 from detclip2.data.text.prompts import Definitions, check_templates, definition_of, prompts_of
 from detclip2.inference.calibration import Calibration
+from detclip2.inference.described import description_of, summary_of
 from detclip2.inference.vocabulary_file import SYNONYM_RULES, read_vocabulary, write_vocabulary
 from detclip2.modeling.text.prompt_ensemble import PhraseEncoder, mean_embeddings, twins
 from detclip2.utils.errors import UserError
@@ -54,7 +54,8 @@ class Vocabulary:
     labels: tuple[str, ...]
     """C strings, as the caller wrote them; distinct, unless a data set repeats a name."""
     prompts: tuple[tuple[tuple[str, ...], ...], ...]
-    """For each label its rows of the embeddings, and for each row the prompts that it averages."""
+    """For each label its rows of the embeddings, and for each row the prompts that it averages;
+    none if it was made of example boxes (`detclip2.inference.examples`)."""
     templates: tuple[str, ...] = ("{}",)
     """The templates of the prompts."""
     synonyms: str = "mean"
@@ -76,13 +77,7 @@ class Vocabulary:
 
     def __repr__(self) -> str:
         """A summary in one line."""
-        width = "" if self.embeddings is None else f", {self.embeddings.shape[1]} wide"
-        encoded = f"encoded by {self.encoder!r}{width}" if self.is_encoded else "not encoded"
-        return (
-            f"Vocabulary({len(self)} labels: {_beginning(self.labels)}; "
-            f"{sum(map(len, self.prompts))} rows; synonyms by {self.synonyms}; "
-            f"{len(self.templates)} templates: {_beginning(self.templates)}; {encoded})"
-        )
+        return summary_of(self)
 
     @classmethod
     def from_names(
@@ -234,26 +229,29 @@ class Vocabulary:
         return torch.arange(len(self)).repeat_interleave(rows)
 
     @property
+    def of_examples(self) -> tuple[str, ...]:
+        """The labels whose rows were made of example boxes, and not of text."""
+        pairs = zip(self.labels, self.prompts, strict=True)
+        return tuple(label for label, rows in pairs if not all(rows))
+
+    def _check_all_have_text(self) -> None:
+        if self.of_examples:
+            raise UserError(
+                f"{self.of_examples[0]!r} was given by example boxes, of which no text can take "
+                "the place: make the vocabulary again with detclip2 vocabulary --examples"
+            )
+
+    @property
     def definitions(self) -> tuple[str, ...]:
         """The definition of each label, which follows its names in prompts; "" without one."""
         bare = [prompts_of(label, self.templates[:1])[0] for label in self.labels]
-        first = [rows[0][0] for rows in self.prompts]
+        first = [(*rows[0], "")[0] for rows in self.prompts]
         return tuple(p.removeprefix(b)[2:] for p, b in zip(first, bare, strict=True))
 
     @property
     def description(self) -> str:
         """What a model is asked for, in one line, for the protocol of an evaluation."""
-        parts = [_counted(len(self), "name", self.labels)]
-        if self.templates != ("{}",):
-            parts.append(_counted(len(self.templates), "template", self.templates))
-        if defined := sum(map(bool, self.definitions)):
-            parts.append(f"{'' if defined == len(self) else f'{defined} '}with definitions")
-        texts = sum(len(texts) for rows in self.prompts for texts in rows)
-        if others := texts // len(self.templates) - len(self):
-            parts.append(f"{others} synonym{'s' * (others != 1)} by {self.synonyms}")
-        if self.encoder:
-            parts.append(f"text encoder {self.encoder}")
-        return ", ".join(parts)
+        return description_of(self)
 
     def with_thresholds(self, thresholds: Mapping[str, float]) -> "Vocabulary":
         """The same vocabulary with a minimum score for some labels, and 0 for the others.
@@ -277,11 +275,12 @@ class Vocabulary:
 
         Raises:
             UserError: embeddings do not fit (`check_fits`), or there are none and no text encoder;
-                or there is a calibration and the model reads names.
+                or the model reads names, and there is a calibration or a label of examples.
         """
         if model.reads_names:
             if self.calibration is not None:
                 raise UserError("this model reads names: no calibration fits it, give it the names")
+            self._check_all_have_text()
             return self
         encode_phrases = encode_phrases or model.encode_phrases
         identity = model.text_identity
@@ -301,8 +300,9 @@ class Vocabulary:
             encoder: identity of the encoder, for `check_fits`.
 
         Raises:
-            UserError: the encoder returns NaN or infinity.
+            UserError: the encoder returns NaN or infinity; a label was given by examples.
         """
+        self._check_all_have_text()
         rows = [texts for label in self.prompts for texts in label]
         means = mean_embeddings([*rows, (PROBE,)], encode_phrases, _with_progress)
         embeddings, probe = means[:-1].clone(), means[-1].clone()
@@ -388,13 +388,3 @@ def _with_progress(batches: Sequence[list[str]]) -> Iterable[list[str]]:
     if len(batches) < 2:
         return batches
     return track(batches, "encoding names", transient=True, console=Console(stderr=True))
-
-
-def _counted(number: int, what: str, texts: Sequence[str]) -> str:
-    """E.g. "80 names (person, bicycle, ...)"."""
-    shown = ", ".join([*texts[:2], *(["..."] if number > 2 else [])])
-    return f"{number} {what}{'s' * (number != 1)} ({shown})"
-
-
-def _beginning(texts: Sequence[str]) -> str:
-    return ", ".join([*map(reprlib.repr, texts[:3]), *(["..."] if len(texts) > 3 else [])])

@@ -1,19 +1,26 @@
 import argparse
+import json
 import math
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from detectron2.structures import Boxes, pairwise_iou
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from detclip2.cli import main
 from detclip2.commands import vocabulary as command
 from detclip2.commands.detection_arguments import vocabulary_of as predict_vocabulary
+from detclip2.data.emojiscenes.categories import make_world
+from detclip2.data.emojiscenes.scenes import EmojiScenes
 from detclip2.inference.predictor import OpenVocabularyPredictor
 from detclip2.inference.vocabulary import PROBE, Vocabulary
 from detclip2.modeling.text.text_tower import BATCH_SIZE, TextTower
 from detclip2.utils.errors import UserError
-from detclip2.utils.model_folder import read_model_folder
+from detclip2.utils.model_folder import SHIPPED, read_model_folder
 
 
 @pytest.fixture
@@ -141,3 +148,130 @@ def test_predict_says_that_a_name_may_mean_a_builtin_list(caplog):
     args.vocabulary = "cocoa"
     with pytest.raises(UserError, match=r"no such vocabulary file.*coco, lvis, objects365"):
         predict_vocabulary(args)
+
+
+@pytest.fixture
+def examples(tmp_path):
+    """A folder with an unseen thing in some scenes; other scenes to find it in."""
+    world = make_world(None)
+    world = replace(world, unseen=world.unseen[:6])
+    scenes = EmojiScenes(world, "val", count=20, size=160, contents=["unseen"])
+    chosen = sorted({one["category_id"] for one in scenes[0]["annotations"]})[:1]
+    folder = tmp_path / "examples"
+    folder.mkdir()
+    images, annotations, others = [], [], []
+    for number in range(len(scenes)):
+        scene = scenes[number]
+        boxes = [one for one in scene["annotations"] if one["category_id"] in chosen]
+        if not boxes:
+            continue
+        if len(images) == 4:
+            others.append((scene["image"], boxes[0]["bbox"]))
+            continue
+        name = f"{number}.png"
+        Image.fromarray(scene["image"]).save(folder / name)
+        images.append({"id": number, "file_name": name, "height": 160, "width": 160})
+        for one in boxes:
+            x1, y1, x2, y2 = one["bbox"]
+            box = {"bbox": [x1, y1, x2 - x1, y2 - y1], "image_id": number, "category_id": 1}
+            annotations.append({"id": len(annotations), **box})
+    categories = [{"id": 1, "name": "my logo"}, {"id": 2, "name": "nothing"}]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "boxes.json").write_text(json.dumps(content))
+    return folder, content, others
+
+
+EMOJI = ("--model", "emoji_nano")
+
+
+def test_example_boxes_stand_for_a_name(vocabulary, examples, tmp_path):
+    folder, _, others = examples
+    code, out, err, saved = vocabulary("--examples", folder, model=EMOJI)
+    assert code == 0, err
+    assert saved.labels == saved.of_examples == ("my logo",)
+    assert "categories without a box" in out
+    (tmp_path / "names.txt").write_text("My Logo\nred apple\n")
+    code, _, err, mixed = vocabulary(tmp_path / "names.txt", "--examples", folder, model=EMOJI)
+    assert code == 0, err
+    assert mixed.labels == ("My Logo", "red apple")
+    assert mixed.of_examples == ("My Logo",)
+    torch.testing.assert_close(mixed.embeddings[:1], saved.embeddings)
+    predictor = OpenVocabularyPredictor("emoji_nano", device="cpu")
+    by_text = predictor.encode(["my logo", "red apple"])
+    torch.testing.assert_close(mixed.embeddings[1:], by_text.embeddings[1:])
+    best = {"text": 0, "examples": 0}
+    for image, box in others:
+        for way, asked in (("text", by_text), ("examples", mixed)):
+            found = predictor(image, vocabulary=asked, score_threshold=0.01)
+            found = found[found.pred_classes == 0]
+            hit = pairwise_iou(found.pred_boxes[:1], Boxes(torch.tensor([box])))
+            best[way] += int((hit > 0.5).sum())
+    assert best["examples"] > best["text"]
+    assert best["examples"] >= len(others) / 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder, content: (folder / "boxes.json").unlink(), "0 .json files"),
+        (lambda folder, content: (folder / "b.json").write_text("{}"), "2 .json files"),
+        (lambda folder, content: content.update(annotations=[]), "no box"),
+        (
+            lambda folder, content: [one.update(bbox=[500, 500, 9, 9]) for one in
+                                     content["annotations"]],
+            "no box",
+        ),
+        (
+            lambda folder, content: [one.update(iscrowd=1) for one in content["annotations"]],
+            "no example: all boxes are of crowds",
+        ),
+        (
+            lambda folder, content: [one.update(bbox=[0, 0, 160, 1.5]) for one in
+                                     content["annotations"]],
+            "the model sees no object in the example boxes of 'my logo'",
+        ),
+        (
+            lambda folder, content: [path.write_bytes(b"x") for path in folder.glob("*.png")],
+            "cannot be read",
+        ),
+    ],
+)  # fmt: skip
+def test_examples_that_are_none(vocabulary, examples, change, message):
+    folder, content, _ = examples
+    change(folder, content)
+    if (folder / "boxes.json").exists():
+        (folder / "boxes.json").write_text(json.dumps(content))
+    code, _, err, saved = vocabulary("--examples", folder, model=EMOJI)
+    assert code == 2
+    assert message in err
+    assert saved is None
+
+
+def test_one_unreadable_image_of_examples_is_skipped(vocabulary, examples):
+    folder, content, _ = examples
+    (folder / content["images"][0]["file_name"]).write_bytes(b"x")
+    code, out, err, saved = vocabulary("--examples", folder, model=EMOJI)
+    assert code == 0, err
+    assert "images that cannot be read" in out
+    assert saved.of_examples == ("my logo",)
+
+
+def test_a_model_without_a_projector(vocabulary, examples, tmp_path):
+    folder, _, _ = examples
+    code, _, err, _ = vocabulary("--examples", folder)
+    assert code == 2
+    assert "this model has no examples.safetensors" in err
+    code, _, err, _ = vocabulary("--examples", tmp_path / "none")
+    assert code == 2
+    assert "no such folder of examples" in err
+    code, _, err, _ = vocabulary()
+    assert code == 2
+    assert "give a file of names, or --examples" in err
+    changed = tmp_path / "changed"
+    shutil.copytree(SHIPPED["emoji_nano"], changed)
+    weights = load_file(changed / "model.safetensors")
+    weights["align.bias"] += 1
+    save_file(weights, changed / "model.safetensors")
+    code, _, err, _ = vocabulary("--examples", folder, model=("--model", changed))
+    assert code == 2
+    assert "was fitted to other weights" in err

@@ -190,6 +190,7 @@ def test_the_models_that_ship_can_be_copied(name, tmp_path):
     copy_for_others(name, tmp_path, f"owner/{name}", licence="apache-2.0")
     assert json.loads((tmp_path / "config.json").read_text()) == {"model_type": "detclip2"}
     assert "dataloader" not in (tmp_path / "config.yaml").read_text()
+    assert (tmp_path / "examples.safetensors").is_file() == (name == "emoji_nano")
     card = ModelCard.load(tmp_path / "README.md")
     assert card.text.lstrip().startswith(f"# {name}")
 

@@ -3,7 +3,8 @@ r"""Make a model folder of a row of the benchmark: weights, config, vocabulary a
     python -m projects.EmojiScenes.tools.ship_model output/evidence/standard/all-seed0 \
         projects/EmojiScenes/results/standard/all-seed0.json
 
-Without ``--output``, it becomes the model that ships with the package. Weights are kept in half
+Without ``--output``, it becomes the model that ships with the package; run the command for
+``examples.safetensors`` in its card after it. Weights are kept in half
 precision, which changes no more of a score than its fourth digit. All numbers of the card are of
 the json that the run wrote; ``results.json`` has them too, beside those of the folder's own files
 on the first 50 validation scenes, which ``tests/inference/test_shipped_model.py`` reproduces.
@@ -67,7 +68,8 @@ the boxes of base and of novel categories whose best detection has the right nam
 Files: `model.safetensors` (half precision), `config.yaml` (runs again with `train_net.py`),
 `vocabulary.safetensors` (the {categories:,} names, encoded) and `results.json` (these numbers, and
 those of these files on the first {checked} validation scenes). The tokenizer is in
-`detclip2/resources/text_tower_nano`.
+`detclip2/resources/text_tower_nano`. `examples.safetensors`, for example boxes in place of names,
+was fitted by `python scripts/fit_examples.py --model emoji_nano --scenes 2500`.
 
 What it is bad at: names that no training showed (its text tower knows the words of this world, not
 English), novel names where base names are asked for too, small and hidden things, and other art
