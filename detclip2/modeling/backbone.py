@@ -12,8 +12,8 @@ from omegaconf import ListConfig
 from torch import Tensor, nn
 
 from detclip2.modeling.layers.conv3x3 import Conv3x3
-from detclip2.modeling.layers.depthwise import use_fast_depthwise
 from detclip2.modeling.layers.drop_block import DropBlock
+from detclip2.modeling.layers.fast_conv import fold_norms, use_fast_depthwise
 from detclip2.modeling.timm_models import is_timm_model, timm_model
 from detclip2.utils.errors import UserError
 from detclip2.utils.weights import State, load_weights
@@ -117,6 +117,8 @@ class TimmBackbone(Backbone):
         ]
         for norm in self._frozen_norms:
             norm.eval().requires_grad_(False)
+        if freeze_norms:
+            fold_norms(self.extractor)
         for parameter_name, parameter in self.extractor.named_parameters():
             if parameter_name.startswith(tuple(frozen)):
                 parameter.requires_grad_(False)
