@@ -23,9 +23,11 @@ from detclip2.config import (
     require_keys,
 )
 from detclip2.data.hybrid_loader import source_nodes
+from detclip2.engine.network_cost import step_traffic
 from detclip2.engine.step_cost import StepCost, source_shares, step_cost, synthetic_samples
 from detclip2.engine.train_keys import add_train_defaults, check_train, positive_integer
 from detclip2.engine.train_loop import precision
+from detclip2.modeling.meta_arch.detclipv2 import DetCLIPv2
 from detclip2.modeling.text.text_tower import (
     TextTowerMissing,
     load_tokenizer,
@@ -88,7 +90,8 @@ def run(args: argparse.Namespace) -> int:
     console = console_for_tables()
     table = Table(box=SIMPLE_HEAD)
     table.add_column("source")
-    for column in ("batch", "a GPU", "iterations", "samples", "epochs", "s/iteration", "memory"):
+    columns = ("batch", "a GPU", "iterations", "samples", "epochs", "s/iteration", "memory", "sent")
+    for column in columns:
         table.add_column(column, justify="right")
     seconds = 0.0
     for source, share in shares.items():
@@ -97,12 +100,14 @@ def run(args: argparse.Namespace) -> int:
         if source in images:
             number = positive_integer(images[source], f"{name}: images.{source}")
             epochs = f"{iterations * batch / number:.1f}"
-        cells = ["-", "-"]
+        cells = ["-", "-", "-"]
         if source in costs:
             seconds += iterations * costs[source].seconds
+            sent = costs[source].sent_bytes
             cells = [
                 f"{costs[source].seconds:.2f}",
                 f"{costs[source].peak_bytes / GIGABYTE:.1f} GB",
+                "-" if sent is None else f"{sent / GIGABYTE:.2f} GB",
             ]
         counts = (batch, batch // args.gpus, round(iterations), round(iterations * batch))
         table.add_row(source, *(f"{count:,}" for count in counts), epochs, *cells)
@@ -145,7 +150,7 @@ def measure(
     """Source -> cost of its iteration in one process, from a step on images of noise.
 
     If the step has fewer samples than the process's share, time is scaled to the share. Memory is
-    that of the step and of the optimizer's state.
+    that of the step and of the optimizer's state. What is sent is computed, for DetCLIPv2.
     """
     model = model_to_measure(cfg, name).to(device).train()
     state = optimizer_bytes(model, gpus if cfg.train.zero else 1)
@@ -161,8 +166,28 @@ def measure(
         lowered = precision(cfg.train.amp) if device == "cuda" else None
         with torch.autocast(device, dtype=lowered, enabled=lowered is not None):
             cost = step_cost(model, lambda batch=batch: batch)  # type: ignore[misc]
-        costs[source] = StepCost(cost.seconds * share / count, cost.peak_bytes + state)
+        sent = sent_bytes(model, gpus, share, phrases, supervision)
+        costs[source] = StepCost(cost.seconds * share / count, cost.peak_bytes + state, sent)
     return costs
+
+
+def sent_bytes(
+    model: nn.Module, gpus: int, share: int, phrases: int, supervision: str
+) -> float | None:
+    """What a process sends in a step at most; None for models other than DetCLIPv2.
+
+    Args:
+        model: the model.
+        gpus: number of processes.
+        share: samples of a process.
+        phrases: most phrases of a sample; samples may share some.
+        supervision: of the samples.
+    """
+    if not isinstance(model, DetCLIPv2):
+        return None
+    learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    texts = share if supervision == "caption" else 0
+    return step_traffic(learning, gpus, share * phrases, model.embed_dim, texts).total
 
 
 def model_to_measure(cfg: DictConfig, name: str) -> nn.Module:

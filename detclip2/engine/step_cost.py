@@ -30,6 +30,8 @@ class StepCost:
     seconds: float
     peak_bytes: int
     """Peak memory of the GPU; on a CPU that of the whole process."""
+    sent_bytes: float | None = None
+    """What the process sends to others; None if it is not known."""
 
 
 def step_cost(model: nn.Module, next_batch: Callable[[], list[Sample]]) -> StepCost:

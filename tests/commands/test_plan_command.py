@@ -8,7 +8,12 @@ from detectron2.config import LazyCall, LazyConfig, instantiate
 from omegaconf import OmegaConf
 
 from detclip2.cli import main as detclip2
-from detclip2.commands.plan import model_to_measure, optimizer_bytes, supervision_of
+from detclip2.commands.plan import (
+    model_to_measure,
+    optimizer_bytes,
+    sent_bytes,
+    supervision_of,
+)
 from detclip2.data.mappers import GroundingMapper
 from detclip2.data.sample import check_sample
 from detclip2.engine.step_cost import source_shares, step_cost, synthetic_samples
@@ -109,9 +114,21 @@ def test_a_step_of_every_source_is_measured(tmp_path, capsys):
     assert table["detection"][:3] == ["4", "2", "2"]
     assert table["pairs"][:4] == ["4", "2", "6", "24"]
     for source in ("detection", "pairs"):
-        assert float(table[source][-2]) > 0
-        assert table[source][-1] == "GB"
+        for number in (-2, -4):  # sent, memory
+            assert float(table[source][number]) > 0
+            assert table[source][number + 1] == "GB"
     assert "GPU h" in printed
+
+
+def test_what_is_sent_is_known_of_detclipv2_alone():
+    model = instantiate(tiny_config("").model)
+    learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    # By hand, of 4 processes: gradients go round twice, less a quarter; the embeddings of
+    # 2 x 7 phrases go to 3 others, and their gradients go round twice; so do 5 sums of 8 texts.
+    boxes, captions = (sent_bytes(model, 4, 2, 7, kind) for kind in ("detection", "caption"))
+    assert boxes == 1.5 * 4 * learning + 3 * 3 * 4 * 14 * model.embed_dim
+    assert captions - boxes == 3 * 3 * 4 * 5 * 8
+    assert sent_bytes(torch.nn.Linear(2, 2), 4, 2, 7, "detection") is None
 
 
 def test_without_a_text_tower_random_weights_are_measured(capsys, monkeypatch):
