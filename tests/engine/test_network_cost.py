@@ -3,6 +3,7 @@
 import pytest
 import torch
 from detectron2.config import instantiate
+from detectron2.utils import comm
 from torch import distributed as dist
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
@@ -20,11 +21,11 @@ def size_of(tensor):
 
 
 def counted_step(rank, world_size, supervision):
-    """Bytes that a step sends by collectives in a ring: of gradients, and of all else."""
+    """Bytes that a step sends by collectives in a ring, and its number of gathers of objects."""
     torch.manual_seed(0)
     model = instantiate(config()).train()
     parallel = DistributedDataParallel(model, broadcast_buffers=False, find_unused_parameters=True)
-    sent = {"gradients": 0.0, "rest": 0.0}
+    sent = {"gradients": 0.0, "rest": 0.0, "objects": 0.0}
 
     def hook(state, bucket):
         sent["gradients"] += sent_to_reduce(size_of(bucket.buffer()), world_size)
@@ -44,11 +45,18 @@ def counted_step(rank, world_size, supervision):
             sent["rest"] += sent_to_reduce(size_of(tensor), world_size)
         return reduce(tensor, *args, **kwargs)
 
+    gather_objects = comm.all_gather
+
+    def counted_objects(*args, **kwargs):
+        sent["objects"] += 1
+        return gather_objects(*args, **kwargs)
+
     dist.all_gather, dist.all_reduce = counted_gather, counted_reduce
+    comm.all_gather = counted_objects
     try:
         sum(parallel(batch(rank, supervision)).values()).backward()
     finally:
-        dist.all_gather, dist.all_reduce = gather, reduce
+        dist.all_gather, dist.all_reduce, comm.all_gather = gather, reduce, gather_objects
     sent["parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return {name: torch.tensor(value, dtype=torch.float64) for name, value in sent.items()}
 
@@ -74,6 +82,7 @@ def test_a_step_sends_what_the_formula_says(processes):
         for texts, sent in zip((0, TEXTS), sent_by_process, strict=True):
             expected = step_traffic(int(sent["parameters"]), processes, PHRASES, WIDTH, texts)
             assert sent["gradients"].item() == pytest.approx(expected.gradients)
+            assert sent["objects"].item() == 1  # each one waits for the slowest process
             assert sent["rest"].item() == pytest.approx(expected.phrases + expected.scores)
 
 

@@ -205,18 +205,18 @@ class WordRegionContrast(nn.Module):
         """
         regions, _, valid, areas = proposals
         has_proposal = valid.any(dim=1)
-        if self.negatives == "global":
-            text = text.gather()
         words = [
             text.positives(b).tolist() if usable else []
             for b, usable in enumerate(has_proposal.tolist())
         ]
-        everyone = comm.all_gather(words)
-        num_usable = sum(bool(caption) for share in everyone for caption in share)
         first = 0  # index of this process's first image
         if self.negatives == "global":
+            text, everyone = text.gather_with(words)
             first = sum(len(share) for share in everyone[: comm.get_rank()])
             words = [caption for share in everyone for caption in share]
+            num_usable = _usable(words)
+        else:
+            num_usable = sum(comm.all_gather(_usable(words)))
         texts = Texts.from_lists(words, regions.device)
         if len(texts) == 0:
             return (0 * regions).sum() + (0 * text.embeddings).sum()
@@ -288,6 +288,11 @@ class WordRegionContrast(nn.Module):
             _log("contrast/image_to_text_accuracy", correct)
             losses.append(loss)
         return torch.stack(losses).mean(dim=0)
+
+
+def _usable(words: list[list[int]]) -> int:
+    """How many captions have phrases."""
+    return sum(bool(caption) for caption in words)
 
 
 def _log(name: str, correct: Tensor) -> None:

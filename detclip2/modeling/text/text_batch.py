@@ -132,22 +132,42 @@ class TextBatch:
         embedding of a phrase that several processes have encoded is that of the first, which
         receives the gradients of all. The conditions of `all_gather_with_grad` hold.
         """
+        return self.gather_with([])[0]
+
+    def gather_with(self, words: list[list[int]]) -> tuple["TextBatch", list[list[list[int]]]]:
+        """`gather`, and lists of phrases of all processes, in the same exchange of objects.
+
+        Args:
+            words: lists of indices into ``phrases``.
+
+        Returns:
+            The joined text; and the lists of each process, in the order of ranks, as indices into
+            its phrases.
+        """
         if comm.get_world_size() == 1:
-            return self
-        everyone = [phrase for phrases in comm.all_gather(self.phrases) for phrase in phrases]
-        row: dict[str, int] = {}  # phrase -> its first position in everyone
-        for i, phrase in enumerate(everyone):
-            row.setdefault(phrase, i)
+            return self, [words]
+        everyone = comm.all_gather((self.phrases, words))
+        row: dict[str, int] = {}  # phrase -> its first position among those of all processes
+        position = 0
+        for phrases, _ in everyone:
+            for phrase in phrases:
+                row.setdefault(phrase, position)
+                position += 1
         number = {phrase: m for m, phrase in enumerate(row)}
+        joined = [
+            [[number[phrases[m]] for m in numbers] for numbers in of_process]
+            for phrases, of_process in everyone
+        ]
         rows = torch.tensor(list(row.values()), dtype=torch.int64)
         renumber = torch.tensor([number[phrase] for phrase in self.phrases], dtype=torch.int64)
         embeddings = all_gather_with_grad(self.embeddings)[rows.to(self.embeddings.device)]
-        return dataclasses.replace(
+        text = dataclasses.replace(
             self,
             phrases=list(number),
             embeddings=embeddings,
             index=[renumber[index] for index in self.index],
         )
+        return text, joined
 
     def detach(self) -> "TextBatch":
         """The same text, detached; its embeddings collect gradients for `backward`."""
