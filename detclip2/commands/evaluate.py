@@ -55,7 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=edge, metavar="PX", help="shorter edge of the images "
                         "(default: the model's)")  # fmt: skip
     parser.add_argument("--errors", action="store_true", help="with --val: draw the images with "
-                        "the most errors, as errors/index.html")  # fmt: skip
+                        "the most errors, as errors/index.html, and write all errors for FiftyOne, "
+                        "as errors/detections.json")  # fmt: skip
     add_model_arguments(parser)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="config changes, such as "
                         "lvis.split=lvis_v1_val")  # fmt: skip

@@ -1,4 +1,4 @@
-"""HTML page of the images with the most errors of a model: missed boxes and wrong detections."""
+"""The errors of a model, missed boxes and wrong detections: as an HTML page, and for FiftyOne."""
 
 import html
 import json
@@ -16,12 +16,13 @@ from pycocotools import mask as masks
 from detclip2.data.io.coco_json import read_coco_json
 from detclip2.data.io.image import read_image
 from detclip2.evaluation.federated import Federated
-from detclip2.utils.files import write_whole
+from detclip2.utils.files import write_json, write_whole
 from detclip2.utils.paths import path_in
 from detclip2.visualization.detections import font_for
 
 Entry = dict[str, Any]
 
+COUNTED_NAME = "detections.json"
 MIN_IOU = 0.5
 MAX_DRAWN = 20  # wrong detections of an image; early models have hundreds
 MIN_EDGE = 640  # px, of the longer edge of a drawn image, for readable text
@@ -95,11 +96,15 @@ def write_worst_errors(
 ) -> Path:
     """Draw the images with the most errors, and write the page that shows them.
 
+    Beside it, `COUNTED_NAME` has the detections that are found or wrong, of all images, in COCO's
+    format of results. Other tools match them alike without the rules of crowds and partly
+    labelled data.
+
     Args:
         annotations: json in COCO's format.
         detections: results of a model on it, as COCOEvaluator writes them.
         image_root: the folder that ``file_name`` is relative to.
-        folder: folder for ``index.html`` and the images.
+        folder: folder for ``index.html``, the images and `COUNTED_NAME`.
         score_threshold: see `errors_of`.
         count: the most images to draw.
         results: AP in percent by name, as COCOEvaluator returns it, for the summary.
@@ -113,6 +118,8 @@ def write_worst_errors(
     figures = []
     folder.mkdir(parents=True, exist_ok=True)
     all_errors = errors_of(content, found, score_threshold)
+    counted = [one for errors in all_errors for one in (*errors.found, *errors.wrong)]
+    write_json(folder / COUNTED_NAME, counted)
     for number, errors in enumerate(all_errors[:count], 1):
         if not errors.weight:
             break

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from detclip2.data.io.video import Video
 from detclip2.utils.model_folder import SHIPPED
-from tests.helpers.pages import blocks, commands, run
+from tests.helpers.pages import ROOT, blocks, commands, run
 from tests.helpers.videos import COUNT, draw_frames, write
 
 PAGE = "docs/inference.md"
@@ -60,7 +60,7 @@ def test_the_commands_of_the_page(folder, capsys):
 def test_the_page_is_a_notebook():
     """Runs where jupytext is installed, which is no dependency of the tests."""
     jupytext = pytest.importorskip("jupytext", reason="jupytext is not installed")
-    cells = [cell.source for cell in jupytext.read(PAGE).cells if cell.cell_type == "code"]
+    cells = [cell.source for cell in jupytext.read(ROOT / PAGE).cells if cell.cell_type == "code"]
     python = [cell for cell in cells if not cell.startswith("%%")]
-    assert python == [block.strip() for block in blocks("python")]
+    assert python == [code.strip() for _, code in blocks(PAGE, "python")]
     assert [cell.split("\n")[0] for cell in cells if cell not in python] == ["%%sh"]

@@ -54,7 +54,8 @@ def test_the_page_shows_the_images_with_errors(tmp_path):
     found = [detection(i, k, box, 0.9) for i in (2, 3) for k, box in ((1, RED), (2, BLUE))]
     (tmp_path / "found.json").write_text(json.dumps(found))
     page = write_worst_errors(path, tmp_path / "found.json", path.parent, tmp_path / "errors")
-    assert sorted(p.name for p in page.parent.iterdir()) == ["01.jpg", "index.html"]
+    files = sorted(p.name for p in page.parent.iterdir())
+    assert files == ["01.jpg", "detections.json", "index.html"]
     text = page.read_text()
     caption = "&lt;a&gt;&amp;.png: 0 found, 2 missed, 0 wrong"
     assert f'alt="{caption}"><figcaption>{caption}</figcaption>' in text
@@ -72,6 +73,7 @@ def test_the_page_has_a_summary_by_category(tmp_path):
     ap = {"AP": 50.04, "AP-red square": math.nan}
     where = (path, tmp_path / "found.json", path.parent, tmp_path / "errors")
     page = write_worst_errors(*where, results=ap).read_text()
+    assert json.loads((tmp_path / "errors" / "detections.json").read_text()) == found
     assert cells(page) == [
         ["all", "50.0", "2", "2", "1"],
         ["blue square", "-", "1", "1", "1"],
