@@ -1,4 +1,7 @@
+import json
+import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -87,6 +90,19 @@ def write_two(writer):
             writer.write()
             storage.step()
     writer.close()
+
+
+def test_trackio_itself(monkeypatch, tmp_path):
+    """Runs where trackio is installed, which is no dependency of the tests."""
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "runs"))  # read at its import
+    pytest.importorskip("trackio", reason="trackio is not installed")
+    for _ in range(2):
+        write_two(TRACKERS["trackio"](str(tmp_path / "birds"), {"a": 1}, project="p"))
+    program = str(Path(sys.executable).with_name("trackio"))
+    asked = "get metric --project p --run birds --metric loss --json".split()
+    done = subprocess.run([program, *asked], capture_output=True, text=True, check=True)
+    values = json.loads(done.stdout)["values"]
+    assert [(one["step"], one["value"]) for one in values] == 2 * [(0, 2.0), (1, 3.0)]
 
 
 def test_mlflow_itself(monkeypatch, tmp_path):
