@@ -99,7 +99,7 @@ def test_trackio_itself(monkeypatch, tmp_path):
     for _ in range(2):
         write_two(TRACKERS["trackio"](str(tmp_path / "birds"), {"a": 1}, project="p"))
     program = str(Path(sys.executable).with_name("trackio"))
-    asked = "get metric --project p --run birds --metric loss --json".split()
+    asked = ["get", "metric", "--project", "p", "--run", "birds", "--metric", "loss", "--json"]
     done = subprocess.run([program, *asked], capture_output=True, text=True, check=True)
     values = json.loads(done.stdout)["values"]
     assert [(one["step"], one["value"]) for one in values] == 2 * [(0, 2.0), (1, 3.0)]
