@@ -54,10 +54,8 @@ def build(setting: Setting) -> GLIP:
     node.text_tower = None
     torch.manual_seed(setting.seed)
     model: GLIP = instantiate(node)
-    tokenizer = load_tokenizer(TOKENIZER)
-    config = transformers.BertConfig(vocab_size=len(tokenizer))
-    bert = transformers.BertModel(config, add_pooling_layer=False)
-    model.text_tower = TokenTower(bert, tokenizer, max_length=MAX_LENGTH)
+    bert = transformers.BertModel(transformers.BertConfig(), add_pooling_layer=False)
+    model.text_tower = TokenTower(bert, load_tokenizer(TOKENIZER), max_length=MAX_LENGTH)
     return model.eval().to(setting.device)
 
 
