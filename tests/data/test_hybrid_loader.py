@@ -212,6 +212,7 @@ class MortalMapper(ToyMapper):
         return super().__call__(record, rng)
 
 
+@pytest.mark.slow
 def test_a_dead_worker_is_replaced_and_its_record_is_reported(tmp_path, caplog):
     mapper = MortalMapper(tmp_path, deaths=1)
     loader = HybridLoader(toy=Source(records(7), mapper, 2, num_workers=2))
@@ -221,6 +222,7 @@ def test_a_dead_worker_is_replaced_and_its_record_is_reported(tmp_path, caplog):
     assert "of source 'toy', reading record 3 image_id=3: DataLoader worker" in report
 
 
+@pytest.mark.slow
 def test_a_worker_that_always_dies_ends_the_run_with_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(hybrid_loader, "MAX_RESTARTS", 1)
     mapper = MortalMapper(tmp_path, deaths=100)
@@ -232,6 +234,7 @@ def test_a_worker_that_always_dies_ends_the_run_with_one_sentence(tmp_path, monk
     assert "\n" not in str(e.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other_loader", [False, True])
 def test_a_dying_worker_does_not_interrupt_a_training_step(other_loader, monkeypatch):
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
