@@ -84,6 +84,7 @@ class CheckedCOCOEvaluator(StreamingEvaluator):
         self._class_of = {id_of(i): c for i, c in (registered or {}).items()} or {
             i: i for i in self._category_ids
         }
+        self._id_of = {of_model: identity for identity, of_model in self._class_of.items()}
         metric = "standard AP, IoU 0.50:0.95"
         metric += ", of boxes and masks" if "segm" in tasks else ""
         protocol = Protocol(
@@ -113,14 +114,13 @@ class CheckedCOCOEvaluator(StreamingEvaluator):
             check_masks(instances)
         elif instances.has("pred_masks"):  # to encode them takes time
             instances.remove("pred_masks")
-        ids = {of_model: identity for identity, of_model in self._class_of.items()}
-        if unknown := set(instances.pred_classes.tolist()) - ids.keys():
+        if unknown := set(instances.pred_classes.tolist()) - self._id_of.keys():
             raise UserError(
                 f"a detection is of class {min(unknown)}, for which {self._annotations_file} has "
                 "no category: the model detects other names than those of "
                 f"{self.protocol.dataset!r}"
             )
-        found = to_coco(instances, key, ids)
+        found = to_coco(instances, key, self._id_of)
         known = self._federated.known(key, [one["category_id"] for one in found])
         self.detections += [one for one, is_known in zip(found, known, strict=True) if is_known]
         self._num_images += 1

@@ -226,6 +226,18 @@ def nano(cfg, folder):
     return cfg
 
 
+def both_predict(cfg, folder, size):
+    """Noise of a size in Detectron2's predictor and in ours, with the same weights."""
+    generator = torch.Generator().manual_seed(0)
+    rgb = torch.randint(256, (*size, 3), generator=generator, dtype=torch.uint8).numpy()
+    theirs = DefaultPredictor(nano(cfg, folder))(rgb[:, :, ::-1])["instances"]
+    predictor = OpenVocabularyPredictor(*read_model_folder(folder), device="cpu")
+    ours = predictor(rgb, vocabulary=NAMES)
+    assert len(ours) > 5
+    assert theirs.image_size == ours.image_size == size
+    return theirs, ours
+
+
 # Sizes that are not resized, since Detectron2 does it by Pillow: see the test below.
 @pytest.mark.parametrize("size", [(96, 120), (96, 160), (96, 96)])
 def test_default_predictor_gives_our_detections(cfg, nano_folder, size):
@@ -233,13 +245,7 @@ def test_default_predictor_gives_our_detections(cfg, nano_folder, size):
 
     Only the last bit differs: a Vocabulary normalises embeddings, which rounds them.
     """
-    generator = torch.Generator().manual_seed(0)
-    rgb = torch.randint(256, (*size, 3), generator=generator, dtype=torch.uint8).numpy()
-    theirs = DefaultPredictor(nano(cfg, nano_folder))(rgb[:, :, ::-1])["instances"]
-    predictor = OpenVocabularyPredictor(*read_model_folder(nano_folder), device="cpu")
-    ours = predictor(rgb, vocabulary=NAMES)
-    assert len(ours) > 5
-    assert theirs.image_size == ours.image_size == size
+    theirs, ours = both_predict(cfg, nano_folder, size)
     assert [NAMES[c] for c in theirs.pred_classes] == list(ours.labels)
     torch.testing.assert_close(theirs.scores, ours.scores, atol=0, rtol=1e-6)
     torch.testing.assert_close(
@@ -250,13 +256,7 @@ def test_default_predictor_gives_our_detections(cfg, nano_folder, size):
 @pytest.mark.parametrize("size", [(80, 100), (64, 200), (33, 47)])
 def test_detections_of_resized_images_differ_by_rounding(cfg, nano_folder, size):
     """Pillow and torch resize to the same values but for the rounding of some by a grey level."""
-    generator = torch.Generator().manual_seed(0)
-    rgb = torch.randint(256, (*size, 3), generator=generator, dtype=torch.uint8).numpy()
-    theirs = DefaultPredictor(nano(cfg, nano_folder))(rgb[:, :, ::-1])["instances"]
-    predictor = OpenVocabularyPredictor(*read_model_folder(nano_folder), device="cpu")
-    ours = predictor(rgb, vocabulary=NAMES)
-    assert len(ours) > 5
-    assert theirs.image_size == ours.image_size == size
+    theirs, ours = both_predict(cfg, nano_folder, size)
     torch.testing.assert_close(theirs.scores[:20], ours.scores[:20], atol=1e-4, rtol=0)
     assert abs(len(theirs) - len(ours)) <= 0.05 * len(ours)
 

@@ -36,14 +36,9 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 class ImageInput(T.AugInput):
     """An image alone for Detectron2's augmentations, which `resize` resizes.
 
-    Transforms other than bilinear resizing are Detectron2's own.
-
-    Args:
-        image: (H, W, C) uint8.
+    It is made of an (H, W, C) uint8 image. Transforms other than bilinear resizing are Detectron2's
+    own.
     """
-
-    def __init__(self, image: np.ndarray) -> None:
-        super().__init__(image)
 
     def transform(self, tfm: Any) -> None:
         """Apply a transform."""
