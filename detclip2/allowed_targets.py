@@ -28,6 +28,7 @@ _TARGETS: Mapping[str, tuple[str, ...]] = {
     "detclip2.data.emojiscenes.scenes": ("EmojiScenes",),
     "detclip2.data.emojiscenes.sets": ("base_names", "seen_names", "validation_set"),
     "detclip2.data.hybrid_loader": ("HybridLoader", "Source"),
+    "detclip2.data.io.shard_stream": ("ImageTextStream",),
     "detclip2.data.io.shards": ("ImageTextShards",),
     "detclip2.data.mappers.caption": ("CaptionMapper",),
     "detclip2.data.mappers.color_jitter": ("ColorJitter",),

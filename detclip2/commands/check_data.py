@@ -2,7 +2,6 @@
 
 import argparse
 import copy
-import os
 from collections.abc import Mapping, Sized
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from detclip2.commands.tables import console_for_tables
 from detclip2.config import apply_overrides, build, load_config
 from detclip2.data.datasets.packed import PackedRecords
 from detclip2.data.hybrid_loader import source_nodes
+from detclip2.data.io.shard_stream import ImageTextStream
 from detclip2.data.io.shards import ImageTextShards
 from detclip2.data.mappers import draw_sample
 from detclip2.data.sources import Source
@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="tar shards whose pairs are counted, for an estimate of all (default: 1)",
+        help="tar shards of a stream whose pairs are counted, for an estimate of all (default: 1)",
     )
     add_trust_argument(parser)
     parser.add_argument("overrides", nargs="*", help="config changes, such as own.folder=DIR")
@@ -120,22 +120,23 @@ def findings(source: Source, samples: int, shards: int) -> Findings:
 
     Args:
         source: a source of a config.
-        samples: how many records to try, in random order; of shards the first ones.
-        shards: how many tar shards to count the pairs of.
+        samples: how many records to try, in random order; of a stream the first ones.
+        shards: how many tar shards of a stream to count the pairs of.
 
     Raises:
         UserError: the records cannot be read.
     """
     is_estimate, problem = False, ""
     count, boxes = 0, 0
-    if isinstance(source.records, ImageTextShards):
-        count, problem = _count_shards(source.records, shards)
+    if isinstance(source.records, ImageTextStream):
+        count = _count_stream(source.records, shards)
         is_estimate = shards < len(source.records.urls)
     elif isinstance(source.records, Sized):
         count = len(source.records)
         boxes = _count_boxes(source.records)
-    if problem and not count:
-        return Findings(0, 0, 0, 0, problem=problem)
+    if isinstance(source.records, ImageTextShards) and (without := source.records.unreadable):
+        total = len(source.records.urls)
+        problem = f"{len(without)} of {total} tar shards have no pair, such as {without[0]}"
     records, order = source.preview(samples, 0)
     made = [
         draw_sample(records, index, source.mapper, np.random.default_rng([0, index]))
@@ -147,21 +148,11 @@ def findings(source: Source, samples: int, shards: int) -> Findings:
     return Findings(count, boxes, usable, len(made), is_estimate, problem)
 
 
-def _count_shards(records: ImageTextShards, shards: int) -> tuple[int, str]:
-    """The number of pairs, by that of some shards, and what is wrong."""
-    local = [url for url in records.urls if "://" not in url]
-    missing = [url for url in local if not os.path.isfile(url)]
-    readable = [url for url in records.urls if url not in {*missing}]
-    problem = ""
-    if missing:
-        total = len(records.urls)
-        problem = f"{len(missing)} of {total} tar shards are missing, such as {missing[0]}"
-    if not readable:
-        return 0, problem
+def _count_stream(records: ImageTextStream, shards: int) -> int:
+    """The number of pairs, by that of the first shards."""
     counted = copy.copy(records)
-    counted.urls, counted.resampled, counted.shuffle_buffer = readable[:shards], False, 0
-    pairs = sum(1 for _ in counted)
-    return round(pairs * len(readable) / len(counted.urls)), problem
+    counted.urls = records.urls[:shards]
+    return round(sum(1 for _ in counted) * len(records.urls) / len(counted.urls))
 
 
 def _count_boxes(records: Any) -> int:

@@ -18,6 +18,7 @@ __all__ = [
     "GroundingMapper",
     "HybridLoader",
     "ImageTextShards",
+    "ImageTextStream",
     "Key",
     "Mapper",
     "QuestionMapper",
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from detclip2.data.emojiscenes.scenes import EmojiScenes
     from detclip2.data.hybrid_loader import HybridLoader
     from detclip2.data.io.image import read_image
+    from detclip2.data.io.shard_stream import ImageTextStream
     from detclip2.data.io.shards import ImageTextShards
     from detclip2.data.io.video import Video
     from detclip2.data.mappers.base import Mapper
@@ -80,6 +82,7 @@ else:
             "GroundingMapper": "mappers.grounding",
             "HybridLoader": "hybrid_loader",
             "ImageTextShards": "io.shards",
+            "ImageTextStream": "io.shard_stream",
             "KEYS": "sample",
             "Key": "sample",
             "Mapper": "mappers.base",

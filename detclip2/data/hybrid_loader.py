@@ -54,8 +54,8 @@ class HybridLoader:
     """Endless batches, each of one source: the one selected by `select` or `next_batch`.
 
     The state is the number of samples drawn from each source. With the same state and seed, the
-    same samples follow, for any number of processes and workers (tar shards need the same numbers
-    of both). Workers that die are therefore replaced without loss of data.
+    same samples follow, for any number of processes and workers (streams need the same numbers of
+    both). Workers that die are therefore replaced without loss of data.
 
     Args:
         seed: seed of the order and augmentation of all sources; not negative.

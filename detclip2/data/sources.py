@@ -2,10 +2,11 @@
 
 `Source` accepts two kinds of records:
 
-- a sequence (``len`` and an index), such as the records of a json file: every pass over it has its
-  own order, and a resumed run is exact for any number of processes and workers;
-- `StreamingRecords`, which are read in order, such as tar shards: they make samples from any
-  position, and a resumed run is exact with the same number of processes and workers.
+- a sequence (``len`` and an index), such as the records of a json file, or tar shards on the disk:
+  every pass over it has its own order, and a resumed run is exact for any number of processes and
+  workers;
+- `StreamingRecords`, which are read in order, such as tar shards at URLs: they make samples from
+  any position, and a resumed run is exact with the same number of processes and workers.
 
 To add a kind of data, write a class or function that gives either, and name it in a config as
 ``records``.
@@ -213,8 +214,9 @@ class SampleStream(Dataset):
     def _index(self, draw: int) -> int:
         epoch, position = divmod(draw, len(self.records))
         if self._order is None or self._order[0] != epoch:
-            order = np.random.default_rng([self.seed, epoch]).permutation(len(self.records))
-            self._order = (epoch, order)
+            # Each worker has its own: 4 bytes a record, in the order that 8 would be in.
+            indices = np.arange(len(self.records), dtype=np.uint32)
+            self._order = (epoch, np.random.default_rng([self.seed, epoch]).permutation(indices))
         return int(self._order[1][position])
 
 

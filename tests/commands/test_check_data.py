@@ -57,8 +57,14 @@ def test_complete_data(check):
     code, rows, printed = check("--samples", 3)
     assert code == 0
     assert rows["list"] == "2 2 - 2 of 2"
-    assert rows["shards"] == "about 16 - - 3 of 3"  # twice those of the first
+    assert rows["shards"] == "12 - - 3 of 3"
     assert "the data can be used; test sets: none" in printed
+
+
+def test_pairs_of_a_stream_are_estimated(check, tmp_path):
+    config = tmp_path / "config.py"
+    config.write_text(config.read_text().replace("ImageTextShards", "ImageTextStream"))
+    assert check()[1]["shards"] == "about 16 - - 12 of 12"  # twice those of the first shard
     assert check("--shards", 2)[1]["shards"].startswith("12 ")
 
 
@@ -67,13 +73,13 @@ def test_missing_shards_and_images(check, tmp_path):
     (tmp_path / "a.png").unlink()
     code, rows, printed = check("--samples", 3)
     assert code == 2
-    assert "shards: 1 of 2 tar shards are missing, such as" in printed
-    assert rows["shards"].startswith("about 8 ")
+    assert "shards: 1 of 2 tar shards have no pair, such as" in printed
+    assert rows["shards"].startswith("8 ")
     assert rows["list"].endswith("0 of 2")
     assert "list: none of the records that were tried makes a sample" in printed
     assert "image-unreadable" in printed
     (tmp_path / "00000.tar").unlink()
-    assert check()[1]["shards"].startswith("0 ")
+    assert "shards: no image-text shard can be read, such as" in check()[2]
 
 
 def test_other_numbers_than_the_schedule_is_computed_from(check):
@@ -88,4 +94,4 @@ def test_a_source_that_cannot_be_read(check, tmp_path):
     assert code == 2
     assert rows["list"] == "- - - -"
     assert "to fix: list:" in printed
-    assert rows["shards"].startswith("about 16")
+    assert rows["shards"].startswith("12 ")

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from detclip2.data import hybrid_loader
 from detclip2.data.hybrid_loader import HybridLoader, source_nodes
-from detclip2.data.io.shards import ImageTextShards
+from detclip2.data.io.shard_stream import ImageTextStream
 from detclip2.data.sample import SkipSample
 from detclip2.data.skips import SkipCounter
 from detclip2.data.sources import DrawSampler, SampleStream, Source, StreamingRecords
@@ -73,7 +73,7 @@ def two_sources(shards, num_workers):
     return HybridLoader(
         seed=3,
         boxes=Source(records(7, bad={2}), ToyMapper(), 2, num_workers),
-        pairs=Source(ImageTextShards(shards, shuffle_buffer=4), ToyMapper(), 3, num_workers),
+        pairs=Source(ImageTextStream(shards, shuffle_buffer=4), ToyMapper(), 3, num_workers),
     )
 
 
@@ -90,6 +90,14 @@ def test_every_pass_has_every_record_once_in_a_new_order():
     passes = [taken[i : i + 7] for i in range(0, 28, 7)]
     assert all(sorted(one) == list(range(7)) for one in passes)
     assert len({tuple(one) for one in passes}) > 1
+
+
+def test_the_order_of_a_pass_is_that_of_earlier_versions_in_half_the_memory():
+    stream = SampleStream(records(7), ToyMapper(), seed=5)
+    for epoch in range(3):
+        order = np.random.default_rng([5, epoch]).permutation(7)
+        assert [stream[7 * epoch + i]["id"] for i in range(7)] == order.tolist()
+    assert stream._order[1].nbytes == 4 * 7
 
 
 def test_sources_of_equal_records_are_drawn_in_different_orders():

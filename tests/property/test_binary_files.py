@@ -1,9 +1,11 @@
 """Damaged images, videos, vocabularies, weights and tar shards."""
 
+import contextlib
 import io
 import json
 import tarfile
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +16,9 @@ from PIL import Image
 from safetensors.torch import save
 
 from detclip2.data.io.image import check_image, read_image
+from detclip2.data.io.shard_stream import ImageTextStream
 from detclip2.data.io.shards import ImageTextShards
+from detclip2.data.io.tar import is_compressed
 from detclip2.data.io.tar_pairs import read_pairs
 from detclip2.data.io.video import Video
 from detclip2.data.mappers import CaptionMapper
@@ -22,6 +26,7 @@ from detclip2.data.sample import SkipSample, check_sample
 from detclip2.data.text.noun_phrases.records import Options, Part, copy_shard, read_records
 from detclip2.inference.vocabulary import Vocabulary
 from detclip2.inference.vocabulary_file import write_vocabulary
+from detclip2.utils.errors import UserError
 from detclip2.utils.weights import read_weights
 from tests.helpers import videos
 from tests.helpers.damage import damaged_bytes, json_text, not_finite, trees
@@ -183,16 +188,31 @@ SHARD = tar_of([("0.png", PNG), ("0.txt", b"a red dog"), ("1.json", b'{"caption"
 def test_shards(folder, content):
     path = str(rewrite(folder / "shard.tar", content))
     before = MAPPER.counter.total()
-    shards = ImageTextShards(path, resampled=False, shuffle_buffer=0, counter=MAPPER.counter)
+    stream = ImageTextStream(path, counter=MAPPER.counter)
     pairs = list(read_pairs(io.BytesIO(content), path, lambda kind, message: None))
     used = 0
-    for record in shards.part(0, 1):
+    for record in stream:
         try:
             check_sample(MAPPER(record, np.random.default_rng(0)))
             used += 1
         except SkipSample as skip:
             MAPPER.counter.add(skip.kind, skip.message)
     assert used + MAPPER.counter.total() - before >= len(pairs)
+
+
+@given(st.one_of(trees(MEMBERS).map(shard_of), damaged_bytes(SHARD)))
+def test_shards_by_their_index(folder, content):
+    path = str(rewrite(folder / "shard.tar", content))
+    Path(f"{path}.index").unlink(missing_ok=True)  # files change within the clock's resolution
+    try:
+        shards = ImageTextShards(path)
+    except UserError:
+        shards = []
+    found = []
+    for index in range(len(shards)):
+        with contextlib.suppress(SkipSample):
+            found.append(shards[index])
+    assert found == ([] if is_compressed(path) else list(ImageTextStream(path)))
 
 
 @given(st.one_of(trees(MEMBERS).map(shard_of), damaged_bytes(SHARD)))

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from detclip2.data.io.image import read_image
-from detclip2.data.io.tar import MAX_FILE_BYTES, CheckedTarInfo
+from detclip2.data.io.tar import MAX_FILE_BYTES, CheckedTarInfo, is_compressed
 from detclip2.data.io.url import fetch, is_url
 from detclip2.utils.errors import UserError
 
@@ -98,7 +98,7 @@ def items_of_tar(path: str, count: Count) -> Iterator[ImageItem]:
                 else:
                     yield ImageItem(f"{base}/{member.name}", path, member.offset_data, member.size)
     except tarfile.ReadError as error:
-        if _is_compressed(path):
+        if is_compressed(path):
             raise UserError(f"{path}: this tar is compressed; unpack it (gunzip) first") from None
         count("shard-unreadable", f"{path}: {error}")
     except (tarfile.TarError, EOFError, ValueError) as error:
@@ -109,8 +109,3 @@ def items_of_tar(path: str, count: Count) -> Iterator[ImageItem]:
 
 def _is_hidden(name: str) -> bool:
     return PurePosixPath(name).name.startswith(".")
-
-
-def _is_compressed(path: str) -> bool:
-    with open(path, "rb") as file:
-        return file.read(6).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"))

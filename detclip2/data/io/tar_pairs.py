@@ -1,14 +1,14 @@
 """Image-text pairs of a tar shard: which members belong together, and what is not read.
 
-Training (`detclip2.data.io.shards`) and ``detclip2 phrases`` read shards by this module alone, so
-that they find the same captions. It does not import torch.
+Training (`detclip2.data.io.shards`, `detclip2.data.io.shard_stream`) and ``detclip2 phrases`` read
+shards by this module alone, so that they find the same captions. It does not import torch.
 """
 
 import tarfile
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Any, Generic, NamedTuple, TypeVar
 
-from detclip2.data.io.tar import files_of_tar
+from detclip2.data.io.tar import files_in_memory, files_of_tar, ranges_of_tar
 from detclip2.utils.json_text import parse_json
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff")
@@ -21,7 +21,9 @@ MAX_HELD = 2**28
 Count = Callable[[str, str], Any]
 """Counts a skip: its kind (`detclip2.data.skips.KINDS`) and a message."""
 
-_Files = dict[str, bytes]  # suffix -> content
+Content = TypeVar("Content", bytes, range)
+"""The content of a member, or where its bytes are in the tar."""
+_Files = dict[str, Content]  # by suffix
 
 
 class Pair(NamedTuple):
@@ -38,15 +40,38 @@ class Pair(NamedTuple):
     image: bytes | None
     """The content of the image file; None if there is none."""
 
+    def record(self, url: str) -> dict[str, Any]:
+        """The caption record of a pair with an image (`detclip2.data.datasets.captions`).
+
+        Args:
+            url: of the shard, for messages.
+        """
+        record = {
+            "file_name": f"{url}/{self.key}",
+            "image_id": self.key,
+            "image_bytes": self.image,
+            ("captions" if isinstance(self.caption, list) else "caption"): self.caption,
+        }
+        return record if self.phrases is None else {**record, "phrases": self.phrases}
+
 
 def read_members(stream: Any, url: str, count: Count) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
     """The files of a tar with their contents, up to any damage, which is counted."""
+    return _up_to_damage(files_of_tar(stream, _skip_member(url, count)), url, count)
 
+
+def _skip_member(url: str, count: Count) -> Callable[[str], None]:
     def skip(sentence: str) -> None:
         count("member-unusable", f"{url}: {sentence}")
 
+    return skip
+
+
+def _up_to_damage(
+    members: Iterator[tuple[tarfile.TarInfo, Content]], url: str, count: Count
+) -> Iterator[tuple[tarfile.TarInfo, Content]]:
     try:
-        yield from files_of_tar(stream, skip)
+        yield from members
     except Exception as error:  # of the tar, its compression, or the stream
         count("shard-unreadable", f"{url}: {error.args[0] if error.args else error}")
 
@@ -75,32 +100,75 @@ def read_pairs(stream: Any, url: str, count: Count) -> Iterator[Pair]:
         url: name of the tar in messages.
         count: counts damage, members that are not read, and pairs without a caption.
     """
-    for key, files in _grouped(_named(stream, url, count), url, count):
+    return _read(read_members(stream, url, count), url, count)
+
+
+def read_pair(content: bytes, path: str, count: Count) -> Pair | None:
+    """A pair from the bytes of `pair_ranges`, joined; None if they have none, which is counted."""
+    members = _up_to_damage(files_in_memory(content, _skip_member(path, count)), path, count)
+    return next(_read(members, path, count), None)
+
+
+def _read(
+    members: Iterable[tuple[tarfile.TarInfo, bytes]], url: str, count: Count
+) -> Iterator[Pair]:
+    for key, files in _pairs(members, url, count):
         pair = _pair(key, files, f"{url}/{key}", count)
         if pair is not None:
             yield pair
 
 
-def _named(stream: Any, url: str, count: Count) -> Iterator[tuple[str, str, bytes]]:
-    """Key, suffix and content of each member that may belong to a pair."""
-    for member, content in read_members(stream, url, count):
-        name = split_name(member.name)
-        if name is None:
-            count("member-unread", f"{url}/{member.name}: neither an image nor a .txt or .json")
+def pair_ranges(path: str, count: Count) -> Iterator[list[range]]:
+    """The bytes of the members of each pair of a shard, without their contents; see `read_pairs`.
+
+    A pair has an image and a file that may have the caption.
+
+    Args:
+        path: a tar on the disk, not compressed.
+        count: counts damage, members that are not read, and members of no pair.
+    """
+    members = _up_to_damage(ranges_of_tar(path, _skip_member(path, count)), path, count)
+    for key, files in _pairs(members, path, count):
+        if _is_whole(files):
+            yield list(files.values())
         else:
-            yield (*name, content)
+            missing = "caption has no image" if _images(files) == [] else "image has no caption"
+            count("record-malformed", f"{path}/{key}: the {missing}")
+
+
+def _pairs(
+    members: Iterable[tuple[tarfile.TarInfo, Content]], url: str, count: Count
+) -> Iterator[tuple[str, _Files[Content]]]:
+    """Key and files of each pair, complete or not, with one image at most."""
+    for key, files in _grouped(_named(members, url, count), url, count):
+        first, *others = _images(files) or [""]
+        for suffix in others:
+            count("member-unread", f"{url}/{key}.{suffix}: a second image, beside .{first}")
+        yield key, {suffix: files[suffix] for suffix in files if suffix not in others}
+
+
+def _named(
+    members: Iterable[tuple[tarfile.TarInfo, Content]], url: str, count: Count
+) -> Iterator[tuple[str, str, Content]]:
+    """Key, suffix and content of each member that may belong to a pair."""
+    for member, content in members:
+        if name := split_name(member.name):
+            key, suffix = name
+            yield key, suffix, content
+        else:
+            count("member-unread", f"{url}/{member.name}: neither an image nor a .txt or .json")
 
 
 def _grouped(
-    members: Iterable[tuple[str, str, bytes]], url: str, count: Count
-) -> Iterator[tuple[str, _Files]]:
+    members: Iterable[tuple[str, str, Content]], url: str, count: Count
+) -> Iterator[tuple[str, _Files[Content]]]:
     """The members by key.
 
     In a sorted tar, the members of a key follow each other, and one key is in memory. Otherwise
     keys are held until their members have come: incomplete ones, and all of them once a member has
     come late, since another one may (all images, then all texts, then all phrases).
     """
-    held, last, is_sorted = _Held(), "", True
+    held, last, is_sorted = _Held[Content](), "", True
     for key, suffix, content in members:
         files = held.files.get(key, {})
         if key != last:
@@ -124,39 +192,36 @@ def _grouped(
     yield from held.files.items()
 
 
-class _Held:
+class _Held(Generic[Content]):
     """Members by key, in the order of the tar, and the size of their contents in bytes."""
 
     def __init__(self) -> None:
-        self.files: dict[str, _Files] = {}
+        self.files: dict[str, _Files[Content]] = {}
         self.size = 0
 
-    def add(self, key: str, suffix: str, content: bytes) -> None:
+    def add(self, key: str, suffix: str, content: Content) -> None:
         """Hold a member."""
         self.files.setdefault(key, {})[suffix] = content
         self.size += len(content)
 
-    def pop(self, key: str) -> tuple[str, _Files]:
+    def pop(self, key: str) -> tuple[str, _Files[Content]]:
         """The key and its members, which are not held any more."""
         files = self.files.pop(key)
         self.size -= sum(map(len, files.values()))
         return key, files
 
 
-def _is_whole(files: _Files) -> bool:
+def _is_whole(files: Collection[str]) -> bool:
     """Whether there are an image and a file that may have the caption."""
     return ("txt" in files or "json" in files) and bool(_images(files))
 
 
-def _images(files: _Files) -> list[str]:
+def _images(files: Collection[str]) -> list[str]:
     return [suffix for suffix in IMAGE_SUFFIXES if suffix in files]
 
 
-def _pair(key: str, files: _Files, where: str, count: Count) -> Pair | None:
+def _pair(key: str, files: _Files[bytes], where: str, count: Count) -> Pair | None:
     """The pair of the members of a key; None if there is no caption, which is counted."""
-    images = _images(files)
-    for suffix in images[1:]:
-        count("member-unread", f"{where}.{suffix}: a second image, beside .{images[0]}")
     caption_name = "txt" if "txt" in files else "json"
     try:
         details = parse_json(files.get("json", b"{}"))
@@ -169,5 +234,5 @@ def _pair(key: str, files: _Files, where: str, count: Count) -> Pair | None:
         count("record-malformed", f"{where}: {error}")
         return None
     caption = files["txt"] if caption_name == "txt" else details["caption"]
-    image = files[images[0]] if images else None
+    image = next((files[suffix] for suffix in _images(files)), None)
     return Pair(key, caption, caption_name, phrases, image)

@@ -315,7 +315,7 @@ def test_shards_are_read_back(tmp_path):
     for path, files in zip(paths, (12, 9), strict=True):
         with tarfile.open(path) as tar:
             assert len(tar.getnames()) == files
-    shards = ImageTextShards([str(path) for path in paths], resampled=False, shuffle_buffer=0)
+    shards = ImageTextShards([str(path) for path in paths])
     found = {record["image_id"]: record for record in shards}
     mapper = CaptionMapper()
     for index, ours in enumerate(source):

@@ -7,7 +7,7 @@ import tarfile
 import pytest
 
 from detclip2.data.io import tar
-from detclip2.data.io.shards import ImageTextShards
+from detclip2.data.io.shard_stream import ImageTextStream
 from detclip2.data.io.tar import files_of_tar
 
 
@@ -71,7 +71,7 @@ def test_what_is_no_file_is_skipped_and_the_rest_is_read(fields):
 def test_names_are_keys_and_no_paths(tmp_path, name):
     path = tmp_path / "a.tar"
     path.write_bytes(archive(member(name, b"1"), member(name.replace("jpg", "txt"), b"a dog")))
-    (record,) = ImageTextShards(str(path), resampled=False)
+    (record,) = ImageTextStream(str(path))
     assert record["image_bytes"] == b"1"
     assert record["file_name"] == f"{path}/{name.removesuffix('.jpg')}"
 
@@ -131,6 +131,6 @@ def test_skipped_members_are_counted_and_deep_json_too(tmp_path):
             member("d.jpg", b"4"), member("d.txt", b"d"),
         )
     )  # fmt: skip
-    source = ImageTextShards(str(path), resampled=False)
+    source = ImageTextStream(str(path))
     assert [record["caption"] for record in source] == [b"d"]
     assert source.counter.counts() == {"member-unusable": 1, "record-malformed": 3}

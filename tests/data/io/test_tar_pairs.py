@@ -8,7 +8,9 @@ import pytest
 
 from detclip2.cli import main
 from detclip2.data.io import tar_pairs
+from detclip2.data.io.shard_stream import ImageTextStream
 from detclip2.data.io.shards import ImageTextShards
+from detclip2.data.sample import SkipSample
 from detclip2.data.skips import SkipCounter
 from detclip2.utils.errors import UserError
 
@@ -125,9 +127,26 @@ def write_tar(path, members):
 
 def trained_on(path):
     """The records of training, {key: (caption, image)}, and what it counts."""
-    shards = ImageTextShards(str(path), resampled=False, shuffle_buffer=0)
+    shards = ImageTextStream(str(path))
     records = {r["image_id"]: (_text(r["caption"]), r["image_bytes"]) for r in shards}
     return records, shards.counter.counts()
+
+
+def read_by_index(path):
+    """The same of pairs that are read one by one; those that are damaged are counted then."""
+    counter = SkipCounter()
+    records = {}
+    try:
+        shards = ImageTextShards(str(path), counter)
+    except UserError:  # there is no pair
+        return records, counter.counts()
+    for index in range(len(shards)):
+        try:
+            record = shards[index]
+            records[record["image_id"]] = _text(record["caption"]), record["image_bytes"]
+        except SkipSample as skip:
+            counter.add(skip.kind, skip.message)
+    return records, counter.counts()
 
 
 def _text(caption):
@@ -139,6 +158,7 @@ def test_training_and_phrases_read_the_same(tmp_path, layout, capsys):
     members, expected, counts = LAYOUTS[layout]
     path = write_tar(tmp_path / "x.tar", members)
     assert trained_on(path) == (expected, counts)
+    assert read_by_index(path) == (expected, counts)
 
     def phrases(*options):
         argv = ["phrases", path, "--backend", "rules", "--workers", 1, *options]
@@ -160,7 +180,7 @@ def test_training_and_phrases_read_the_same(tmp_path, layout, capsys):
 
     copied = phrases("--output", tmp_path / "copies", "--copy-shards")
     assert copied["captions"] == len(found)
-    copy = ImageTextShards(str(tmp_path / "copies" / "x.tar"), resampled=False, shuffle_buffer=0)
+    copy = ImageTextStream(str(tmp_path / "copies" / "x.tar"))
     assert {r["image_id"]: r["phrases"] for r in copy} == {
         key: [text.removeprefix("a ")] for key, text in texts.items()
     }
@@ -222,4 +242,4 @@ def test_captions_of_every_type(tmp_path, kind, caption, outcome):
 def test_nothing_but_other_files_is_reported(tmp_path):
     path = write_tar(tmp_path / "x.tar", [("0.mp3", b"x")])
     with pytest.raises(UserError, match="no image-text shard can be read"):
-        next(iter(ImageTextShards(str(path))))
+        ImageTextShards(str(path))

@@ -154,7 +154,7 @@ def test_shards(tmp_path, capsys):
     assert content[:2] == samples[:2]
     assert content[2] == ("a/0.phrases.json", b'["red apple"]')
     assert content[3] == samples[2]
-    shards = ImageTextShards(str(copies / "0.tar"), resampled=False, shuffle_buffer=0)
+    shards = ImageTextShards(str(copies / "0.tar"))
     assert next(iter(shards))["phrases"] == ["red apple"]
 
 

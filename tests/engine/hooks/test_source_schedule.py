@@ -12,7 +12,7 @@ from detectron2.engine import HookBase, hooks
 from detectron2.utils.events import JSONWriter
 
 from detclip2.data.hybrid_loader import HybridLoader, Source
-from detclip2.data.io.shards import ImageTextShards
+from detclip2.data.io.shard_stream import ImageTextStream
 from detclip2.engine.hooks.source_schedule import (
     AlternateSources,
     ReportSkipped,
@@ -126,8 +126,8 @@ def test_without_ratios_every_record_is_seen_equally_often():
     assert ratios["first"] / ratios["second"] == pytest.approx(0.6 / 0.4)
 
 
-def test_shards_of_unknown_length_need_ratios():
-    shards = Source(ImageTextShards("pairs.tar"), toy_loader().sources["first"].mapper, 2)
+def test_a_stream_of_unknown_length_needs_ratios():
+    shards = Source(ImageTextStream("pairs.tar"), toy_loader().sources["first"].mapper, 2)
     loader = HybridLoader(boxes=toy_loader().sources["first"], pairs=shards)
     with pytest.raises(UserError, match=r"'pairs' is not known.* train\.source_ratios"):
         AlternateSources(loader)
