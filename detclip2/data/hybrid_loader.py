@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from detclip2.data.sample import Sample
-from detclip2.data.sources import Source
+from detclip2.data.sources import Source, Tokens
 from detclip2.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -91,6 +91,16 @@ class HybridLoader:
         if name not in self.sources:
             raise UserError(f"there is no source {name!r}; there are {sorted(self.sources)}")
         self.selected = name
+
+    def tokenise_by(self, tokens: Tokens | None) -> None:
+        """Add ``phrase_tokens`` to the samples, where they are made.
+
+        Args:
+            tokens: M phrases -> (3, M, T) integers; None: they have none.
+        """
+        for source in self.sources.values():
+            source.tokens = tokens
+        self._loaders = {}
 
     def __iter__(self) -> Iterator[Batch]:
         while True:

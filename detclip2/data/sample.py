@@ -7,6 +7,7 @@ optional ones that a config asks for (``keep`` of the mappers). `check_sample` r
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from detectron2.structures import Instances
 
@@ -79,6 +80,11 @@ KEYS: Mapping[str, Key] = {
         list,
         "str, captions of other images: negatives for a model that reads captions whole",
         allowed=("grounding",),
+    ),
+    "phrase_tokens": Key(
+        np.ndarray,
+        "int32 (3, M, T): the tokens of `phrases`, 1 for each and 0 for padding, and 1 for start, "
+        "end and padding; the data loader adds them for a model that reads them",
     ),
     "question": Key(str, "a question about the image", ("vqa",)),
     "answers": Key(dict, "answer -> its score, a number", ("vqa",)),
@@ -187,6 +193,9 @@ def _check_phrases(sample: Sample, max_phrases: int | None) -> None:
     _require(0 <= positives <= len(phrases), "num_positives is not within the phrases")
     _require(max_phrases is None or len(phrases) <= max_phrases, "more phrases than the limit")
     not_exhaustive = sample["not_exhaustive"]
+    if (tokens := sample.get("phrase_tokens")) is not None:
+        _require(tokens.ndim == 3, "phrase_tokens is not (3, M, T)")
+        _require(tokens.shape[:2] == (3, len(phrases)), "phrase_tokens is not of the phrases")
     _require(not_exhaustive.dtype == torch.int64, "not_exhaustive is not int64")
     _require(
         bool(((not_exhaustive >= 0) & (not_exhaustive < positives)).all()),

@@ -31,6 +31,7 @@ from detclip2.data.sample import Sample, SkipSample
 from detclip2.utils.errors import UserError, shown
 
 Record = Mapping[str, Any]
+Tokens = Callable[[Sequence[str]], np.ndarray]
 # Another record replaces one that is skipped; after this many skips in a row the data is at fault.
 MAX_ATTEMPTS = 100
 _NO_RECORD = -1
@@ -93,6 +94,8 @@ class Source:
         self.total_batch_size = total_batch_size
         self.num_workers = num_workers
         self.progress = WorkerProgress(max(num_workers, 1))
+        self.tokens: Tokens | None = None
+        """Makes the ``phrase_tokens`` of a sample of its phrases; None: samples have none."""
 
     @property
     def streaming(self) -> bool:
@@ -123,11 +126,12 @@ class Source:
             seed: seed of the order and of the augmentations.
             position: number of samples that all processes have drawn before.
         """
+        mapper: Any = self.mapper if self.tokens is None else _Tokenised(self.mapper, self.tokens)
         if self.streaming:
             batch_size = self.total_batch_size // comm.get_world_size()
             batches = position // self.total_batch_size
-            return self.records.samples(self.mapper, batch_size, seed, batches), None
-        samples = SampleStream(self.records, self.mapper, seed, self.progress)
+            return self.records.samples(mapper, batch_size, seed, batches), None
+        samples = SampleStream(self.records, mapper, seed, self.progress)
         return samples, DrawSampler(position)
 
     def loader(self, seed: int, position: int) -> Iterator[list[Sample]]:
@@ -166,6 +170,18 @@ class Source:
             return records, list(range(len(records)))
         order = np.random.default_rng(seed).permutation(len(self.records))
         return self.records, order[:count].tolist()
+
+
+class _Tokenised:
+    """A mapper whose samples have the tokens of their phrases."""
+
+    def __init__(self, mapper: Mapper, tokens: Tokens) -> None:
+        self.mapper, self.tokens = mapper, tokens
+        self.counter = mapper.counter
+
+    def __call__(self, record: Record, rng: np.random.Generator) -> Sample:
+        sample = self.mapper(record, rng)
+        return {**sample, "phrase_tokens": self.tokens(sample["phrases"])}
 
 
 class SampleStream(Dataset):

@@ -71,6 +71,7 @@ def seconds_per_iteration(cfg: DictConfig, model: nn.Module) -> float:
     set_up_learning(model, cfg.train)
     model.train()
     loader = build(cfg, "dataloader.train")
+    loader.tokenise_by(model.phrase_tokens)
     shares = source_shares(cfg)
     seconds = 0.0
     for name, share in shares.items():

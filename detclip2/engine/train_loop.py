@@ -196,6 +196,7 @@ def train(cfg: DictConfig, model: Any, resume: bool, progress_bar: bool = False)
     optimizer = build(cfg, "optimizer")
     optimizer = shard_optimizer_state(optimizer) if keys.zero else optimizer
     loader = build(cfg, "dataloader.train")
+    loader.tokenise_by(model.phrase_tokens)
     check_test_sets(cfg, evaluation_nodes(cfg).values())
     set_epochs(cfg.train, loader)
     # DistributedDataParallel takes no device for a model on the CPU.

@@ -7,9 +7,10 @@ Letters: B images, K anchors of an image, M phrases, D embedding width, R propos
 C labels of a vocabulary.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
+import numpy as np
 import torch
 from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
@@ -82,6 +83,13 @@ class OpenVocabularyModel(Protocol):
         """Submodules that ``torch.compile`` may compile: tensors in, tensors out."""
 
     # Training.
+
+    @property
+    def phrase_tokens(self) -> Callable[[Sequence[str]], np.ndarray] | None:
+        """Makes the ``phrase_tokens`` of a sample of its phrases, in the loader's workers.
+
+        None for a model that reads none.
+        """
 
     def encode_text(self, samples: Sequence[Sample]) -> Text:
         """Encode the text of B samples, each distinct phrase once.

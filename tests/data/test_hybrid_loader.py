@@ -187,13 +187,13 @@ def test_a_run_resumes_with_fewer_or_more_processes(before, after):
     assert joint == [sorted(batch) for batch in batches(loader_of(11, batch_size=6), 5)]
 
 
-def test_tar_shards_warn_that_their_order_depends_on_the_processes(shards, monkeypatch, caplog):
+def test_streams_warn_that_their_order_depends_on_the_processes(shards, monkeypatch, caplog):
     loader = two_sources(shards, 0)
     loader.load_state_dict(loader.state_dict())
     assert not caplog.text
     state = {**loader.state_dict(), "processes": 4}
     loader.load_state_dict(state)
-    assert "sources ['pairs']: the order of tar shards" in caplog.text
+    assert "sources ['pairs']: the order of streamed tar shards" in caplog.text
     assert "was 4 and is 1" in caplog.text
 
 

@@ -68,8 +68,10 @@ class CaptionMapper(Mapper):
         # A caption without a noun phrase ("and so on") names nothing in the image.
         if not nouns:
             raise SkipSample("caption-without-phrase", f"{name_of(record)}: {caption[:80]!r}")
-        phrases = unique_phrases([caption, *nouns] if self.include_caption else nouns)
-        return caption, phrases[: self.max_phrases]
+        if self.include_caption:
+            own = caption.casefold()
+            nouns = [caption, *(noun for noun in nouns if noun.casefold() != own)]
+        return caption, nouns[: self.max_phrases]
 
 
 def extract_noun_phrases(caption: str) -> list[str]:

@@ -38,18 +38,24 @@ class Texts:
 
     @classmethod
     def from_lists(cls, words: list[list[int]], device: torch.device | str = "cpu") -> "Texts":
-        """Texts from the phrases of each image of the global batch; an image may have none."""
+        """Texts from the phrases of each image of the global batch.
+
+        Args:
+            words: the distinct phrases of each image, the whole caption first; none for an image
+                without a text.
+            device: of the tensors.
+        """
         sets: dict[frozenset[int], int] = {}
         group = [sets.setdefault(frozenset(w), len(sets)) if w else -1 for w in words]
-        distinct = [list(dict.fromkeys(w)) for w in words if w]
+        texts = [w for w in words if w]
 
         def tensor(values: list[int]) -> Tensor:
             return torch.tensor(values, dtype=torch.int64, device=device)
 
         return cls(
-            word=tensor([m for text in distinct for m in text]),
-            text=tensor([t for t, text in enumerate(distinct) for _ in text]),
-            caption=tensor([text[0] for text in distinct]),
+            word=tensor([m for text in texts for m in text]),
+            text=tensor([t for t, text in enumerate(texts) for _ in text]),
+            caption=tensor([text[0] for text in texts]),
             image=tensor([i for i, w in enumerate(words) if w]),
             group=tensor(group),
         )

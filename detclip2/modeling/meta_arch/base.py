@@ -259,6 +259,11 @@ class OpenVocabularyDetector(nn.Module):
         """
         return self.text_encoder.encode_phrases(phrases)
 
+    @property
+    def phrase_tokens(self) -> Any:
+        """See `OpenVocabularyModel`; None: captions are made of phrases in `encode_text`."""
+        return None
+
     def encode_text(self, samples: Sequence[Sample]) -> Any:
         """See `OpenVocabularyModel`."""
         raise NotImplementedError

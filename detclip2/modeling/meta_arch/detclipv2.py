@@ -19,6 +19,7 @@ from detclip2.modeling.postprocess import PostProcess
 from detclip2.modeling.proposals import Proposals
 from detclip2.modeling.protocol import Losses, Sample
 from detclip2.modeling.supervision import losses_for, supervision_of
+from detclip2.modeling.text.phrase_tokens import PhraseTokens
 from detclip2.modeling.text.text_bank import VocabularyState
 from detclip2.modeling.text.text_batch import TextBatch
 from detclip2.modeling.text.text_tower import TextTower
@@ -101,6 +102,12 @@ class DetCLIPv2(OpenVocabularyDetector):
     def compilable_parts(self) -> list[nn.Module]:
         """Backbone and head; all else loops over phrases and boxes in Python."""
         return [self.backbone, self.head]
+
+    @property
+    def phrase_tokens(self) -> PhraseTokens | None:
+        """Makes tokens of phrases, as the text tower would."""
+        tower = self.text_tower
+        return None if tower is None else PhraseTokens(tower.tokenizer, tower.max_length)
 
     def encode_text(self, samples: Sequence[Sample]) -> TextBatch:
         """Encode each phrase alone; on data with boxes, processes share phrases (sec. 3.1)."""

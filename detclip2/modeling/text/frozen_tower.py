@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from detclip2.modeling.text.text_tower import TextTower, batches_of
+from detclip2.modeling.text.text_tower import TextTower, parts_of
 
 
 class FrozenTextTower(TextTower):
@@ -31,14 +32,17 @@ class FrozenTextTower(TextTower):
             text_model.pooler = None  # BERT's: nothing reads it, and files need not have it
         self._known: dict[str, Tensor] = {}
 
-    def forward(self, phrases: Sequence[str]) -> Tensor:
-        """M phrases -> (M, D) embeddings, not normalised; M may be 0.
+    def forward(self, phrases: Sequence[str], tokens: Sequence[np.ndarray] | None = None) -> Tensor:
+        """M phrases -> (M, D) embeddings, not normalised; see `TextTower.forward`.
 
         Learned offsets alone have a gradient.
         """
-        fresh = [phrase for phrase in dict.fromkeys(phrases) if phrase not in self._known]
+        fresh = [m for m, phrase in enumerate(phrases) if phrase not in self._known]
         if fresh:
-            self._known.update(zip(fresh, self._embed_all(fresh), strict=True))
+            texts = [phrases[m] for m in fresh]
+            own = None if tokens is None else [tokens[m] for m in fresh]
+            embeddings = self._embed_all(texts, own)
+            self._known.update(zip(texts, embeddings, strict=True))
         if not phrases:
             return super().forward(phrases)
         return self.with_offsets(phrases, torch.stack([self._known[p] for p in phrases]))
@@ -49,9 +53,16 @@ class FrozenTextTower(TextTower):
         return self.with_offsets(phrases, self._embed_all(phrases))
 
     @torch.no_grad()
-    def _embed_all(self, phrases: Sequence[str]) -> Tensor:
+    def _embed_all(
+        self, phrases: Sequence[str], tokens: Sequence[np.ndarray] | None = None
+    ) -> Tensor:
         with torch.autocast(next(self.parameters()).device.type, enabled=False):
-            return torch.cat([self.embed(batch) for batch in batches_of(phrases)])
+            return torch.cat(
+                [
+                    self.embed(phrases[part], None if tokens is None else tokens[part])
+                    for part in parts_of(len(phrases))
+                ]
+            )
 
     def train(self, mode: bool = True) -> "FrozenTextTower":
         """Stay in evaluation mode, without dropout."""

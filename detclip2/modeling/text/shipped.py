@@ -214,6 +214,7 @@ class ShippedTokenizer:
         self._tokenizer = Tokenizer.from_file(str(Path(folder, "tokenizer.json")))
         config = json.loads(Path(folder, "tokenizer_config.json").read_text("utf-8"))
         self._padding = config["pad_token"]
+        self.pad_token_id = self._tokenizer.token_to_id(self._padding)
         unknown = config.get("unk_token")
         self.unk_token_id = None if unknown is None else self._tokenizer.token_to_id(unknown)
 
@@ -239,8 +240,7 @@ class ShippedTokenizer:
         if truncation and max_length is not None:
             self._tokenizer.enable_truncation(max_length)
         if padding:
-            number = self._tokenizer.token_to_id(self._padding)
-            self._tokenizer.enable_padding(pad_id=number, pad_token=self._padding)
+            self._tokenizer.enable_padding(pad_id=self.pad_token_id, pad_token=self._padding)
         listed = [texts] if isinstance(texts, str) else list(texts)
         found = self._tokenizer.encode_batch(listed, add_special_tokens=add_special_tokens)
         tokens: dict[str, Any] = {

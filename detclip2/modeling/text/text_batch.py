@@ -48,28 +48,34 @@ class TextBatch:
 
     @classmethod
     def from_samples(
-        cls, samples: Sequence[Mapping[str, Any]], encode: Callable[[list[str]], Tensor]
+        cls, samples: Sequence[Mapping[str, Any]], encode: Callable[..., Tensor]
     ) -> "TextBatch":
         """Join the phrases of B samples and encode each distinct one once.
 
         Args:
             samples: each has ``phrases`` (list of str) and ``num_positives`` (int), and optionally
-                ``own_phrases_only`` (bool) and ``not_exhaustive`` (indices into its phrases).
-            encode: M phrases -> (M, D).
+                ``own_phrases_only`` (bool), ``not_exhaustive`` (indices into its phrases) and
+                ``phrase_tokens``.
+            encode: M phrases -> (M, D). It is also given the tokens of each of them, if all samples
+                have them.
 
         Raises:
             ValueError: ``encode`` does not return one embedding a phrase.
         """
         number: dict[str, int] = {}
-        index = [
-            torch.tensor(
-                [number.setdefault(p, len(number)) for p in sample["phrases"]], dtype=torch.int64
-            )
-            for sample in samples
-        ]
+        index: list[Tensor] = []
+        tokens: list[Any] = []  # of each distinct phrase
+        for sample in samples:
+            own = [number.setdefault(p, len(number)) for p in sample["phrases"]]
+            index.append(torch.tensor(own, dtype=torch.int64))
+            if (of_sample := sample.get("phrase_tokens")) is not None:
+                # A phrase that is new has the next number.
+                tokens += [of_sample[:, i] for i, m in enumerate(own) if m >= len(tokens)]
+        phrases = list(number)
+        has_tokens = bool(samples) and all("phrase_tokens" in sample for sample in samples)
         return cls(
-            phrases=list(number),
-            embeddings=encode(list(number)),
+            phrases=phrases,
+            embeddings=encode(phrases, tokens) if has_tokens else encode(phrases),
             index=index,
             num_positives=[int(sample["num_positives"]) for sample in samples],
             own_only=[bool(sample.get("own_phrases_only", False)) for sample in samples],

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -85,16 +86,21 @@ class TextTower(TokenTower):
         """Give phrases a learned offset of their embedding, 0 at first."""
         self.phrase_offsets = PhraseOffsets(names, self.embed_dim)
 
-    def forward(self, phrases: Sequence[str]) -> Tensor:
-        """M phrases -> (M, D) embeddings, not normalised; M may be 0."""
-        return self.with_offsets(phrases, self.embed(phrases))
+    def forward(self, phrases: Sequence[str], tokens: Sequence[np.ndarray] | None = None) -> Tensor:
+        """M phrases -> (M, D) embeddings, not normalised; M may be 0.
 
-    def embed(self, phrases: Sequence[str]) -> Tensor:
+        Args:
+            phrases: M phrases.
+            tokens: those of each phrase, (3, T), if a loader has made them (`PhraseTokens`).
+        """
+        return self.with_offsets(phrases, self.embed(phrases, tokens))
+
+    def embed(self, phrases: Sequence[str], tokens: Sequence[np.ndarray] | None = None) -> Tensor:
         """The same without learned offsets."""
         if not phrases:
             return next(self.parameters()).new_zeros(0, self.embed_dim)
-        tokens = self.tokenize(phrases)
-        return self.pool(self.encode(tokens), tokens)
+        joined = self.tokenize(phrases) if tokens is None else self.joined(tokens)
+        return self.pool(self.encode(joined), joined)
 
     def with_offsets(self, phrases: Sequence[str], embeddings: Tensor) -> Tensor:
         """The (M, D) embeddings of M phrases with their learned offsets, if there are any."""
@@ -125,8 +131,12 @@ class TextTower(TokenTower):
 
 def batches_of(phrases: Sequence[str]) -> list[list[str]]:
     """Split phrases into batches of at most `BATCH_SIZE`, to limit memory; [[]] for none."""
-    starts = range(0, max(len(phrases), 1), BATCH_SIZE)
-    return [list(phrases[i : i + BATCH_SIZE]) for i in starts]
+    return [list(phrases[part]) for part in parts_of(len(phrases))]
+
+
+def parts_of(count: int) -> list[slice]:
+    """The slices of the batches of `batches_of`."""
+    return [slice(i, i + BATCH_SIZE) for i in range(0, max(count, 1), BATCH_SIZE)]
 
 
 def load_text_model(

@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from detclip2.modeling.text.phrase_tokens import join_tokens
 from detclip2.modeling.text.prompt_offsets import TokenOffsets
 from detclip2.modeling.text.token_map import SEPARATOR, clean_name
 from detclip2.utils.errors import UserError
@@ -64,6 +66,17 @@ class TokenTower(nn.Module):
             return_special_tokens_mask=True,
             return_offsets_mapping=getattr(self.tokenizer, "is_fast", True),
         ).to(next(self.model.parameters()).device)
+
+    def joined(self, tokens: Sequence[np.ndarray]) -> Mapping[str, Tensor]:
+        """M tokenised texts, at least one -> what `tokenize` gives, without ``offset_mapping``.
+
+        Args:
+            tokens: M arrays (3, T), see `detclip2.modeling.text.phrase_tokens.join_tokens`.
+        """
+        device = next(self.model.parameters()).device
+        joined = torch.from_numpy(join_tokens(tokens, self.tokenizer.pad_token_id))
+        keys = ("input_ids", "attention_mask", "special_tokens_mask")
+        return dict(zip(keys, joined.to(device, torch.int64), strict=True))
 
     def num_tokens(self, texts: Sequence[str]) -> list[int]:
         """The tokens of each text, without start and end, not cut."""
