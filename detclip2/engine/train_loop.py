@@ -196,8 +196,8 @@ def train(cfg: DictConfig, model: Any, resume: bool, progress_bar: bool = False)
     optimizer = build(cfg, "optimizer")
     optimizer = shard_optimizer_state(optimizer) if keys.zero else optimizer
     loader = build(cfg, "dataloader.train")
-    loader.tokenise_by(model.phrase_tokens)
     check_test_sets(cfg, evaluation_nodes(cfg).values())
+    loader.tokenise_by(model.phrase_tokens)
     set_epochs(cfg.train, loader)
     # DistributedDataParallel takes no device for a model on the CPU.
     ddp = {**keys.ddp, **({"device_ids": None} if keys.device == "cpu" else {})}

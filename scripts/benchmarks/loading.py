@@ -1,4 +1,4 @@
-"""Samples a second of one core for each kind of source, and the cost of tar shards.
+"""Samples a second of one core for each kind of source, the cost of tar shards and of tokens.
 
 Times are processor times, so that other programs disturb little. Real images are in the folder
 DETCLIP2_TEST_DATA; without it, only drawn scenes are measured.
@@ -19,6 +19,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+import webdataset
 from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
 
@@ -26,10 +27,15 @@ from detclip2.data.datasets.detection import load_detection_json, names_of_json
 from detclip2.data.datasets.grounding import mdetr_records
 from detclip2.data.emojiscenes import EmojiGrounding, EmojiPairs, EmojiScenes
 from detclip2.data.io.image import read_image
+from detclip2.data.io.shard_stream import ImageTextStream
 from detclip2.data.io.shards import ImageTextShards
 from detclip2.data.mappers import CaptionMapper, DetectionMapper, GroundingMapper
 from detclip2.data.skips import SkipCounter
+from detclip2.modeling.text.phrase_tokens import PhraseTokens
+from detclip2.modeling.text.text_batch import TextBatch
+from detclip2.modeling.text.text_tower import TextTower, load_text_model, load_tokenizer
 
+from .models import names_of
 from .timing import spread
 
 SCENES: dict[str, Callable[..., Sequence]] = {
@@ -49,11 +55,14 @@ def measure(count: int, repeats: int, size: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         rows += [photographs(photos, Path(scratch), kind, repeats) for kind in PHOTOGRAPHS]
         shards = shards_against_decoding(photos, Path(scratch), repeats)
+        pairs_of = against_streams(photos, Path(scratch), repeats)
         of_detectron2 = against_detectron2(photos, Path(scratch), repeats)
     return {
         "samples_a_second_a_core": rows,
         "shards": shards,
+        "pairs_of": pairs_of,
         "detection_of_detectron2": of_detectron2,
+        "text_of_pairs": text_of_pairs(repeats),
     }
 
 
@@ -158,9 +167,67 @@ def grounding(photos: Path, scratch: Path) -> tuple[list[dict[str, Any]], Any, s
 
 def pairs(photos: Path, scratch: Path) -> tuple[list[dict[str, Any]], Any, str]:
     """Tar shards, resized to the paper's 320 x 320."""
-    shards = ImageTextShards(make_shard(photos, scratch), resampled=False, shuffle_buffer=0)
+    shards = ImageTextShards(make_shard(photos, scratch))
     mapper = CaptionMapper([T.Resize((320, 320))])
     return list(shards), mapper, "320 x 320"
+
+
+def against_streams(photos: Path, scratch: Path, repeats: int) -> dict[str, dict[str, float]]:
+    """Pairs a second from a shard in random order, by those of streams in order, in turns.
+
+    Nothing is decoded. The streams are ours and webdataset's, without their shuffle buffers.
+    """
+    path = make_shard(photos, scratch)
+    shards = ImageTextShards(path)
+    order = np.random.default_rng(0).permutation(len(shards)).tolist()
+    loops: dict[str, Callable[[], Iterable[object]]] = {
+        "webdataset": lambda: webdataset.WebDataset(path, shardshuffle=False, empty_check=False),
+        "stream": lambda: ImageTextStream(path),
+    }
+    ratios: dict[str, list[float]] = {name: [] for name in loops}
+    for _ in range(repeats + 1):
+        for name, loop in loops.items():
+            own = a_second(shards[index] for _ in range(5) for index in order)
+            ratios[name].append(own / a_second(pair for _ in range(5) for pair in loop()))
+    return {name: spread(values[1:]) for name, values in ratios.items()}
+
+
+def text_of_pairs(repeats: int, count: int = 192, phrases: int = 7) -> dict[str, Any]:
+    """Milliseconds of the process that trains, from the samples of a step to tokens in tensors.
+
+    Args:
+        repeats: steps; no phrase comes again.
+        count: image-text pairs, a process's share of the paper's batch.
+        phrases: of each pair.
+    """
+    torch.set_num_threads(1)
+    tower = "resource://text_tower_photo"
+    reader = TextTower(load_text_model(tower, pretrained=False), load_tokenizer(tower))
+    tokens_of = PhraseTokens(reader.tokenizer, reader.max_length)
+    names = iter(f"a {a} and a {b} near it" for a in names_of(1000) for b in names_of(1000))
+
+    def encode(phrases: list[str], tokens: Sequence[np.ndarray] | None = None) -> torch.Tensor:
+        made = reader.tokenize(phrases) if tokens is None else reader.joined(tokens)
+        return made["input_ids"]
+
+    found: dict[str, list[float]] = {"by_phrases": [], "by_tokens": []}
+    for _ in range(repeats + 1):
+        samples: list[dict[str, Any]] = [
+            {"phrases": list(islice(names, phrases)), "num_positives": phrases}
+            for _ in range(count)
+        ]
+        for name, times in found.items():
+            if name == "by_tokens":
+                for sample in samples:  # in the loader's workers
+                    sample["phrase_tokens"] = tokens_of(sample["phrases"])
+            start = time.process_time()
+            TextBatch.from_samples(samples, encode)
+            times.append(1000 * (time.process_time() - start))
+    return {
+        "pairs": count,
+        "phrases": phrases,
+        **{name: spread(times[1:]) for name, times in found.items()},
+    }
 
 
 PHOTOGRAPHS: dict[str, Callable[[Path, Path], tuple[list[dict[str, Any]], Any, str]]] = {
@@ -187,12 +254,13 @@ def make_shard(photos: Path, scratch: Path, count: int = 100) -> str:
 def shards_against_decoding(photos: Path, scratch: Path, repeats: int) -> dict[str, Any]:
     """Reading and decoding shards, as a share of the speed of decoding alone, in turns."""
     shard = make_shard(photos, scratch)
+    shards = ImageTextShards(shard)
     with tarfile.open(shard) as tar:
         members = [tar.extractfile(member) for member in tar if member.name.endswith("jpg")]
         data = [member.read() for member in members if member is not None]
 
     def ours() -> Iterator[np.ndarray]:
-        for record in ImageTextShards(shard, resampled=False):
+        for record in shards:
             yield read_image(record["image_bytes"])
 
     def bare() -> Iterator[np.ndarray]:

@@ -144,7 +144,7 @@ def contrast_rows(result: dict[str, Any]) -> Rows:
 
 
 def loading_rows(result: dict[str, Any]) -> Rows:
-    """Sources, then shards against decoding."""
+    """Sources, then shards against decoding and other readers, and the text of a step."""
     rows: Rows = [("source", "input", "samples a second a core")]
     for row in result["samples_a_second_a_core"]:
         rows.append((row["source"], row["input"], spread(row, 0)))
@@ -155,6 +155,16 @@ def loading_rows(result: dict[str, Any]) -> Rows:
         for decoder in ("cv2", "pillow"):
             share = f"{spread(result['shards'][f'of_{decoder}'])} of a bare loop of {decoder}"
             rows.append(("tar shards, read and decoded", "as stored", share))
+    for reader, name in (("webdataset", "webdataset's reader"), ("stream", "our stream")):
+        if "pairs_of" in result:
+            share = f"{spread(result['pairs_of'][reader])} of {name}"
+            rows.append(("tar shards, read in random order", "as stored", share))
+    if "text_of_pairs" in result:
+        text = result["text_of_pairs"]
+        what = f"{text['pairs']} pairs of {text['phrases']} phrases"
+        for key, how in (("by_phrases", "tokenised there"), ("by_tokens", "tokens by the loader")):
+            milliseconds = f"{spread(text[key], 1)} ms of the process that trains"
+            rows.append((f"text of a step, {how}", what, milliseconds))
     return rows
 
 

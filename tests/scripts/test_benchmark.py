@@ -190,6 +190,13 @@ def result(name):
         "loading": {
             "samples_a_second_a_core": [{"source": "scenes", "input": "320 x 320", **spread}],
             "shards": {"of_cv2": spread, "of_pillow": spread},
+            "pairs_of": {"webdataset": spread, "stream": spread},
+            "text_of_pairs": {
+                "pairs": 192,
+                "phrases": 7,
+                "by_phrases": spread,
+                "by_tokens": spread,
+            },
             "detection_of_detectron2": spread,
         },
         "startup": {"detclip2 --help": {"first": 1.0, **spread}},

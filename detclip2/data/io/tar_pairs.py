@@ -100,22 +100,27 @@ def read_pairs(stream: Any, url: str, count: Count) -> Iterator[Pair]:
         url: name of the tar in messages.
         count: counts damage, members that are not read, and pairs without a caption.
     """
-    return _read(read_members(stream, url, count), url, count)
-
-
-def read_pair(content: bytes, path: str, count: Count) -> Pair | None:
-    """A pair from the bytes of `pair_ranges`, joined; None if they have none, which is counted."""
-    members = _up_to_damage(files_in_memory(content, _skip_member(path, count)), path, count)
-    return next(_read(members, path, count), None)
-
-
-def _read(
-    members: Iterable[tuple[tarfile.TarInfo, bytes]], url: str, count: Count
-) -> Iterator[Pair]:
-    for key, files in _pairs(members, url, count):
+    for key, files in _pairs(read_members(stream, url, count), url, count):
         pair = _pair(key, files, f"{url}/{key}", count)
         if pair is not None:
             yield pair
+
+
+def read_pair(content: bytes, path: str, count: Count) -> Pair | None:
+    """A pair from the bytes of `pair_ranges`, joined; None if they are something else.
+
+    Args:
+        content: the bytes.
+        path: name of the tar in messages.
+        count: counts damage, and a pair without a caption.
+    """
+    members = _up_to_damage(files_in_memory(content, _skip_member(path, count)), path, count)
+    keys: set[str] = set()
+    files: _Files[bytes] = {}
+    for key, suffix, data in _named(members, path, count):
+        keys.add(key)
+        files[suffix] = data
+    return _pair(key, files, f"{path}/{key}", count) if len(keys) == 1 else None
 
 
 def pair_ranges(path: str, count: Count) -> Iterator[list[range]]:
