@@ -69,8 +69,9 @@ class TextBatch:
             own = [number.setdefault(p, len(number)) for p in sample["phrases"]]
             index.append(torch.tensor(own, dtype=torch.int64))
             if (of_sample := sample.get("phrase_tokens")) is not None:
-                # A phrase that is new has the next number.
-                tokens += [of_sample[:, i] for i, m in enumerate(own) if m >= len(tokens)]
+                for i, m in enumerate(own):
+                    if m == len(tokens):  # a phrase that is new has the next number
+                        tokens.append(of_sample[:, i])
         phrases = list(number)
         has_tokens = bool(samples) and all("phrase_tokens" in sample for sample in samples)
         return cls(
@@ -153,24 +154,23 @@ class TextBatch:
         if comm.get_world_size() == 1:
             return self, [words]
         everyone = comm.all_gather((self.phrases, words))
-        row: dict[str, int] = {}  # phrase -> its first position among those of all processes
-        position = 0
-        for phrases, _ in everyone:
-            for phrase in phrases:
-                row.setdefault(phrase, position)
-                position += 1
-        number = {phrase: m for m, phrase in enumerate(row)}
-        joined = [
-            [[number[phrases[m]] for m in numbers] for numbers in of_process]
-            for phrases, of_process in everyone
-        ]
-        rows = torch.tensor(list(row.values()), dtype=torch.int64)
-        renumber = torch.tensor([number[phrase] for phrase in self.phrases], dtype=torch.int64)
-        embeddings = all_gather_with_grad(self.embeddings)[rows.to(self.embeddings.device)]
+        number: dict[str, int] = {}
+        rows: list[int] = []  # of each distinct phrase: its first position among those of all
+        joined, position = [], 0
+        renumber = torch.zeros(0, dtype=torch.int64)
+        for rank, (phrases, of_process) in enumerate(everyone):
+            numbers = [number.setdefault(phrase, len(number)) for phrase in phrases]
+            # A phrase that is new has the next number.
+            rows += [position + i for i, m in enumerate(numbers) if m >= len(rows)]
+            position += len(phrases)
+            joined.append([[numbers[m] for m in of_text] for of_text in of_process])
+            if rank == comm.get_rank():
+                renumber = torch.tensor(numbers, dtype=torch.int64)
+        first = torch.tensor(rows, dtype=torch.int64, device=self.embeddings.device)
         text = dataclasses.replace(
             self,
             phrases=list(number),
-            embeddings=embeddings,
+            embeddings=all_gather_with_grad(self.embeddings)[first],
             index=[renumber[index] for index in self.index],
         )
         return text, joined

@@ -9,7 +9,7 @@ from detclip2.data.hybrid_loader import HybridLoader
 from detclip2.data.mappers import CaptionMapper
 from detclip2.data.sample import check_sample
 from detclip2.data.sources import Source
-from detclip2.modeling.text import phrase_tokens
+from detclip2.modeling.text import phrase_tokens, text_batch
 from detclip2.modeling.text.frozen_tower import FrozenTextTower
 from detclip2.modeling.text.phrase_tokens import PhraseTokens
 from detclip2.modeling.text.text_batch import TextBatch
@@ -119,6 +119,25 @@ def test_each_phrase_is_looked_up_once_in_a_step(monkeypatch):
     monkeypatch.setattr(Hashed, "looked_up", 0)
     model(batch)
     assert Hashed.looked_up == sum(len(sample["phrases"]) for sample in batch)
+
+
+def test_a_gather_looks_each_phrase_of_each_process_up_once(monkeypatch):
+    """Two processes, of which this one is the second."""
+    sample = {"phrases": [Hashed(p) for p in ("c", "a", "d")], "num_positives": 3}
+    text = TextBatch.from_samples([sample], lambda phrases: torch.arange(3.0)[:, None])
+    first = [Hashed(p) for p in ("a", "b")], [[1, 0]]
+    monkeypatch.setattr(text_batch.comm, "get_world_size", lambda: 2)
+    monkeypatch.setattr(text_batch.comm, "get_rank", lambda: 1)
+    monkeypatch.setattr(text_batch.comm, "all_gather", lambda own: [first, own])
+    joined = torch.tensor([[10.0], [11.0], [0.0], [1.0], [2.0]])
+    monkeypatch.setattr(text_batch, "all_gather_with_grad", lambda own: joined)
+    monkeypatch.setattr(Hashed, "looked_up", 0)
+    gathered, words = text.gather_with([[0, 2]])
+    assert Hashed.looked_up == 5
+    assert gathered.phrases == ["a", "b", "c", "d"]
+    assert gathered.embeddings.flatten().tolist() == [10, 11, 0, 2]
+    assert gathered.index[0].tolist() == [2, 0, 3]
+    assert words == [[[1, 0]], [[2, 3]]]
 
 
 def test_samples_without_tokens_are_encoded_by_their_phrases():
