@@ -3,6 +3,7 @@
 import glob
 import json
 import os
+import re
 import subprocess
 import tarfile
 from pathlib import Path
@@ -137,7 +138,7 @@ def test_pre_training(tmp_path, monkeypatch, capsys):
         toy.write_shard(data / f"{shard}.tar")
     small = [
         *("pretraining.cc3m=cc3m/00000.tar", "pretraining.cc12m='cc12m/{00000..00001}.tar'"),
-        *("images.detection=4", "images.flickr=3", "images.mixed=3"),
+        *("images.detection=4", "images.flickr=3", "images.mixed=3", "images.pairs=24"),
     ]
     sources = ("detection", "flickr", "mixed", "pairs")
     smaller = [f"dataloader.train.{name}.total_batch_size=2" for name in sources]
@@ -171,7 +172,7 @@ def test_pre_training(tmp_path, monkeypatch, capsys):
     assert done == ["phrases", "concepts", "check-data", "show-data", "plan", "train", "evaluate"]
     out = capsys.readouterr().out
     assert "the data can be used" in out
-    assert "about 24" in out  # pairs, by the first of three shards
+    assert re.search(r"pairs +24 +24 ", out)  # of three shards
     concepts = [json.loads(line) for line in Path("concepts.jsonl").read_text().splitlines()]
     assert {"red square", "blue square"} <= {one["name"] for one in concepts}
     files = {title for title, _ in blocks("docs/pretraining.md", "sh")}
