@@ -100,11 +100,10 @@ def gflops(model: DetCLIPv2, size: tuple[int, int]) -> float:
     padded = [-(-length // step) * step for length in size]
     # Tensors on the CPU without memory: the meta device does not support autocast.
     fake = FakeTensorMode(allow_non_fake_inputs=True)
-    # Winograd's method computes the same convolution faster; the plain sums are counted.
-    # So are the products of attention: the counter does not support its fused form for CPUs.
-    plain = torch.backends.nnpack.flags(enabled=False)
+    # With gradients the model has no fast paths for inference: plain sums are counted. So are the
+    # products of attention: the counter does not support its fused form for CPUs.
     products = sdpa_kernel(SDPBackend.MATH)
-    with fake, plain, products, torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with fake, products, torch.enable_grad(), FlopCounterMode(display=False) as counter:
         model = model.to_empty(device="cpu")
         image = torch.empty(1, 3, *padded)
         Detector(model)(image, torch.empty(NAMES, model.embed_dim))

@@ -90,8 +90,8 @@ class TimmBackbone(Backbone):
             # timm does not fuse Swin's attention; fused, it gives the same result faster.
             if hasattr(module, "fused_attn"):
                 module.fused_attn = True
-        if pad_before_roll and name.startswith("swin"):
-            _pad_before_roll(extractor)
+        if name.startswith("swin_"):
+            _use_swin_block(extractor, pad_before_roll)
         use_fast_depthwise(extractor)
         all_channels = extractor.feature_info.channels()
         channels = [all_channels[i] for i in self._chosen]
@@ -198,12 +198,13 @@ def _check_source(name: str, timm_args: dict[str, Any]) -> None:
         raise UserError(f"backbone: {key!r} is not taken: give a file as `weights`")
 
 
-def _pad_before_roll(extractor: nn.Module) -> None:
-    from detclip2.modeling.layers.swin_block import PadBeforeRoll, SwinTransformerBlock
+def _use_swin_block(extractor: nn.Module, pad_before_roll: bool) -> None:
+    from detclip2.modeling.layers.swin_block import SwinBlock, SwinTransformerBlock
 
     for module in extractor.modules():
-        if isinstance(module, SwinTransformerBlock):
-            module.__class__ = PadBeforeRoll
+        if type(module) is SwinTransformerBlock:
+            module.__class__ = SwinBlock
+            module.pad_before_roll = pad_before_roll  # type: ignore[assignment]
 
 
 class TopBlock(LastLevelP6P7):

@@ -1,13 +1,16 @@
 """The RPN-free head of ATSS, with the deformable layer that joins its two towers (sec. 3.3)."""
 
 import math
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from detclip2.modeling.layers.conv3x3 import Conv3x3
 from detclip2.modeling.layers.deform_conv import deformable_conv
+from detclip2.modeling.layers.fast_path import is_cpu_inference
 from detclip2.utils.errors import UserError
 
 Objectness = Literal["class", "iou"]
@@ -74,25 +77,29 @@ class ATSSHead(nn.Module):
             ``objectness`` (B, K) logits if the head has it, with all levels joined, finest first:
             the tensors of `HeadOutputs`.
         """
-        regions, deltas, centerness, objectness = [], [], [], []
-        for scale, x in zip(self.scales, features, strict=True):
-            box_features = self.box_tower(x)
-            class_features = x if self.deformable is None else self.deformable(x, box_features)
-            class_features = self.class_tower(class_features)
-            regions.append(self.region(class_features))
-            deltas.append(self.box(box_features) * scale)
-            centerness.append(self.centerness(box_features))
-            if self.objectness is not None:
-                of_class = self.objectness_kind == "class"
-                objectness.append(self.objectness(class_features if of_class else box_features))
+        of_boxes = through(self.box_tower, features)
+        predicted = [together(self._box_layers(), x) for x in of_boxes]
+        of_classes = features
+        if self.deformable is not None:
+            of_classes = [
+                self.deformable(x, p[2]) for x, p in zip(features, predicted, strict=True)
+            ]
+        of_classes = through(self.class_tower, of_classes)
+        deltas = [p[0] * scale for p, scale in zip(predicted, self.scales, strict=True)]
         outputs = {
-            "regions": join_levels(regions),
+            "regions": join_levels([self.region(x) for x in of_classes]),
             "deltas": join_levels(deltas),
-            "centerness": join_levels(centerness).squeeze(-1),
+            "centerness": join_levels([p[1] for p in predicted]).squeeze(-1),
         }
-        if objectness:
-            outputs["objectness"] = join_levels(objectness).squeeze(-1)
+        if self.objectness is not None:
+            read = of_classes if self.objectness_kind == "class" else of_boxes
+            outputs["objectness"] = join_levels([self.objectness(x) for x in read]).squeeze(-1)
         return outputs
+
+    def _box_layers(self) -> list[nn.Conv2d]:
+        """The layers for boxes, centerness, and offsets and masks if there are any."""
+        layers = [self.box, self.centerness]
+        return layers if self.deformable is None else [*layers, self.deformable.offsets_and_mask]
 
 
 class DeformableLayer(nn.Module):
@@ -114,9 +121,9 @@ class DeformableLayer(nn.Module):
         nn.init.zeros_(self.offsets_and_mask.weight)
         nn.init.zeros_(self.offsets_and_mask.get_parameter("bias"))
 
-    def forward(self, x: Tensor, box_features: Tensor) -> Tensor:
-        """``x`` (B, C, H, W), offsets from ``box_features`` (B, C, H, W) -> (B, C, H, W)."""
-        offsets, mask = self.offsets_and_mask(box_features).split((18, 9), dim=1)
+    def forward(self, x: Tensor, offsets_and_mask: Tensor) -> Tensor:
+        """``x`` (B, C, H, W), the layer's output of that name (B, 27, H, W) -> (B, C, H, W)."""
+        offsets, mask = offsets_and_mask.split((18, 9), dim=1)
         # Offsets are in pixels: half precision would round them to a quarter of one.
         with torch.autocast(x.device.type, enabled=False):
             sampled = deformable_conv(
@@ -126,12 +133,36 @@ class DeformableLayer(nn.Module):
                 self.conv.weight.float(),
                 self.training,
             )
-        return torch.relu(self.norm(sampled))
+        return torch.relu_(self.norm(sampled))
 
 
-def join_levels(levels: list[Tensor]) -> Tensor:
+def through(tower: nn.Sequential, levels: Sequence[Tensor]) -> list[Tensor]:
+    """Levels of (B, C, H_l, W_l) through the layers of a tower, all levels layer by layer."""
+    for layer in tower:
+        if isinstance(layer, Conv3x3):
+            levels = layer.over_levels(levels)
+        else:
+            levels = [layer(x) for x in levels]
+    return list(levels)
+
+
+def together(layers: Sequence[nn.Conv2d], x: Tensor) -> Sequence[Tensor]:
+    """The outputs of several 3x3 convolutions of one map, (B, O, H, W) each.
+
+    In inference on a CPU they are one convolution: one channel takes as long as 16.
+    """
+    plain = all(type(layer) is nn.Conv2d and is_cpu_inference(layer, x) for layer in layers)
+    if not plain:
+        return [layer(x) for layer in layers]
+    weight = torch.cat([layer.weight for layer in layers])
+    bias = torch.cat([layer.get_parameter("bias") for layer in layers])
+    joined = functional.conv2d(x, weight, bias, padding=1)
+    return joined.split([layer.out_channels for layer in layers], dim=1)
+
+
+def join_levels(levels: Sequence[Tensor]) -> Tensor:
     """Levels of (B, C, H_l, W_l) -> (B, K, C), row by row, finest level first."""
-    return torch.cat([level.flatten(2) for level in levels], dim=2).transpose(1, 2)
+    return torch.cat([level.permute(0, 2, 3, 1).flatten(1, 2) for level in levels], dim=1)
 
 
 def _objectness(kind: Objectness, channels: int) -> nn.Conv2d:

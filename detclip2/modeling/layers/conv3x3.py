@@ -1,7 +1,12 @@
 """A 3x3 convolution with a fast path for CPU inference."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
+
+from detclip2.modeling.layers.fast_path import is_cpu_inference
+from detclip2.modeling.layers.winograd import winograd_conv
 
 # On small maps, transforming weights and tiles costs more than the multiplications that it saves:
 # with 256 channels 13 x 21 locations are too few and 25 x 42 enough (docs/performance.md).
@@ -11,12 +16,10 @@ MIN_CHANNELS, MIN_PLACES = 64, 400
 class Conv3x3(nn.Conv2d):
     """A convolution of stride 1 that keeps the size; CPU inference uses Winograd's method.
 
-    Winograd's minimal filtering (Lavin and Gray, arXiv 1509.09308) computes a tile of 6x6 outputs
-    with 64 multiplications a channel pair instead of 324. PyTorch has it in NNPACK, a part of its
-    builds for CPUs, but does not choose it for a single image. Outputs differ by about 1e-5 of
-    their spread, and scores by less than 1e-5. Training does not use it, even without gradients: a
-    repeated forward pass (``detclip2.engine.micro_batch``) must give the same result.
-    ``torch.backends.nnpack.flags(enabled=False)`` turns it off.
+    Processors with AVX-512 use ours (`winograd_conv`), as the one of PyTorch, in NNPACK, has
+    narrower instructions. Others use NNPACK's, which PyTorch does not choose for a single image by
+    itself. Outputs differ by about 1e-5 of their spread, and scores by less than 1e-5.
+    ``torch.backends.nnpack.flags(enabled=False)`` turns both off.
 
     Args:
         in_channels: channels of the input.
@@ -37,21 +40,30 @@ class Conv3x3(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, out_channels, H, W)."""
-        if not self.training and winograd_pays(x, self.weight):
-            return torch._nnpack_spatial_convolution(x, self.weight, self.bias, padding=1)
-        return super().forward(x)
+        if not self._winograd_pays([x]):
+            return super().forward(x)
+        if has_wide_vectors():
+            return winograd_conv([x], self.weight, self.bias)[0]
+        return torch._nnpack_spatial_convolution(x, self.weight, self.bias, padding=1)
+
+    def over_levels(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """`forward` for each of several maps; where ours is used, it transforms the kernel once."""
+        if has_wide_vectors() and self._winograd_pays(maps):
+            return winograd_conv(maps, self.weight, self.bias)
+        return [self(x) for x in maps]
+
+    def _winograd_pays(self, maps: Sequence[Tensor]) -> bool:
+        """Whether Winograd's method can and may compute the convolution, and is faster."""
+        return (
+            all(is_cpu_inference(self, x) for x in maps)
+            and self.weight.dtype == torch.float32
+            and sum(x.shape[-2] * x.shape[-1] for x in maps) >= MIN_PLACES
+            and min(self.in_channels, self.out_channels) >= MIN_CHANNELS
+            and torch._C._get_nnpack_enabled()
+            and torch.backends.nnpack.is_available()
+        )
 
 
-def winograd_pays(x: Tensor, weight: Tensor) -> bool:
-    """Whether NNPACK can and may compute the convolution, and is faster."""
-    return (
-        x.device.type == "cpu"
-        and not torch.is_grad_enabled()
-        and x.dtype == weight.dtype == torch.float32
-        and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
-        and x.shape[-2] * x.shape[-1] >= MIN_PLACES
-        and min(weight.shape[:2]) >= MIN_CHANNELS
-        and torch._C._get_nnpack_enabled()
-        and torch.backends.nnpack.is_available()
-    )
+def has_wide_vectors() -> bool:
+    """Whether the processor multiplies 16 numbers at once."""
+    return torch.backends.cpu.get_cpu_capability() == "AVX512"

@@ -81,7 +81,7 @@ def conv_of_rows(
     """
     batch_size, channels = x.shape[:2]
     height, width = offsets.shape[-2:]
-    table = x.flatten(2).transpose(1, 2).contiguous()  # (B, HW, C)
+    table = x.permute(0, 2, 3, 1).reshape(batch_size, -1, channels)  # (B, HW, C)
     matrix = weight.permute(2, 3, 1, 0).flatten(0, 2)  # (9C, O)
     corners, factors = tap_corners(offsets, mask, x.shape[-2:], stride)
     out = x.new_empty(batch_size, height * width, len(weight))

@@ -110,8 +110,32 @@ def test_deformable_layer_starts_as_a_convolution():
     torch.manual_seed(0)
     layer = DeformableLayer(C, num_groups=4)
     x, box_features = levels()[0], levels()[0].flip(0)
+    predicted = layer.offsets_and_mask(box_features)
     plain = F.conv2d(x, layer.conv.weight, padding=1) / 2  # all masks are sigmoid(0)
-    torch.testing.assert_close(layer(x, box_features), layer.norm(plain).relu())
+    torch.testing.assert_close(layer(x, predicted), layer.norm(plain).relu())
+
+
+@pytest.mark.parametrize("deformable", [True, False])
+def test_inference_joins_the_narrow_convolutions(monkeypatch, deformable):
+    """One a level instead of three, with the same result."""
+    model = head(deformable=deformable).eval()
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.Conv2d) and layer.bias is not None:
+            torch.nn.init.normal_(layer.weight, std=0.1)
+            torch.nn.init.normal_(layer.bias)
+    expected = predict(model)
+    calls = []
+    conv2d = F.conv2d
+    monkeypatch.setattr(
+        F, "conv2d", lambda x, w, *a, **k: calls.append(len(w)) or conv2d(x, w, *a, **k)
+    )
+    with torch.no_grad():
+        found = predict(model)
+    outputs = 4 + 1 + 27 * deformable
+    assert calls.count(outputs) == len(SIZES)
+    assert not {1, 4, 27} & set(calls)
+    for name, values in found.items():
+        torch.testing.assert_close(values, expected[name], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("deformable", [True, False])

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from detclip2.modeling.layers import conv3x3
 from detclip2.modeling.layers.conv3x3 import MIN_PLACES, Conv3x3
 
 needs_nnpack = pytest.mark.skipif(
@@ -11,17 +12,20 @@ needs_nnpack = pytest.mark.skipif(
 )
 
 
-@pytest.fixture
-def calls(monkeypatch):
-    """Counts calls of NNPACK."""
+@pytest.fixture(params=["NNPACK", "ours"])
+def calls(request, monkeypatch):
+    """Counts calls of the fast path: NNPACK's, or ours of processors with AVX-512."""
+    is_ours = request.param == "ours"
+    monkeypatch.setattr(conv3x3, "has_wide_vectors", lambda: is_ours)
     count = []
-    original = torch._nnpack_spatial_convolution
+    owner, name = (conv3x3, "winograd_conv") if is_ours else (torch, "_nnpack_spatial_convolution")
+    original = getattr(owner, name)
 
     def counted(*args, **kwargs):
-        count.append(args[0].shape)
+        count.append(args[0])
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(torch, "_nnpack_spatial_convolution", counted)
+    monkeypatch.setattr(owner, name, counted)
     return count
 
 
@@ -51,7 +55,7 @@ def test_values(calls, batch_size, bias, size):
 
 
 @needs_nnpack
-def test_the_memory_layout_does_not_matter():
+def test_the_memory_layout_does_not_matter(calls):
     layer, x = conv(), image(2)
     with torch.no_grad():
         assert torch.equal(layer(x.to(memory_format=torch.channels_last)), layer(x))
@@ -85,6 +89,23 @@ def test_unsupported_inputs_use_the_plain_convolution(calls, case):
     ):
         assert torch.equal(layer(x), F.conv2d(x, layer.weight, layer.bias, padding=1))
     assert not calls
+
+
+@needs_nnpack
+def test_levels_share_the_transformed_kernel_where_it_is_ours(calls, request):
+    layer = conv()
+    maps = [image(size=size) for size in ((24, 30), (6, 8), (3, 4))]
+    with torch.no_grad():
+        found = layer.over_levels(maps)
+        fast_levels = len(calls)
+        single = [layer(x) for x in maps]
+    is_ours = request.node.callspec.params["calls"] == "ours"
+    assert fast_levels == 1
+    assert len(found) == 3
+    assert len(calls) == 2
+    for ours, other in zip(found, single, strict=True):
+        torch.testing.assert_close(ours, other, atol=1e-4, rtol=0)
+        assert torch.equal(ours, other) or is_ours  # small maps alone take plain sums
 
 
 def test_like_shares_the_parameters():
