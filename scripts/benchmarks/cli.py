@@ -3,6 +3,7 @@
     python scripts/benchmark.py all --repeats 3         # everything
     python scripts/benchmark.py inference --quick       # our own model, the rows that are cheap
     python scripts/benchmark.py peers --peers omdet-turbo fcos
+    python scripts/benchmark.py budgets --processor-time    # on a busy machine
     python scripts/benchmark.py scenes                  # EmojiScenes drawn in a second by one core
     python scripts/benchmark.py report                  # docs/performance.md from the json
 
@@ -16,6 +17,7 @@ import argparse
 import json
 import multiprocessing
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -28,6 +30,7 @@ from detclip2.utils.files import write_whole
 from detclip2.utils.quiet import without_upstream_warnings
 
 from . import (
+    budgets,
     contrast,
     evaluation,
     export,
@@ -45,7 +48,7 @@ from .timing import Setting, machine
 
 ROOT = Path(__file__).resolve().parents[2]
 SUBJECTS = ("inference", "stages", "peers", "growth", "training", "contrast", "loading", "startup")
-SUBJECTS += ("export", "glip", "serving", "evaluation")
+SUBJECTS += ("budgets", "export", "glip", "serving", "evaluation")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -94,6 +97,11 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
         "--keep-freed-memory",
         action="store_true",
         help="glibc keeps freed memory, for the measured model and for the reference",
+    )
+    parser.add_argument(
+        "--processor-time",
+        action="store_true",
+        help="of all threads, for models and the reference: other programs change it less",
     )
     parser.add_argument("--captions", type=int, default=16, help="samples a batch, in training")
     parser.add_argument("--detections", type=int, default=1, help="samples a batch, in training")
@@ -149,6 +157,20 @@ def measure_inference(args: argparse.Namespace, setting: Setting) -> list[dict[s
     return rows
 
 
+def measure_budgets(args: argparse.Namespace, setting: Setting) -> list[dict[str, Any]]:
+    """Our model in each engine, each row in its own process; kept at once, as all take an hour."""
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for row in budgets.rows():
+            if row.engine != "PyTorch" and not budgets.path_of(row, Path(folder)).exists():
+                in_fresh_process(budgets.export, Path(folder), row.case.size, setting)
+            rows.append(in_fresh_process(budgets.measure, row, Path(folder), setting))
+            report.show("budgets", rows[-1:])
+            entry = {**machine(setting), "command": command(None), "result": rows}
+            keep(args.json, key_of("budgets", setting), entry)
+    return rows
+
+
 def measure_stages(args: argparse.Namespace, setting: Setting) -> list[dict[str, Any]]:
     """The stages at both image sizes, and with many names."""
     cases = [inference.Case(80), inference.Case(1203), inference.Case(80, (640, 640))]
@@ -179,6 +201,7 @@ def measure_peers(args: argparse.Namespace, setting: Setting) -> dict[str, Any]:
 
 MEASURE: dict[str, Callable[[argparse.Namespace, Setting], Any]] = {
     "inference": measure_inference,
+    "budgets": measure_budgets,
     "stages": measure_stages,
     "peers": measure_peers,
     "glip": measure_glip,

@@ -54,6 +54,26 @@ def inference_rows(result: list[dict[str, Any]]) -> Rows:
     return rows
 
 
+def budgets_rows(result: list[dict[str, Any]]) -> Rows:
+    """A row for each engine, precision and case."""
+    head = ("engine", "precision", "input", "names", "batch", "relative time of an image")
+    rows: Rows = [(*head, "seconds a batch", "peak MiB")]
+    for row in result:
+        rows.append(
+            (
+                row["engine"],
+                row["precision"],
+                size_of(row["size"]),
+                f"{row['names']:,}",
+                str(row["batch"]),
+                spread(row["ratio"]),
+                spread(row["seconds"]),
+                f"{row['peak_MiB']:,}",
+            )
+        )
+    return rows
+
+
 def stages_rows(result: list[dict[str, Any]]) -> Rows:
     """A column for each stage."""
     rows: Rows = [("input", "names", *result[0]["shares"])]
@@ -214,6 +234,7 @@ def serving_rows(result: list[dict[str, Any]]) -> Rows:
 
 ROWS: dict[str, Callable[[Any], Rows]] = {
     "inference": inference_rows,
+    "budgets": budgets_rows,
     "stages": stages_rows,
     "peers": peers_rows,
     "glip": glip_rows,
@@ -262,9 +283,10 @@ def block(name: str, results: dict[str, Any]) -> str:
     table = "\n".join(f"| {' | '.join(row)} |" for row in lines)
     threads = f"{entry['threads']} thread{'s' if entry['threads'] > 1 else ''}"
     image = "![time against names and pixels](images/growth.png)\n\n" if name == "growth" else ""
+    clock = ", processor time" if entry.get("processor_time") else ""
     half = "" if entry["dtype"] == "float32" else f", {entry['dtype']}"
     return (
         f"{table}\n\n{image}`{entry['command']}`, {entry['date']}, {entry['machine']}, "
-        f"{threads}, torch {entry['torch']}{half}; "
+        f"{threads}, torch {entry['torch']}{half}{clock}; "
         f"at most {entry['repeats']} repeats, median [least, most]."
     )

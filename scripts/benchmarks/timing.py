@@ -26,6 +26,7 @@ class Setting:
     repeats: int = 5
     row_seconds: float = 30
     keep_freed_memory: bool = False
+    processor_time: bool = False
     seed: int = 0
 
     def prepare(self) -> None:
@@ -67,13 +68,15 @@ def reference(setting: Setting) -> Callable[[], object]:
     return run
 
 
-def seconds(run: Callable[[], object], device: str = "cpu") -> float:
-    """Wall-clock seconds of a call."""
+def seconds(
+    run: Callable[[], object], device: str = "cpu", clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Seconds of a call, by the clock on the wall unless another is given."""
     synchronize(device)
-    start = time.perf_counter()
+    start = clock()
     run()
     synchronize(device)
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def synchronize(device: str) -> None:
@@ -113,6 +116,7 @@ def relative_to_reference(
     memory = peak_memory(setting.device)
     other = reference(setting) if other is None else other
     other()
+    clock = time.process_time if setting.processor_time else time.perf_counter
     pairs: list[list[float]] = []
     start = time.perf_counter()
     for repeat in range(setting.repeats):
@@ -121,7 +125,7 @@ def relative_to_reference(
         # The order alternates, so that neither always has the other's cache.
         times = [0.0, 0.0]
         for which in ((0, 1), (1, 0))[repeat % 2]:
-            times[which] = seconds((run, other)[which], setting.device)
+            times[which] = seconds((run, other)[which], setting.device, clock)
         pairs.append(times)
     return {
         "repeats": len(pairs),

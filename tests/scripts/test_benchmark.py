@@ -54,7 +54,7 @@ def test_a_row(setting, monkeypatch, text):
 
     times = {"model": iter((6.0, 10.0)), "reference": iter((2.0, 5.0))}
 
-    def seconds(run, device):
+    def seconds(run, device, clock):
         run()
         return next(times["reference" if run is the_reference else "model"])
 
@@ -81,6 +81,50 @@ def test_the_contrast_of_a_small_batch_is_measured(direction):
     assert row["images"] == 6
     assert row["direction"] == direction
     assert row["ratio"] > 0
+
+
+@pytest.mark.slow
+def test_graphs_of_the_budgets_detect_what_the_model_detects(setting, monkeypatch, tmp_path):
+    pytest.importorskip("openvino")
+    from scripts.benchmarks import budgets
+    from scripts.benchmarks.inference import Case
+
+    build = budgets.build
+    monkeypatch.setattr(budgets, "build", lambda size, setting: build("nano", setting))
+    case = Case(80, (64, 96), survivors=20, model="nano")
+    budgets.export(tmp_path, case.size, setting)
+    torch.manual_seed(0)
+    counts = [
+        len(budgets.detector(budgets.Row(case, engine, precision), tmp_path, setting)())
+        for engine in budgets.ENGINES
+        for precision in budgets.PRECISIONS
+    ]
+    assert len(counts) == 4
+    assert min(counts) > 0
+
+
+def test_the_rows_of_the_budgets():
+    """Those of the design, in PyTorch, and one image of each size in each graph."""
+    from scripts.benchmarks import budgets
+
+    rows = list(budgets.rows())
+    plain = {(*r.case.size, r.case.names, r.case.batch) for r in rows if r.engine == "PyTorch"}
+    sizes = {(800, 1333, names, 1) for names in (80, 1203, 13204)}
+    assert plain == sizes | {(640, 640, 80, 1), (640, 640, 80, 8), (800, 1333, 80, 8)}
+    assert len(rows) == len(plain) + 2 * 2 * 2
+
+
+def test_processor_time_leaves_out_waiting(setting, monkeypatch):
+    import time
+
+    from scripts.benchmarks import timing
+
+    monkeypatch.setattr(timing, "reference", lambda setting: small_reference(setting))
+    setting.processor_time = True
+    clocks = []
+    monkeypatch.setattr(timing, "seconds", lambda run, device, clock: clocks.append(clock) or 1.0)
+    timing.relative_to_reference(lambda: None, setting)
+    assert set(clocks) == {time.process_time}
 
 
 def test_shares_of_stages_sum_to_one(setting):
@@ -199,6 +243,10 @@ def result(name):
             },
             "detection_of_detectron2": spread,
         },
+        "budgets": [
+            {"engine": "OpenVINO", "precision": "int8", "size": [640, 640], "names": 80}
+            | {"batch": 1, "ratio": spread, "seconds": spread, "peak_MiB": 900}
+        ],
         "startup": {"detclip2 --help": {"first": 1.0, **spread}},
         "evaluation": [
             {"protocol": "COCO", "images": 9, "names": 80, "detections": 900, "difference": 1e-9}
@@ -244,7 +292,7 @@ def test_the_page_is_filled_from_the_json(tmp_path):
     "subject",
     [
         *("inference", "stages", "peers", "glip", "growth", "training", "contrast"),
-        *("loading", "export", "serving"),
+        *("budgets", "loading", "export", "serving"),
     ],
 )
 def test_every_table_is_as_wide_as_its_header(subject):
