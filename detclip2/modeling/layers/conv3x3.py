@@ -48,7 +48,7 @@ class Conv3x3(nn.Conv2d):
 
     def over_levels(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """`forward` for each of several maps; where ours is used, it transforms the kernel once."""
-        if has_wide_vectors() and self._winograd_pays(maps):
+        if self._winograd_pays(maps) and has_wide_vectors():
             return winograd_conv(maps, self.weight, self.bias)
         return [self(x) for x in maps]
 
