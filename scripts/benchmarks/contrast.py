@@ -9,7 +9,6 @@ cannot avoid, every distinct phrase with every region, alone and in the same pre
 """
 
 import argparse
-import statistics
 from typing import get_args
 
 import torch
@@ -18,7 +17,7 @@ from detclip2.modeling.alignment import Alignment
 from detclip2.modeling.losses.text_image_similarity import Texts
 from detclip2.modeling.losses.word_region_contrast import Direction, Matching, WordRegionContrast
 
-from .timing import peak_memory, seconds
+from .timing import peak_memory, spread, work_seconds
 
 SIZES = ("images", "processes", "regions", "words", "width", "matching", "direction")
 
@@ -37,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(args: argparse.Namespace) -> dict[str, object]:
-    """The arguments, median seconds, and the memory peak including the inputs."""
+    """The arguments, seconds of work, and the memory peak including the inputs."""
     device, dtype = torch.device(args.device), getattr(torch, args.dtype)
     contrast = WordRegionContrast(matching=args.matching, direction=args.direction)
     contrast.negatives = "local"  # the phrases of the other processes are already here
@@ -71,15 +70,16 @@ def measure(args: argparse.Namespace) -> dict[str, object]:
     step()
     memory = peak_memory(args.device) - memory_before
     floor()
-    # Alternating, so that a busy machine slows both.
-    pairs = [(seconds(step, args.device), seconds(floor, args.device)) for _ in range(args.repeats)]
-    step_seconds, floor_seconds = (statistics.median(column) for column in zip(*pairs, strict=True))
-    operations = 2 * len(words) * local * args.regions * args.width
+    rows = []
+    for repeat in range(args.repeats):
+        times = [0.0, 0.0]  # in turns, so that a busy machine slows both
+        for which in ((0, 1), (1, 0))[repeat % 2]:
+            times[which] = work_seconds((step, floor)[which], args.device)
+        rows.append(times)
     return {
         **{name: getattr(args, name) for name in SIZES},
-        "seconds": round(step_seconds, 3),
-        "floor_seconds": round(floor_seconds, 3),
-        "ratio": round(step_seconds / floor_seconds, 2),
-        "floor_gflops": round(operations / floor_seconds / 1e9),
+        "seconds": spread([step for step, _ in rows]),
+        "floor_seconds": spread([floor for _, floor in rows]),
+        "ratio": spread([step / floor for step, floor in rows]),
         "peak_MiB": round(memory / 2**20),
     }

@@ -152,12 +152,10 @@ def contrast_rows(result: dict[str, Any]) -> Rows:
     """One row."""
     keys = ("images", "processes", "regions", "words", "width")
     return [
-        (*keys, "seconds", "floor, seconds", "time / floor", "peak MiB"),
+        (*keys, "processor seconds", "floor, seconds", "time / floor", "peak MiB"),
         (
             *(str(result[key]) for key in keys),
-            str(result["seconds"]),
-            str(result["floor_seconds"]),
-            str(result["ratio"]),
+            *(spread(result[key]) for key in ("seconds", "floor_seconds", "ratio")),
             str(result["peak_MiB"]),
         ),
     ]

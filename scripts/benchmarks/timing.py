@@ -79,6 +79,17 @@ def seconds(
     return clock() - start
 
 
+def work_seconds(run: Callable[[], object], device: str = "cpu") -> float:
+    """Processor seconds of a call, of all threads, which other programs change less; wall-clock
+    seconds on a GPU.
+    """
+    if torch.device(device).type == "cuda":
+        return seconds(run, device)
+    start = time.process_time()
+    run()
+    return time.process_time() - start
+
+
 def synchronize(device: str) -> None:
     """Wait for a GPU."""
     if torch.device(device).type == "cuda":

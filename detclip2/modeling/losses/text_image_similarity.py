@@ -5,8 +5,7 @@ in memory at once. Scores are (U, B), of U texts and B images. Texts share phras
 distinct phrase is compared with each region once.
 """
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +14,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+
+FAR_BELOW = -3e4  # all similarities, and within half precision
 
 
 @dataclass
@@ -105,22 +106,36 @@ def text_to_image_similarity(
     return texts.mean_over_words(scores)
 
 
+@torch.no_grad()
 def best_regions(
-    phrases: Tensor, regions: Tensor, valid: Tensor, buffer: Tensor | None = None
+    phrases: Tensor, regions: Tensor, valid: Tensor, max_elements: int = 2**24
 ) -> tuple[Tensor, Tensor]:
-    """The most similar region of each image for each phrase (eq. 2).
+    """The most similar region of each image for each phrase (eq. 2), without gradients.
 
     Args:
         phrases: (M, D) embeddings.
         regions: (B, R, D) embeddings of the images' proposals.
         valid: (B, R) bool, False for padding.
-        buffer: memory to reuse, for at least M x B x R similarities.
+        max_elements: maximum similarities of phrases and regions in memory at once.
 
     Returns:
-        (M, B) similarities, and (M, B) int64 indices of their regions among the R; both are
-        arbitrary for an image without a valid region.
+        (M, B) similarities, and (M, B) int32 indices of their regions among the R; both are
+        arbitrary for an image without a valid region. Similarities are in float32, or in float64
+        for embeddings in float64.
     """
-    similarity, region = _similarity(phrases, regions, valid, buffer).max(dim=2)
+    shape = (len(phrases), len(regions))
+    similarity = _widen(phrases.new_empty(shape))
+    region = torch.empty(shape, dtype=torch.int32, device=regions.device)
+    # One buffer for all blocks, the first of which is the largest: allocation takes a third of
+    # the product's time on CPUs.
+    buffer = phrases.new_empty(0)
+    for chunk, images in _blocks(phrases, len(regions), regions.shape[1], max_elements):
+        rows, columns = regions[images].flatten(0, 1), phrases[chunk].T
+        block = torch.mm(rows, columns, out=buffer.resize_(len(rows), columns.shape[1]))
+        padding = (~valid[images]).flatten().nonzero()[:, 0]
+        block.index_fill_(0, padding, FAR_BELOW)
+        best, index = _max_over_regions(block.unflatten(0, (-1, regions.shape[1])))
+        similarity[chunk, images], region[chunk, images] = best.T, index.T
     return similarity, region
 
 
@@ -198,18 +213,38 @@ def _widen(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def _similarity(
-    phrases: Tensor, regions: Tensor, valid: Tensor, buffer: Tensor | None = None
-) -> Tensor:
-    """(M, D) and (B, R, D) -> (M, B, R), far below all others if not ``valid``.
+def _similarity(phrases: Tensor, regions: Tensor, valid: Tensor) -> Tensor:
+    """(M, D) and (B, R, D) -> (M, B, R), far below all others if not ``valid``."""
+    similarity = (phrases @ regions.flatten(0, 1).T).view(-1, *regions.shape[:2])
+    return similarity.masked_fill_(~valid, FAR_BELOW)
 
-    It is written into ``buffer``, if that is given.
+
+def _max_over_regions(similarity: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, R, M) -> (B, M) largest values, and their indices among the R.
+
+    On CPUs, `max` with indices goes through the numbers one by one, and pooling through many.
     """
-    rows = regions.flatten(0, 1)
-    shape = (len(phrases), len(rows))
-    out = None if buffer is None else buffer[: math.prod(shape)].view(shape)
-    similarity = torch.mm(phrases, rows.T, out=out).view(-1, *regions.shape[:2])
-    return similarity.masked_fill_(~valid, -3e4)  # fits half precision
+    if similarity.device.type != "cpu":
+        return similarity.max(dim=1)
+    channels_last = similarity[:, :, None].permute(0, 3, 1, 2)  # (B, M, R, 1)
+    best, index = F.max_pool2d(channels_last, (similarity.shape[1], 1), return_indices=True)
+    return best[..., 0, 0], index[..., 0, 0]
+
+
+def _blocks(
+    phrases: Tensor, num_images: int, elements: int, max_elements: int
+) -> Iterator[tuple[slice, slice]]:
+    """Blocks of phrases and images, with ``elements`` for each phrase and image.
+
+    On CPUs a block stays in the cache, with the rows that make it.
+    """
+    num_phrases = len(phrases)
+    if phrases.device.type == "cpu":
+        num_phrases, max_elements = min(num_phrases, 2**10), min(max_elements, 2**20)
+    size = _chunk_size(num_phrases * elements, max_elements)
+    for image in range(0, num_images, size):
+        for phrase in range(0, len(phrases), num_phrases):
+            yield slice(phrase, phrase + num_phrases), slice(image, image + size)
 
 
 def _chunk_size(elements: int, max_elements: int) -> int:
@@ -237,7 +272,7 @@ def _in_chunks(
 class _BestRegion(torch.autograd.Function):
     """(M, D), (B, R, D), (B, R) -> (M, B): the best similarity of each phrase in each image.
 
-    Forward is a matrix product in chunks that keeps the best regions. Only one region in R has a
+    Forward is a matrix product in blocks that keeps the best regions. Only one region in R has a
     gradient, so backward is two sparse products, R times smaller than dense ones.
     """
 
@@ -245,17 +280,7 @@ class _BestRegion(torch.autograd.Function):
     def forward(
         ctx: Any, phrases: Tensor, regions: Tensor, valid: Tensor, max_elements: int
     ) -> Tensor:
-        shape = (len(phrases), len(regions))
-        scores = _widen(phrases.new_empty(shape))
-        winner = torch.empty(shape, dtype=torch.int32, device=regions.device)
-        size = _chunk_size(len(phrases) * regions.shape[1], max_elements)
-        # One buffer for all chunks: allocation takes a third of the product's time on CPUs.
-        buffer = phrases.new_empty(len(phrases) * regions[:size, :, 0].numel())
-        for start in range(0, len(regions), size):
-            chunk = slice(start, start + size)
-            scores[:, chunk], winner[:, chunk] = best_regions(
-                phrases, regions[chunk], valid[chunk], buffer
-            )
+        scores, winner = best_regions(phrases, regions, valid, max_elements)
         ctx.save_for_backward(phrases, regions, winner)
         ctx.max_elements = max_elements
         return scores
@@ -264,36 +289,45 @@ class _BestRegion(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         phrases, regions, winner = ctx.saved_tensors
-        words = phrases.to(grad.dtype)  # these gradients are too small for half precision
-        grad_words = torch.zeros_like(words)
-        grad_regions = torch.zeros_like(regions, dtype=grad.dtype)
+        # These gradients are too small for half precision.
+        words, rows = phrases.to(grad.dtype), regions.to(grad.dtype)
+        grad_words, grad_regions = torch.zeros_like(words), torch.zeros_like(rows)
         # Sorting takes several numbers for each pair, but there are R times fewer pairs.
-        size = _chunk_size(16 * len(words), ctx.max_elements)
-        for start in range(0, len(regions), size):
-            chunk = slice(start, start + size)
-            part, grad_regions[chunk] = _best_region_backward(
-                words, regions[chunk].to(grad.dtype), winner[:, chunk], grad[:, chunk]
+        for chunk, images in _blocks(words, len(rows), 16, ctx.max_elements):
+            _add_best_region_gradients(
+                words[chunk],
+                rows[images],
+                winner[chunk, images],
+                grad[chunk, images],
+                grad_words[chunk],
+                grad_regions[images],
             )
-            grad_words += part
         return grad_words.to(phrases.dtype), grad_regions.to(regions.dtype), None, None
 
 
-def _best_region_backward(
-    phrases: Tensor, regions: Tensor, winner: Tensor, grad: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Gradients of (M, D) phrases and (B, R, D) regions from ``grad`` (M, B) of the best pairs."""
+def _add_best_region_gradients(
+    phrases: Tensor,
+    regions: Tensor,
+    winner: Tensor,
+    grad: Tensor,
+    grad_phrases: Tensor,
+    grad_regions: Tensor,
+) -> None:
+    """Add the gradients of (M, D) phrases and (B, R, D) regions from ``grad`` (M, B)."""
     num_images, num_regions = regions.shape[:2]
     rows = regions.flatten(0, 1)
-    region = winner + num_regions * torch.arange(num_images, device=grad.device)  # row, (M, B)
-    grad_phrases = F.embedding_bag(region, rows, mode="sum", per_sample_weights=grad)
+    images = torch.arange(num_images, dtype=winner.dtype, device=grad.device)
+    region = winner + num_regions * images  # row, (M, B)
+    starts = torch.arange(0, region.numel(), num_images, dtype=winner.dtype, device=grad.device)
+    region, weights = region.flatten(), grad.flatten()
+    grad_phrases += F.embedding_bag(region, rows, starts, mode="sum", per_sample_weights=weights)
     # The same pairs sorted by region: a bag of phrases for each region.
-    region, order = region.flatten().sort(stable=True)
-    starts = torch.searchsorted(region, torch.arange(len(rows), device=grad.device))
-    grad_regions = F.embedding_bag(
+    region, order = region.sort(stable=True)
+    rows_of_region = torch.arange(len(rows), dtype=region.dtype, device=grad.device)
+    grad_regions += F.embedding_bag(
         order // num_images,
         phrases,
-        starts,
+        torch.searchsorted(region, rows_of_region),
         mode="sum",
-        per_sample_weights=grad.flatten()[order],
-    )
-    return grad_phrases, grad_regions.view_as(regions)
+        per_sample_weights=weights[order],
+    ).view_as(regions)

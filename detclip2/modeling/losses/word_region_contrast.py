@@ -190,7 +190,7 @@ class WordRegionContrast(nn.Module):
         regions, index, valid, _ = self.regions(outputs, text, align)
         regions, phrases = self.embed(regions, text.embeddings, align)
         _, chosen = best_regions(phrases, regions, valid)
-        return index.gather(1, chosen.T).T, valid.any(dim=1)
+        return index.gather(1, chosen.T.long()).T, valid.any(dim=1)
 
     def contrast(self, proposals: Proposals, text: TextBatch, align: Alignment) -> Tensor:
         """Steps 2 and 3, without the weight.

@@ -57,6 +57,10 @@ class TokenTower(nn.Module):
             special ones (only from a fast tokenizer); padded on the right to the longest text and
             cut at ``max_length`` tokens.
         """
+        return self._tokenize(texts).to(self.device)
+
+    def _tokenize(self, texts: Sequence[str]) -> Any:
+        """The same on the CPU."""
         return self.tokenizer(
             list(texts),
             padding=True,
@@ -65,7 +69,12 @@ class TokenTower(nn.Module):
             return_tensors="pt",
             return_special_tokens_mask=True,
             return_offsets_mapping=getattr(self.tokenizer, "is_fast", True),
-        ).to(next(self.model.parameters()).device)
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the text model is."""
+        return next(self.model.parameters()).device
 
     def joined(self, tokens: Sequence[np.ndarray]) -> Mapping[str, Tensor]:
         """M tokenised texts, at least one -> what `tokenize` gives, without ``offset_mapping``.

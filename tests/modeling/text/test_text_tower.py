@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from detclip2.modeling.text.text_tower import (
     TextTower,
     fresh_text_model,
+    groups_by_length,
     load_text_model,
     load_tokenizer,
 )
@@ -76,6 +77,36 @@ def test_pooling_equals_a_loop(towers, pooling):
             for row in t.projection.weight
         ]
         assert t([phrase])[0].tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_few_long_phrases_do_not_pad_all_others(towers):
+    """Guards the tokens that a step of image-text pairs encodes: captions among nouns."""
+    t, seen = towers["end_of_text"], []
+    nouns = [f"{colour} {noun}" for colour in ("red", "blue", "old") for noun in ("cat", "dog")]
+    caption = "a red cat and an old dog that sit by the sea in the sun"
+    handle = t.model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["input_ids"].shape), with_kwargs=True
+    )
+    t([caption, *nouns])
+    t(nouns)
+    handle.remove()
+    short, long, alone = seen
+    assert (short[0], long[0]) == (6, 1)
+    assert short == alone  # as if there were no caption
+    assert long[1] >= 2 * short[1]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [
+        ([5], [[0]]),
+        ([5, 5, 5], [[0, 1, 2]]),
+        ([16, 4, 4, 5], [[1, 2, 3], [0]]),
+        ([16, 15, 14], [[0, 1, 2]]),  # a second call would save one token in 48
+    ],
+)
+def test_phrases_are_grouped_where_that_saves_a_quarter(lengths, expected):
+    assert groups_by_length(lengths) == expected
 
 
 def test_truncation_keeps_start_and_end():
