@@ -20,6 +20,17 @@ def positive(kind: Callable[[str], Any]) -> Callable[[str], Any]:
     return parse
 
 
+def named(kind: Callable[[str], Any]) -> Callable[[str], tuple[str, Any]]:
+    """NAME=NUMBER, with a positive number of a kind: int or float."""
+    number = positive(kind)
+
+    def parse(text: str) -> tuple[str, Any]:
+        name, _, value = text.partition("=")
+        return name, number(value)
+
+    return parse
+
+
 def share(text: str) -> float:
     """A number from 0 to below 1."""
     value = float(text)

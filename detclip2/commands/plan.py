@@ -3,6 +3,7 @@
 import argparse
 import math
 import sys
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import nn
 
 from detclip2.commands.label_plan import add_label_arguments, plan_label
 from detclip2.commands.model_arguments import add_trust_argument
+from detclip2.commands.numbers import named
 from detclip2.commands.tables import console_for_tables
 from detclip2.config import (
     apply_overrides,
@@ -23,8 +25,15 @@ from detclip2.config import (
     require_keys,
 )
 from detclip2.data.hybrid_loader import source_nodes
+from detclip2.engine.loader_cost import SourceRate, loader_processes
 from detclip2.engine.network_cost import step_traffic
-from detclip2.engine.step_cost import StepCost, source_shares, step_cost, synthetic_samples
+from detclip2.engine.step_cost import (
+    StepCost,
+    kept_for_backward,
+    source_shares,
+    step_cost,
+    synthetic_samples,
+)
 from detclip2.engine.train_keys import add_train_defaults, check_train, positive_integer
 from detclip2.engine.train_loop import precision
 from detclip2.modeling.meta_arch.detclipv2 import DetCLIPv2
@@ -69,8 +78,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="B",
         help="images of a measured step (default: a process's share on a GPU, 1 or 2 on a CPU)",
     )
+    add_source_arguments(parser.add_argument_group("of sources; repeat an option for several"))
     add_trust_argument(parser)
     parser.add_argument("overrides", nargs="*", help="config changes, such as train.max_iter=100")
+
+
+def add_source_arguments(group: argparse._ArgumentGroup) -> None:
+    """Declare what is given of a source instead of measured."""
+    group.add_argument(
+        "--seconds", type=named(float), action="append", default=[], metavar="SOURCE=S",
+        help="of an iteration, measured elsewhere, in place of measuring it here",
+    )  # fmt: skip
+    group.add_argument(
+        "--loaded", type=named(float), action="append", default=[], metavar="SOURCE=N",
+        help="samples a second that one loader process makes, for the number of loaders",
+    )  # fmt: skip
+    group.add_argument(
+        "--times", type=named(float), action="append", default=[], metavar="SOURCE=N",
+        help="plan as many epochs of N times as much data",
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
@@ -82,44 +108,135 @@ def run(args: argparse.Namespace) -> int:
     apply_overrides(cfg, args.overrides, name)
     check_train(cfg, known, name)
     max_iter = positive_integer(cfg.train.max_iter, f"{name}: train.max_iter")
-    images = cfg.get("images") or {}
-    require_keys(images, f"{name}: images")
     sources, shares = check(cfg, args.gpus)
+    seconds, loaded, times = (
+        of_sources(getattr(args, option), option, shares)
+        for option in ("seconds", "loaded", "times")
+    )
+    iterations = {source: shares[source] * max_iter * times.get(source, 1) for source in sources}
+    seen = epochs(cfg, name, iterations, times)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    costs = measure(cfg, name, args.gpus, device, args.samples) if args.measure else {}
-    console = console_for_tables()
+    costs = {source: StepCost(number) for source, number in seconds.items()}
+    if args.measure:
+        costs = measure(cfg, name, args.gpus, device, args.samples, seconds)
+    loaders = loaders_of(sources, iterations, costs, loaded, args.gpus)
     table = Table(box=SIMPLE_HEAD)
     table.add_column("source")
     columns = ("batch", "a GPU", "iterations", "samples", "epochs", "s/iteration", "memory", "sent")
-    for column in columns:
+    for column in (*columns, "loaders"):
         table.add_column(column, justify="right")
-    seconds = 0.0
-    for source, share in shares.items():
-        batch, iterations = sources[source].total_batch_size, share * max_iter
-        epochs = "-"
-        if source in images:
-            number = positive_integer(images[source], f"{name}: images.{source}")
-            epochs = f"{iterations * batch / number:.1f}"
-        cells = ["-", "-", "-"]
-        if source in costs:
-            seconds += iterations * costs[source].seconds
-            sent = costs[source].sent_bytes
-            cells = [
-                f"{costs[source].seconds:.2f}",
-                f"{costs[source].peak_bytes / GIGABYTE:.1f} GB",
-                "-" if sent is None else f"{sent / GIGABYTE:.2f} GB",
-            ]
-        counts = (batch, batch // args.gpus, round(iterations), round(iterations * batch))
-        table.add_row(source, *(f"{count:,}" for count in counts), epochs, *cells)
-    console.print(table)
-    console.print(f"iterations: {max_iter:,}")
-    if costs:
-        hours = seconds / 3600
-        console.print(
-            f"time, without data, evaluation and communication: {hours:,.1f} h on "
-            f"{args.gpus} GPUs like the {device_name(device)} here, {hours * args.gpus:,.0f} GPU h"
+    for source, node in sources.items():
+        batch, number = node.total_batch_size, iterations[source]
+        counts = (batch, batch // args.gpus, round(number), round(number * batch))
+        table.add_row(
+            source,
+            *(f"{count:,}" for count in counts),
+            f"{seen[source]:.1f}" if source in seen else "-",
+            *cells_of(costs.get(source)),
+            f"{loaders[source]:,}" if loaders else "-",
         )
+    console = console_for_tables()
+    console.print(table)
+    console.print(f"iterations: {round(sum(iterations.values())):,}")
+    for line in totals(iterations, costs, loaders, args.gpus, device, seconds):
+        console.print(line)
     return 0
+
+
+def of_sources(
+    given: list[tuple[str, float]], option: str, sources: Collection[str]
+) -> dict[str, float]:
+    """Source -> number, as given with an option.
+
+    Raises:
+        UserError: there is no such source.
+    """
+    for name, _ in given:
+        if name not in sources:
+            raise UserError(
+                f"--{option} names {name!r}; the sources of the config are {', '.join(sources)}"
+            )
+    return dict(given)
+
+
+def epochs(
+    cfg: DictConfig, name: str, iterations: dict[str, float], times: dict[str, float]
+) -> dict[str, float]:
+    """Source -> how often its images are seen, where the config says how many there are."""
+    images = cfg.get("images") or {}
+    require_keys(images, f"{name}: images")
+    found = {}
+    for source, number in iterations.items():
+        if source in images:
+            count = positive_integer(images[source], f"{name}: images.{source}")
+            batch = source_nodes(cfg)[source].total_batch_size
+            found[source] = number * batch / (count * times.get(source, 1))
+    return found
+
+
+def loaders_of(
+    sources: Any,
+    iterations: dict[str, float],
+    costs: dict[str, StepCost],
+    loaded: dict[str, float],
+    gpus: int,
+) -> dict[str, int]:
+    """Source -> loader processes of a GPU; none without the times and rates of all sources."""
+    if not sources.keys() == costs.keys() == loaded.keys():
+        return {}
+    total = sum(iterations.values())
+    return loader_processes(
+        {
+            source: SourceRate(
+                batch=node.total_batch_size // gpus,
+                share=iterations[source] / total,
+                seconds=costs[source].seconds,
+                loaded=loaded[source],
+            )
+            for source, node in sources.items()
+        }
+    )
+
+
+def cells_of(cost: StepCost | None) -> list[str]:
+    """Seconds, memory and bytes sent, as the table has them."""
+    if cost is None:
+        return ["-", "-", "-"]
+    return [
+        f"{cost.seconds:.2f}",
+        "-" if cost.memory is None else f"{cost.memory / GIGABYTE:.1f} GB",
+        "-" if cost.sent_bytes is None else f"{cost.sent_bytes / GIGABYTE:.2f} GB",
+    ]
+
+
+def totals(
+    iterations: dict[str, float],
+    costs: dict[str, StepCost],
+    loaders: dict[str, int],
+    gpus: int,
+    device: str,
+    given: Collection[str],
+) -> list[str]:
+    """Hours and loader processes of the whole run, with what is assumed."""
+    lines = []
+    if costs.keys() == iterations.keys():
+        hours = sum(number * costs[source].seconds for source, number in iterations.items()) / 3600
+        like = f"GPUs like the {device_name(device)} here"
+        if given:
+            like = (
+                "GPUs with the given times" if len(given) == len(costs) else f"{like}, or as given"
+            )
+        lines.append(
+            f"time, without data, evaluation and communication: {hours:,.1f} h on {gpus} {like}, "
+            f"{hours * gpus:,.0f} GPU h"
+        )
+    if loaders:
+        processes = sum(loaders.values())
+        lines.append(
+            f"loader processes: {processes:,} a GPU, {processes * gpus:,} in all, each on a core "
+            "of its own"
+        )
+    return lines
 
 
 def check(cfg: DictConfig, gpus: int) -> tuple[Any, dict[str, float]]:
@@ -145,12 +262,27 @@ def check(cfg: DictConfig, gpus: int) -> tuple[Any, dict[str, float]]:
 
 
 def measure(
-    cfg: DictConfig, name: str, gpus: int, device: str, samples: int | None
+    cfg: DictConfig,
+    name: str,
+    gpus: int,
+    device: str,
+    samples: int | None,
+    given: dict[str, float],
 ) -> dict[str, StepCost]:
     """Source -> cost of its iteration in one process, from a step on images of noise.
 
-    If the step has fewer samples than the process's share, time is scaled to the share. Memory is
-    that of the step and of the optimizer's state. What is sent is computed, for DetCLIPv2.
+    If the step has fewer samples than the process's share, its time is scaled to the share.
+    What is sent is computed, for DetCLIPv2. Memory is the peak of a GPU and the optimizer's state;
+    without a GPU it is counted: weights, gradients, the optimizer's state, and what is kept for the
+    backward pass, scaled to as many samples as go through at once.
+
+    Args:
+        cfg: the config.
+        name: its name.
+        gpus: number of processes.
+        device: "cuda" or "cpu".
+        samples: of a step; None for as many as go through at once on a GPU, else as few as can.
+        given: source -> seconds of an iteration that are not measured, nor is its memory.
     """
     model = model_to_measure(cfg, name).to(device).train()
     state = optimizer_bytes(model, gpus if cfg.train.zero else 1)
@@ -158,16 +290,23 @@ def measure(
     for source, node in source_nodes(cfg).items():
         supervision = supervision_of(source, node)
         share = node.total_batch_size // gpus
-        least = 2 if supervision == "caption" else 1  # the contrast needs two
-        most = cfg.train.micro_batch.get(supervision, share)  # at once
-        count = min(samples or (most if device == "cuda" else least), share)
         phrases = node.mapper.max_phrases
+        sent = sent_bytes(model, gpus, share, phrases, supervision)
+        if source in given:
+            costs[source] = StepCost(given[source], sent_bytes=sent)
+            continue
+        least = 2 if supervision == "caption" else 1  # the contrast needs two
+        most = min(cfg.train.micro_batch.get(supervision, share), share)  # at once
+        count = min(samples or (most if device == "cuda" else least), share)
         batch = synthetic_samples(count, size_of(node, cfg), phrases, supervision)
         lowered = precision(cfg.train.amp) if device == "cuda" else None
         with torch.autocast(device, dtype=lowered, enabled=lowered is not None):
             cost = step_cost(model, lambda batch=batch: batch)  # type: ignore[misc]
-        sent = sent_bytes(model, gpus, share, phrases, supervision)
-        costs[source] = StepCost(cost.seconds * share / count, cost.peak_bytes + state, sent)
+            memory = cost.memory
+            if device == "cpu":
+                kept = kept_for_backward(model, batch) * most / count
+                memory = math.ceil(kept) + weights_and_gradients_bytes(model)
+        costs[source] = StepCost(cost.seconds * share / count, (memory or 0) + state, sent)
     return costs
 
 
@@ -215,6 +354,11 @@ def optimizer_bytes(model: nn.Module, processes: int) -> int:
     """Bytes of AdamW's two float32 moments for one process's part of the parameters."""
     numbers = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return math.ceil(2 * 4 * numbers / processes)
+
+
+def weights_and_gradients_bytes(model: nn.Module) -> int:
+    """Bytes of the parameters, and of the gradients of those that learn."""
+    return sum(p.nbytes * (2 if p.requires_grad else 1) for p in model.parameters())
 
 
 def supervision_of(source: str, node: DictConfig) -> str:

@@ -28,8 +28,8 @@ class StepCost:
     """Cost of one iteration in one process."""
 
     seconds: float
-    peak_bytes: int
-    """Peak memory of the GPU; on a CPU that of the whole process."""
+    memory: int | None = None
+    """Bytes: the peak of a GPU; of a CPU that of the whole process; None if it is not known."""
     sent_bytes: float | None = None
     """What the process sends to others; None if it is not known."""
 
@@ -60,6 +60,32 @@ def step_cost(model: nn.Module, next_batch: Callable[[], list[Sample]]) -> StepC
         return StepCost(seconds, torch.cuda.max_memory_allocated(device))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return StepCost(seconds, peak * (1 if sys.platform == "darwin" else 1024))
+
+
+def kept_for_backward(model: nn.Module, batch: list[Sample]) -> int:
+    """Bytes that the forward pass of a batch keeps for the backward pass, without the weights.
+
+    Most of a training's memory is this, weights, gradients and the optimizer's state. It depends
+    on shapes alone and grows with the samples, so that a small batch tells of a large one, and a
+    CPU of a GPU, which keeps the same tensors.
+
+    Args:
+        model: maps a batch to a dict of scalar losses.
+        batch: samples of one supervision.
+    """
+    weights = {tensor.untyped_storage().data_ptr() for tensor in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        losses = model(batch)  # alive until all is counted, so that no address is used twice
+    del losses
+    return sum(kept.values())
 
 
 def seconds_per_iteration(cfg: DictConfig, model: nn.Module) -> float:

@@ -5,6 +5,7 @@
     python scripts/benchmark.py peers --peers omdet-turbo fcos
     python scripts/benchmark.py budgets --processor-time    # on a busy machine
     python scripts/benchmark.py scenes                  # EmojiScenes drawn in a second by one core
+    python scripts/benchmark.py gpu --budget 480        # what matters on a GPU, in 8 minutes
     python scripts/benchmark.py report                  # docs/performance.md from the json
 
 Times of models are relative to a reference, timm's Swin-T features at 800 x 1333 in float32, which
@@ -35,6 +36,7 @@ from . import (
     evaluation,
     export,
     glip,
+    gpu,
     growth,
     inference,
     loading,
@@ -48,7 +50,8 @@ from .timing import Setting, machine
 
 ROOT = Path(__file__).resolve().parents[2]
 SUBJECTS = ("inference", "stages", "peers", "growth", "training", "contrast", "loading", "startup")
-SUBJECTS += ("budgets", "export", "glip", "serving", "evaluation")
+SUBJECTS += ("budgets", "export", "glip", "serving", "evaluation", "training_nano")
+ALONE = ("scenes", "gpu")  # not among those of "all"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -76,7 +79,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("subject", choices=["all", *SUBJECTS, "scenes", "report"])
+    parser.add_argument("subject", choices=["all", *SUBJECTS, *ALONE, "report"])
     parser.add_argument("--json", type=Path, default=ROOT / "docs" / "performance.json")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
@@ -105,6 +108,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--captions", type=int, default=16, help="samples a batch, in training")
     parser.add_argument("--detections", type=int, default=1, help="samples a batch, in training")
+    parser.add_argument("--budget", type=float, default=480, help="seconds, of gpu")
     parser.add_argument("--export-scenes", type=int, default=500, help="for the AP of export")
     parser.add_argument("--serve-seconds", type=float, default=300, help="of the load on a server")
     contrast.add_arguments(parser.add_argument_group("contrast"))
@@ -209,6 +213,8 @@ MEASURE: dict[str, Callable[[argparse.Namespace, Setting], Any]] = {
     "training": lambda args, setting: in_fresh_process(
         training.measure, setting, args.detections, args.captions
     ),
+    "training_nano": lambda args, setting: in_fresh_process(training.measure_nano, setting),
+    "gpu": lambda args, setting: gpu.measure(setting, args.budget),
     "contrast": lambda args, setting: in_fresh_process(contrast.measure, args),
     "loading": lambda args, setting: in_fresh_process(loading.measure, 200, args.repeats, 320),
     "scenes": lambda args, setting: in_fresh_process(loading.scenes, 200, args.repeats, 320),

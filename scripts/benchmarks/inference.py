@@ -61,6 +61,12 @@ def measure(case: Case, setting: Setting) -> dict[str, Any]:
 
 def prepared(case: Case, setting: Setting) -> tuple[Callable[[], object], int]:
     """The call of a row, and how many (anchor, name) pairs are above the threshold."""
+    _, run, survivors = prepared_model(case, setting)
+    return run, survivors
+
+
+def prepared_model(case: Case, setting: Setting) -> tuple[DetCLIPv2, Callable[[], object], int]:
+    """The model of a row, with what `prepared` returns."""
     model = build(case.model, setting, text=case.text == "encoded")
     image = image_of(case.size)
     with setting.context():
@@ -82,7 +88,7 @@ def prepared(case: Case, setting: Setting) -> tuple[Callable[[], object], int]:
         with setting.context():
             return model(samples)
 
-    return run, survivors
+    return model, run, survivors
 
 
 def compile_parts(model: DetCLIPv2) -> None:

@@ -22,13 +22,23 @@ def rate(setting: Setting) -> float:
 
 
 def share(run: Callable[[], object], duration: float, setting: Setting) -> dict[str, Any]:
-    """Operations of convolutions, matrix products and attention in `duration` seconds.
+    """Operations of a call that takes `duration` seconds, as a share of the device's peak."""
+    return share_of(operations(run), duration, setting)
+
+
+def operations(run: Callable[[], object]) -> int:
+    """Floating-point operations of convolutions, matrix products and attention in a call.
 
     Sampling of the deformable layer and element-wise operations are not counted.
     """
     with FlopCounterMode(display=False) as counter:
         run()
-    flops, at_best = counter.get_total_flops(), rate(setting)
+    return counter.get_total_flops()
+
+
+def share_of(flops: int, duration: float, setting: Setting) -> dict[str, Any]:
+    """So many operations in `duration` seconds, as a share of the rate of a large product."""
+    at_best = rate(setting)
     return {
         "gflops": round(flops / 1e9, 1),
         "matrix_product_tflops": float(f"{at_best / 1e12:.3g}"),

@@ -148,6 +148,38 @@ def training_rows(result: dict[str, Any]) -> Rows:
     ]
 
 
+def training_nano_rows(result: list[dict[str, Any]]) -> Rows:
+    """A row for each precision."""
+    rows: Rows = [("precision", "channels last", "processor s a step", "images a second, relative")]
+    for row in result:
+        times = spread(row["seconds"], 3), spread(row["speed"])
+        rows.append((row["precision"], "yes" if row["channels_last"] else "no", *times))
+    return rows
+
+
+def gpu_rows(result: dict[str, Any]) -> Rows:
+    """What was measured, what failed, and what the budget left out."""
+    head = ("what", "way", "precision", "batch", "ms a batch", "images a second", "relative")
+    rows: Rows = [(*head, "peak MiB", "of the device's peak")]
+    for row in result["rows"]:
+        about = (row["what"], row["way"], row["dtype"], str(row["batch"]))
+        if "why" in row:
+            rows.append((*about, row["why"], "", "", "", ""))
+            continue
+        milliseconds = {key: 1000 * value for key, value in row["seconds"].items()}
+        rows.append(
+            (
+                *about,
+                spread(milliseconds, 1),
+                f"{row['batch'] / row['seconds']['median']:.1f}",
+                spread(row["ratio"]) if "ratio" in row else "",
+                f"{row['peak_MiB']:,}",
+                f"{row['share_of_peak']:.0%}" if "share_of_peak" in row else "",
+            )
+        )
+    return rows
+
+
 def contrast_rows(result: dict[str, Any]) -> Rows:
     """One row."""
     keys = ("images", "processes", "regions", "words", "width")
@@ -238,6 +270,8 @@ ROWS: dict[str, Callable[[Any], Rows]] = {
     "glip": glip_rows,
     "growth": growth_rows,
     "training": training_rows,
+    "training_nano": training_nano_rows,
+    "gpu": gpu_rows,
     "contrast": contrast_rows,
     "loading": loading_rows,
     "scenes": loading_rows,

@@ -16,7 +16,12 @@ from detclip2.commands.plan import (
 )
 from detclip2.data.mappers import GroundingMapper
 from detclip2.data.sample import check_sample
-from detclip2.engine.step_cost import source_shares, step_cost, synthetic_samples
+from detclip2.engine.step_cost import (
+    kept_for_backward,
+    source_shares,
+    step_cost,
+    synthetic_samples,
+)
 from detclip2.modeling.text.text_tower import load_text_model
 from detclip2.utils.errors import UserError
 from tests.helpers.tiny_training import PROJECT, tiny_config
@@ -76,6 +81,58 @@ def test_plans_of_the_papers_runs_need_no_data(capsys, name, gpus, expected, ite
     assert table["iterations:"] == [iterations]
 
 
+GIVEN = {"detection": (0.5, 60), "flickr": (0.5, 68), "mixed": (0.5, 68), "pairs": (2, 140)}
+
+
+def given(number):
+    """Options with the seconds and the loading rate of the first sources."""
+    words = []
+    for source, (seconds, loaded) in [*GIVEN.items()][:number]:
+        words += ["--seconds", f"{source}={seconds}", "--loaded", f"{source}={loaded}"]
+    return words
+
+
+def test_hours_and_loaders_follow_from_given_times_and_rates(capsys):
+    assert run("--config", PRETRAIN, "--gpus", 32, "--no-measure", *given(4)) == 0
+    printed = capsys.readouterr().out
+    table = rows(printed)
+    assert table["pairs"] == [*T_ROWS["pairs"], "2.00", "-", "-", "1"]
+    # By hand: 134,063 iterations of 0.5 s and 25,391 of 2 s.
+    hours = (134_063 * 0.5 + 25_391 * 2) / 3600
+    assert f"{hours:.1f} h on 32 GPUs with the given times, {32 * hours:,.0f} GPU h" in printed
+    # 0.84 x 4 boxes and 0.16 x 192 pairs in a mean iteration of 0.74 s: 41 pairs a second.
+    assert "loader processes: 4 a GPU, 128 in all" in printed
+
+
+def test_ten_times_the_pairs_take_ten_times_their_iterations(capsys):
+    words = ["--config", PRETRAIN, "--gpus", 32, "--no-measure", "--times", "pairs=10"]
+    assert run(*words, *given(4)) == 0
+    printed = capsys.readouterr().out
+    table = rows(printed)
+    assert table["pairs"][2:5] == ["253,910", "1,560,023,040", "12.0"]
+    assert table["detection"][:5] == T_ROWS["detection"]
+    assert table["iterations:"] == ["387,973"]
+    hours = (134_063 * 0.5 + 253_910 * 2) / 3600
+    assert f"{hours:.1f} h on 32 GPUs" in printed
+    # 0.65 x 192 pairs in a mean iteration of 1.48 s: 85 a second, of 112 that a loader makes.
+    assert table["pairs"][-1] == "1"
+
+
+def test_without_the_time_of_every_source_there_are_no_totals(capsys):
+    assert run("--config", PRETRAIN, "--gpus", 32, "--no-measure", *given(3)) == 0
+    printed = capsys.readouterr().out
+    assert rows(printed)["detection"][5:] == ["0.50", "-", "-", "-"]
+    assert rows(printed)["pairs"][5:] == ["-", "-", "-", "-"]
+    assert "GPU h" not in printed
+    assert "loader processes" not in printed
+
+
+@pytest.mark.parametrize("option", ["--seconds", "--loaded", "--times"])
+def test_a_number_of_an_unknown_source_is_reported(capsys, option):
+    assert run("--config", PRETRAIN, "--gpus", 32, "--no-measure", option, "pears=3") == 2
+    assert f"{option} names 'pears'; the sources of the config are" in capsys.readouterr().err
+
+
 # By hand: 30 x 660,000 / 64 = 309,375 and so on, rounded up.
 GLIP_ROWS = {
     "detection": ["64", "2", "309,375", "19,800,000", "30.0"],
@@ -114,7 +171,7 @@ def test_a_step_of_every_source_is_measured(tmp_path, capsys):
     assert table["detection"][:3] == ["4", "2", "2"]
     assert table["pairs"][:4] == ["4", "2", "6", "24"]
     for source in ("detection", "pairs"):
-        for number in (-2, -4):  # sent, memory
+        for number in (-3, -5):  # sent, memory; then loaders
             assert float(table[source][number]) > 0
             assert table[source][number + 1] == "GB"
     assert "GPU h" in printed
@@ -243,9 +300,39 @@ def test_measuring_does_not_change_the_weights():
     batch = synthetic_samples(2, (64, 64), 5, "detection")
     cost = step_cost(model, lambda: batches.append(1) or batch)
     assert cost.seconds > 0
-    assert cost.peak_bytes > 2**20
+    assert cost.memory > 2**20
     assert len(batches) == 4
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+class TwoLayers(torch.nn.Module):
+    """A model whose kept tensors are known: (B, 4) inputs, (B, 8) between, (B, 3) at the end."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = torch.nn.Linear(4, 8), torch.nn.Linear(8, 3)
+
+    def forward(self, batch):
+        x = torch.stack([sample["x"] for sample in batch])
+        return {"loss": self.last(self.first(x).relu()).exp().sum()}
+
+
+@pytest.mark.parametrize("count", [1, 7])
+def test_what_is_kept_for_the_backward_pass_is_counted(count):
+    batch = [{"x": torch.ones(4)} for _ in range(count)]
+    # The input, the result of relu (which the last layer reads too), and that of exp.
+    assert kept_for_backward(TwoLayers(), batch) == 4 * count * (4 + 8 + 3)
+
+
+@pytest.mark.parametrize(("kind", "least"), [("detection", 2), ("caption", 3.9)])
+def test_what_is_kept_grows_with_the_samples_at_most(kind, least):
+    """Memory scaled from a small batch is no less than that of a large one; boxes share phrases."""
+    torch.manual_seed(0)
+    model = instantiate(tiny_config("").model).train()
+    small, large = (
+        kept_for_backward(model, synthetic_samples(count, (64, 64), 6, kind)) for count in (2, 8)
+    )
+    assert least * small <= large <= 4 * small
 
 
 def test_shares_come_from_the_config():

@@ -1,6 +1,7 @@
 """The benchmark's parts on small models; times are not checked."""
 
 import json
+import queue
 
 import numpy as np
 import pytest
@@ -197,6 +198,54 @@ def test_captions_of_glip_are_extrapolated(setting, monkeypatch):
     assert seen[0].pred_classes.max() < 12  # of the first two captions
 
 
+TINY = {"model": "nano", "detection": (64, 96), "pair": (64, 64), "names": 5, "batches": (1, 2)}
+TINY |= {"detections": 1, "captions": 2, "peers": ("nobody",)}
+
+
+@pytest.mark.slow
+def test_what_matters_on_a_gpu_is_measured_or_said_to_be_missing(setting):
+    """On a CPU with tiny models: no CUDA graphs, and a peer that fails."""
+    from scripts.benchmarks import gpu
+
+    sizes = gpu.Sizes(**TINY, provider="CPUExecutionProvider")
+    rows = queue.Queue()
+    gpu.work(rows, setting, sizes, [i for i in gpu.items(sizes) if i.way != "compile"])
+    found = list(rows.queue)
+    measured = [row for row in found if "why" not in row]
+    assert [row["what"] for row in measured] == [
+        *["inference"] * 4,
+        *("train_detection", "train_pairs", "exported"),
+    ]
+    for row in measured:
+        assert row["seconds"]["least"] > 0
+        assert row["what"] == "exported" or row["share_of_peak"] > 0
+    why = {row["way"]: row["why"] for row in found if "why" in row}
+    assert why == {"graph": "left out: CUDA graphs need a GPU", "nobody": "failed: 'nobody'"}
+
+
+@pytest.mark.processes
+def test_what_the_budget_leaves_out_is_named(setting):
+    from scripts.benchmarks import gpu, report
+
+    result = gpu.measure(setting, 0, gpu.Sizes(**TINY))
+    assert [row["what"] for row in result["rows"]] == [i.what for i in gpu.items(gpu.Sizes(**TINY))]
+    assert {row["why"] for row in result["rows"]} == {"left out: the budget of 0 s was over"}
+    head, *rows = report.gpu_rows(result)
+    assert {len(row) for row in rows} == {len(head)}
+
+
+@pytest.mark.slow
+def test_the_versions_of_the_nano_training_are_measured(setting):
+    from scripts.benchmarks import training
+
+    rows = training.measure_nano(setting, images=1, edge=64, names=6)
+    assert [(row["precision"], row["channels_last"]) for row in rows] == [
+        ("float32", False),
+        ("bfloat16", True),
+    ]
+    assert rows[0]["speed"] == {"median": 1, "least": 1, "most": 1}
+
+
 def test_peers_are_described():
     from scripts.benchmarks import peers
 
@@ -227,6 +276,16 @@ def result(name):
             "pixels": [{"case": "320 x 320", "pixels": 102400, "seconds": spread}],
         },
         "training": {"captions": 16, "detections": 1, "share": spread, "peak_MiB": 5000},
+        "training_nano": [
+            {"precision": "bfloat16", "channels_last": True, "seconds": spread, "speed": spread}
+        ],
+        "gpu": {
+            "rows": [
+                {"what": "inference", "way": "eager", "dtype": "float32", "batch": 1}
+                | {"seconds": spread, "peak_MiB": 9, "share_of_peak": 0.4},
+                {"what": "peer", "way": "fcos", "dtype": "float32", "batch": 1, "why": "left out"},
+            ]
+        },
         "contrast": dict.fromkeys(
             ("images", "processes", "regions", "words", "width", "peak_MiB"), 7
         )
@@ -292,7 +351,7 @@ def test_the_page_is_filled_from_the_json(tmp_path):
     "subject",
     [
         *("inference", "stages", "peers", "glip", "growth", "training", "contrast"),
-        *("budgets", "loading", "export", "serving"),
+        *("budgets", "loading", "export", "serving", "training_nano", "gpu"),
     ],
 )
 def test_every_table_is_as_wide_as_its_header(subject):

@@ -77,15 +77,14 @@ class TokenTower(nn.Module):
         return next(self.model.parameters()).device
 
     def joined(self, tokens: Sequence[np.ndarray]) -> Mapping[str, Tensor]:
-        """M tokenised texts, at least one -> what `tokenize` gives, without ``offset_mapping``.
+        """M tokenised texts, at least one -> what `tokenize` gives, on the CPU, without offsets.
 
         Args:
             tokens: M arrays (3, T), see `detclip2.modeling.text.phrase_tokens.join_tokens`.
         """
-        device = next(self.model.parameters()).device
         joined = torch.from_numpy(join_tokens(tokens, self.tokenizer.pad_token_id))
         keys = ("input_ids", "attention_mask", "special_tokens_mask")
-        return dict(zip(keys, joined.to(device, torch.int64), strict=True))
+        return dict(zip(keys, joined.to(torch.int64), strict=True))
 
     def num_tokens(self, texts: Sequence[str]) -> list[int]:
         """The tokens of each text, without start and end, not cut."""
