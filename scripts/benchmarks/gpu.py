@@ -6,7 +6,7 @@ Inference in float32 and bfloat16, step by step, recorded as a CUDA graph and co
 images; a training step of each supervision with its share of the device's peak; a peer in turns
 with ours; the exported graph in TensorRT, where ONNX Runtime has it. The rows that matter most come
 first. One process measures, another watches the clock: what has not been measured when the budget
-ends is named as left out, and what fails, with its reason.
+ends is named as skipped, and what fails, with its reason.
 """
 
 import dataclasses
@@ -87,21 +87,21 @@ def items(sizes: Sizes) -> list[Item]:
 
 
 def measure(setting: Setting, budget: float, sizes: Sizes = Sizes()) -> dict[str, Any]:
-    """A row for each item, also for those that fail or are left out, within a budget of seconds."""
+    """A row for each item, also for those that fail or are skipped, within a budget of seconds."""
     deadline = time.monotonic() + budget
     context = multiprocessing.get_context("spawn")
     results: Any = context.Queue()
     todo, rows = items(sizes), []
     worker = context.Process(target=work, args=(results, setting, sizes, todo), daemon=True)
     worker.start()
-    why = f"left out: the budget of {budget:g} s was over"
+    why = f"skipped: the budget of {budget:g} s was over"
     while len(rows) < len(todo) and time.monotonic() < deadline:
         alive = worker.is_alive()
         try:
             rows.append(results.get(timeout=PATIENCE))
         except queue.Empty:
             if not alive:
-                why = f"left out: the process that measures died (exit code {worker.exitcode})"
+                why = f"skipped: the process that measures died (exit code {worker.exitcode})"
                 break
     worker.kill()
     worker.join()
@@ -117,7 +117,7 @@ def work(results: Any, setting: Setting, sizes: Sizes, todo: list[Item]) -> None
         try:
             results.put({**vars(item), **MEASURE[item.what](item, own, sizes)})
         except LeftOut as error:
-            results.put({**vars(item), "why": f"left out: {error}"})
+            results.put({**vars(item), "why": f"skipped: {error}"})
         except Exception as error:  # of any library: the next item may work
             reason = " ".join(str(error).split())[:120] or type(error).__name__
             results.put({**vars(item), "why": f"failed: {reason}"})

@@ -158,7 +158,7 @@ def training_nano_rows(result: list[dict[str, Any]]) -> Rows:
 
 
 def gpu_rows(result: dict[str, Any]) -> Rows:
-    """What was measured, what failed, and what the budget left out."""
+    """What was measured, what failed, and what the budget had no time for."""
     head = ("what", "way", "precision", "batch", "ms a batch", "images a second", "relative")
     rows: Rows = [(*head, "peak MiB", "of the device's peak")]
     for row in result["rows"]:

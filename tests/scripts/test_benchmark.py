@@ -220,7 +220,7 @@ def test_what_matters_on_a_gpu_is_measured_or_said_to_be_missing(setting):
         assert row["seconds"]["least"] > 0
         assert row["what"] == "exported" or row["share_of_peak"] > 0
     why = {row["way"]: row["why"] for row in found if "why" in row}
-    assert why == {"graph": "left out: CUDA graphs need a GPU", "nobody": "failed: 'nobody'"}
+    assert why == {"graph": "skipped: CUDA graphs need a GPU", "nobody": "failed: 'nobody'"}
 
 
 @pytest.mark.processes
@@ -229,7 +229,7 @@ def test_what_the_budget_leaves_out_is_named(setting):
 
     result = gpu.measure(setting, 0, gpu.Sizes(**TINY))
     assert [row["what"] for row in result["rows"]] == [i.what for i in gpu.items(gpu.Sizes(**TINY))]
-    assert {row["why"] for row in result["rows"]} == {"left out: the budget of 0 s was over"}
+    assert {row["why"] for row in result["rows"]} == {"skipped: the budget of 0 s was over"}
     head, *rows = report.gpu_rows(result)
     assert {len(row) for row in rows} == {len(head)}
 
@@ -283,7 +283,7 @@ def result(name):
             "rows": [
                 {"what": "inference", "way": "eager", "dtype": "float32", "batch": 1}
                 | {"seconds": spread, "peak_MiB": 9, "share_of_peak": 0.4},
-                {"what": "peer", "way": "fcos", "dtype": "float32", "batch": 1, "why": "left out"},
+                {"what": "peer", "way": "fcos", "dtype": "float32", "batch": 1, "why": "skipped"},
             ]
         },
         "contrast": dict.fromkeys(
