@@ -204,7 +204,7 @@ def cells_of(cost: StepCost | None) -> list[str]:
         return ["-", "-", "-"]
     return [
         f"{cost.seconds:.2f}",
-        "-" if cost.memory is None else f"{cost.memory / GIGABYTE:.1f} GB",
+        "-" if cost.memory is None else f"{cost.memory / GIGABYTE:.2f} GB",
         "-" if cost.sent_bytes is None else f"{cost.sent_bytes / GIGABYTE:.2f} GB",
     ]
 
