@@ -20,7 +20,9 @@ KNOWS = "knows: "
 VOCABULARY_NAME = "vocabulary.safetensors"  # of some folders: the names that the model knows
 EXAMPLES_NAME = "examples.safetensors"  # of some folders: makes rows of example boxes
 ENVIRONMENT_VARIABLE = "DETCLIP2_MODEL"
-SHIPPED = {name: RESOURCES / "models" / name for name in ("photo_nano", "emoji_nano")}
+SHIPPED = {
+    name: RESOURCES / "models" / name for name in ("photo_nano", "emoji_nano", "glipv2_nano")
+}
 """Name -> folder of the models that ship with the package."""
 DEFAULT = "photo_nano"
 

@@ -77,7 +77,7 @@ def test_a_text_is_a_name_and_a_path_is_a_folder(tmp_path, monkeypatch):
     ("name", "end"),
     [
         ("emoji_nan", "did you mean 'emoji_nano'"),
-        ("yolo", "models that ship: photo_nano, emoji_nano"),
+        ("yolo", "models that ship: photo_nano, emoji_nano, glipv2_nano"),
         ("output/emoji_nan", "no such model folder"),
     ],
 )

@@ -1,0 +1,1 @@
+"""GLIP and GLIPv2: configs, numbers, and the model that ships."""
