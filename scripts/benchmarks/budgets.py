@@ -67,7 +67,8 @@ def export(folder: Path, size: tuple[int, int], setting: Setting) -> None:
     embeddings = torch.nn.functional.normalize(torch.randn(len(names), model.embed_dim))
     let_survive(model, image, embeddings, Case.survivors)
     predictor = OpenVocabularyPredictor.from_model(model, InferenceSettings(min(size), max(size)))
-    vocabulary = Vocabulary.from_names(names).encode(lambda texts: embeddings[: len(texts)])
+    rows = torch.cat([embeddings, embeddings[:1]])  # one more, by which vocabularies know encoders
+    vocabulary = Vocabulary.from_names(names).encode(lambda texts: rows[: len(texts)])
     padded = tuple(-(-side // DIVISOR) * DIVISOR for side in size)
     info = info_of(predictor, vocabulary, (padded[0], padded[1]))
     plain = traced(DetectorGraph(model, vocabulary.embeddings).eval(), info)  # takes minutes

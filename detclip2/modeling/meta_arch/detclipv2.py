@@ -105,9 +105,10 @@ class DetCLIPv2(OpenVocabularyDetector):
 
     @property
     def phrase_tokens(self) -> PhraseTokens | None:
-        """Makes tokens of phrases, as the text tower would."""
+        """Makes tokens of phrases, as the text tower would; None of a tower without a tokenizer."""
         tower = self.text_tower
-        return None if tower is None else PhraseTokens(tower.tokenizer, tower.max_length)
+        has_tokens = hasattr(tower, "tokenizer")
+        return PhraseTokens(tower.tokenizer, tower.max_length) if has_tokens else None
 
     def encode_text(self, samples: Sequence[Sample]) -> TextBatch:
         """Encode each phrase alone; on data with boxes, processes share phrases (sec. 3.1)."""
