@@ -34,7 +34,7 @@ PROVIDER = "TensorrtExecutionProvider"
 PATIENCE = 0.2  # seconds between looks at the clock
 
 
-class LeftOut(Exception):
+class Skipped(Exception):
     """A row that cannot be measured here; its text says why."""
 
 
@@ -116,7 +116,7 @@ def work(results: Any, setting: Setting, sizes: Sizes, todo: list[Item]) -> None
         own = dataclasses.replace(setting, dtype=item.dtype, compile=item.way == "compile")
         try:
             results.put({**vars(item), **MEASURE[item.what](item, own, sizes)})
-        except LeftOut as error:
+        except Skipped as error:
             results.put({**vars(item), "why": f"skipped: {error}"})
         except Exception as error:  # of any library: the next item may work
             reason = " ".join(str(error).split())[:120] or type(error).__name__
@@ -139,7 +139,7 @@ def detect(item: Item, setting: Setting, sizes: Sizes) -> dict[str, Any]:
     """Images to detections, with cached names."""
     on_gpu = torch.device(setting.device).type == "cuda"
     if item.way == "graph" and not on_gpu:
-        raise LeftOut("CUDA graphs need a GPU")
+        raise Skipped("CUDA graphs need a GPU")
     case = inference.Case(sizes.names, sizes.detection, batch=item.batch, model=sizes.model)
     model, run, _ = inference.prepared_model(case, setting)
     operations = peak.operations(run) if item.way == "eager" else None
@@ -211,7 +211,7 @@ def exported(item: Item, setting: Setting, sizes: Sizes) -> dict[str, Any]:
     import onnxruntime
 
     if item.way not in onnxruntime.get_available_providers():
-        raise LeftOut(f"ONNX Runtime here has no {item.way}")
+        raise Skipped(f"ONNX Runtime here has no {item.way}")
     model = build(sizes.model, Setting(device="cpu", seed=setting.seed))
     graph = DetectorGraph(model, vocabulary_of(sizes.names, model)).eval()
     height, width = (-(-edge // 128) * 128 for edge in sizes.detection)  # of the largest stride

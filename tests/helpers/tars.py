@@ -30,3 +30,8 @@ def pairs(start, number):
     for i in range(number):
         yield f"{i:03d}.png", encoded_image(start + i)
         yield f"{i:03d}.txt", f"a dog number {start + i}".encode()
+
+
+def captions(records):
+    """The texts of records."""
+    return [record["caption"].decode() for record in records]

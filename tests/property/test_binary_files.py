@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import tarfile
 from collections import Counter
 from pathlib import Path
 
@@ -31,6 +30,7 @@ from detclip2.utils.weights import read_weights
 from tests.helpers import videos
 from tests.helpers.damage import damaged_bytes, json_text, not_finite, trees
 from tests.helpers.fuzzing import result_of, rewrite
+from tests.helpers.tars import tar_bytes
 
 pytestmark = pytest.mark.slow  # 2,000 files a test
 
@@ -150,16 +150,6 @@ def test_weights(folder, suffix):
     check()
 
 
-def tar_of(members):
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as tar:
-        for name, content in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return file.getvalue()
-
-
 MAPPER = CaptionMapper()
 PNG = encoded("PNG", {})
 MEMBERS = [
@@ -178,10 +168,10 @@ def shard_of(tree):
         members.append(
             (str(name)[:99].encode(errors="replace").decode().replace("\x00", ""), content)
         )
-    return tar_of(members)
+    return tar_bytes(members)
 
 
-SHARD = tar_of([("0.png", PNG), ("0.txt", b"a red dog"), ("1.json", b'{"caption": "two cats"}')])
+SHARD = tar_bytes([("0.png", PNG), ("0.txt", b"a red dog"), ("1.json", b'{"caption": "two cats"}')])
 
 
 @given(st.one_of(trees(MEMBERS).map(shard_of), damaged_bytes(SHARD)))

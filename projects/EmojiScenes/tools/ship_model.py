@@ -20,19 +20,18 @@ from typing import Any
 import detclip2  # noqa: F401  (first, as it offers the stand-in for Detectron2)
 
 # isort: split
-import torch
 from detectron2.config import LazyConfig
 from omegaconf import DictConfig
 from safetensors.torch import save
 
 from detclip2 import OpenVocabularyPredictor
-from detclip2.config import get_config, load_config
+from detclip2.config import load_config
 from detclip2.data.emojiscenes.categories import World, make_world, names_of
 from detclip2.engine.train_loop import evaluate
 from detclip2.utils.files import write_whole
 from detclip2.utils.model_folder import CONFIG_NAME, SHIPPED, WEIGHTS_NAME, read_model_folder
-from detclip2.utils.weights import read_weights
 from projects.EmojiScenes.evidence.record import write_json
+from projects.shipping import forget_machine, halved
 
 CHECKED_SCENES = 50
 KNOWS = (
@@ -99,8 +98,7 @@ def ship(run: Path, record: Mapping[str, Any], output: Path) -> None:
     state = halved(weights)
     write_whole(output / WEIGHTS_NAME, lambda file: file.write(save(state)))
     cfg, _ = load_config(config)
-    defaults = get_config("train.py").train  # instead of paths of the training machine
-    cfg.train.update({key: defaults[key] for key in ("init_checkpoint", "output_dir")})
+    forget_machine(cfg)
     cfg.dataloader.test.dataset.folder = "${train.output_dir}/data"
     # The growth of the world belongs to the benchmark; a user's own training has none.
     cfg.lr_multiplier.decay_start = int(cfg.lr_multiplier.decay_start)
@@ -115,12 +113,6 @@ def ship(run: Path, record: Mapping[str, Any], output: Path) -> None:
     parameters = sum(p.numel() for p in predictor.model.parameters()) / 1e6
     text = card(record, cfg, world, growth, parameters)
     write_whole(output / "README.md", lambda file: file.write(text.encode()))
-
-
-def halved(weights: Path) -> dict[str, torch.Tensor]:
-    """The weights with half the bytes; counters stay as they are."""
-    state = read_weights(weights)
-    return {name: t.half() if t.is_floating_point() else t for name, t in state.items()}
 
 
 def measure(model: Any, cfg: DictConfig, scenes: int) -> dict[str, float]:

@@ -10,7 +10,6 @@ by which commands, in what time, and after a line of three dashes what the model
 """
 
 import argparse
-import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,12 +23,13 @@ from omegaconf import DictConfig
 from safetensors.torch import save
 
 from detclip2 import OpenVocabularyPredictor
-from detclip2.config import get_config, load_config
+from detclip2.config import load_config
 from detclip2.data.emojiscenes.categories import make_world
 from detclip2.engine.train_loop import evaluate, metrics_of
 from detclip2.utils.files import write_whole
 from detclip2.utils.model_folder import CONFIG_NAME, SHIPPED, WEIGHTS_NAME, read_model_folder
-from projects.EmojiScenes.tools.ship_model import halved
+from projects.EmojiScenes.evidence.record import write_json
+from projects.shipping import forget_machine, halved
 
 CHECKED_SCENES = 40
 KNOWS = (
@@ -89,8 +89,7 @@ Files: `model.safetensors` (half precision), `config.yaml` (evaluates and trains
 
 def shipped_config(cfg: DictConfig) -> DictConfig:
     """The config of a run without what belongs to the machine that trained."""
-    defaults = get_config("train.py").train
-    cfg.train.update({key: defaults[key] for key in ("init_checkpoint", "output_dir")})
+    forget_machine(cfg)
     cfg.dataloader.test.dataset.folder = "${train.output_dir}/data"
     cfg.knows = KNOWS.format(names=cfg.world.categories)
     return cfg
@@ -154,8 +153,7 @@ def ship(run: Path, text: str, output: Path) -> None:
         "all": measure(cfg, model),
         "shipped": {"scenes": CHECKED_SCENES, **measure(cfg, model, CHECKED_SCENES)},
     }
-    body = json.dumps(results, indent=1) + "\n"
-    write_whole(output / "results.json", lambda file: file.write(body.encode()))
+    write_json(output / "results.json", results)
     parameters = sum(p.numel() for p in model.parameters())
     readme = card(results["all"], cfg, parameters, text)
     write_whole(output / "README.md", lambda file: file.write(readme.encode()))

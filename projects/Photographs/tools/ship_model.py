@@ -26,7 +26,7 @@ from detectron2.config import LazyConfig
 from omegaconf import DictConfig
 from safetensors.torch import save
 
-from detclip2.config import get_config, load_config
+from detclip2.config import load_config
 from detclip2.data.io.coco_json import read_json
 from detclip2.evaluation.partly_labelled import frequent_names
 from detclip2.inference.predictor import OpenVocabularyPredictor
@@ -34,9 +34,9 @@ from detclip2.resources import RESOURCES
 from detclip2.utils.errors import UserError
 from detclip2.utils.files import write_whole
 from detclip2.utils.model_folder import CONFIG_NAME, WEIGHTS_NAME, read_model_folder
-from detclip2.utils.weights import read_weights
 from projects.Photographs.evaluate import measure
 from projects.Photographs.tools import attribution
+from projects.shipping import forget_machine, halved
 
 TOWER = "text_tower_photo"
 ATTRIBUTION = "ATTRIBUTION.tsv.gz"
@@ -107,8 +107,7 @@ Files: `model.safetensors` (half precision), `config.yaml`, `results.json` (all 
 def shipped_config(cfg: DictConfig) -> DictConfig:
     """The config of a run without paths of the training machine."""
     cfg = cfg.copy()
-    defaults = get_config("train.py").train
-    cfg.train.update({key: defaults[key] for key in ("init_checkpoint", "output_dir")})
+    forget_machine(cfg)
     # A config that is data reads no environment: users say where their photographs are.
     cfg.photos = {"images": "photos", "data": "output/photographs"}
     cfg.inference.update(SHOWN)
@@ -175,9 +174,8 @@ def ship(args: argparse.Namespace) -> None:
     """
     config, weights = read_model_folder(args.run)
     args.output.mkdir(parents=True, exist_ok=True)
-    state = read_weights(weights)
-    halved = {name: t.half() if t.is_floating_point() else t for name, t in state.items()}
-    write_whole(args.output / WEIGHTS_NAME, lambda file: file.write(save(halved)))
+    state = halved(weights)
+    write_whole(args.output / WEIGHTS_NAME, lambda file: file.write(save(state)))
     if args.resources:
         write_tower(args.text_tower, args.resources)
     cfg = shipped_config(load_config(config, trust_config=True)[0])  # it is our own training's

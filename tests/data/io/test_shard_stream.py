@@ -18,18 +18,7 @@ from detclip2.data.io.shard_stream import ImageTextStream, StreamSamples
 from detclip2.data.mappers import CaptionMapper, draw_sample
 from detclip2.data.sample import check_sample
 from detclip2.utils.errors import UserError
-from tests.helpers.tars import pairs, tar_bytes
-
-
-@pytest.fixture
-def shards(tmp_path):
-    for i in range(4):
-        (tmp_path / f"{i:05d}.tar").write_bytes(tar_bytes(pairs(10 * i, 10)))
-    return str(tmp_path / "{00000..00003}.tar")
-
-
-def captions(records):
-    return [record["caption"].decode() for record in records]
+from tests.helpers.tars import captions, pairs, tar_bytes
 
 
 def test_iterating_reads_every_image_text_pair_once_in_order(shards):

@@ -21,18 +21,7 @@ from detclip2.data.sample import SkipSample
 from detclip2.data.skips import SkipCounter
 from detclip2.data.sources import Source
 from detclip2.utils.errors import UserError
-from tests.helpers.tars import encoded_image, pairs, tar_bytes
-
-
-@pytest.fixture
-def shards(tmp_path):
-    for i in range(4):
-        (tmp_path / f"{i:05d}.tar").write_bytes(tar_bytes(pairs(10 * i, 10)))
-    return str(tmp_path / "{00000..00003}.tar")
-
-
-def captions(records):
-    return [record["caption"].decode() for record in records]
+from tests.helpers.tars import captions, encoded_image, pairs, tar_bytes
 
 
 def test_records_are_those_of_the_stream_in_any_order(shards):
