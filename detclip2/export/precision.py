@@ -95,13 +95,16 @@ def to_int8(graph: "ModelProto", info: GraphInfo, images: Iterable[ImageSource])
     Raises:
         UserError: an image cannot be read.
     """
+    import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantType, quantize_static
 
+    own = onnx.ModelProto()  # the quantiser moves the weights of its argument into a file
+    own.CopyFrom(graph)
     others = [node.name for node in graph.graph.node if not _is_in(node, _INT8_PARTS)]
     with tempfile.TemporaryDirectory() as folder, without_any_warning():
         path = Path(folder) / "int8.onnx"
         quantize_static(
-            graph,
+            own,
             str(path),
             _Reader(_calibration_inputs(images, info)),
             per_channel=True,
@@ -111,8 +114,6 @@ def to_int8(graph: "ModelProto", info: GraphInfo, images: Iterable[ImageSource])
             nodes_to_exclude=others,
             calibrate_method=CalibrationMethod.MinMax,
         )
-        import onnx
-
         return onnx.load(path)
 
 

@@ -85,7 +85,6 @@ def test_the_contrast_of_a_small_batch_is_measured(direction):
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="OpenVINO cannot read a graph whose weights lie in a file of their own")
 def test_graphs_of_the_budgets_detect_what_the_model_detects(setting, monkeypatch, tmp_path):
     pytest.importorskip("openvino")
     from scripts.benchmarks import budgets
