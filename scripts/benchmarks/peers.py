@@ -130,7 +130,7 @@ def measure(peer: str, setting: Setting) -> dict[str, Any]:
 
 def ours_against(peer: str, setting: Setting) -> dict[str, Any]:
     """Our Swin-T with 80 cached names at the peer's size, directly in turns with the peer."""
-    from benchmarks.inference import Case, prepared
+    from .inference import Case, prepared
 
     setting.prepare()
     inner = PEERS[peer](setting)

@@ -203,7 +203,6 @@ TINY |= {"detections": 1, "captions": 2, "peers": ("nobody",)}
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="the benchmark for GPUs does not measure all its rows on a CPU yet")
 def test_what_matters_on_a_gpu_is_measured_or_said_to_be_missing(setting):
     """On a CPU with tiny models: no CUDA graphs, and a peer that fails."""
     from scripts.benchmarks import gpu
