@@ -107,8 +107,9 @@ class DetCLIPv2(OpenVocabularyDetector):
     def phrase_tokens(self) -> PhraseTokens | None:
         """Makes tokens of phrases, as the text tower would; None of a tower without a tokenizer."""
         tower = self.text_tower
-        has_tokens = hasattr(tower, "tokenizer")
-        return PhraseTokens(tower.tokenizer, tower.max_length) if has_tokens else None
+        if tower is None or not hasattr(tower, "tokenizer"):
+            return None
+        return PhraseTokens(tower.tokenizer, tower.max_length)
 
     def encode_text(self, samples: Sequence[Sample]) -> TextBatch:
         """Encode each phrase alone; on data with boxes, processes share phrases (sec. 3.1)."""
