@@ -40,6 +40,7 @@ from . import (
     growth,
     inference,
     loading,
+    methods,
     peers,
     report,
     serving,
@@ -50,7 +51,7 @@ from .timing import Setting, machine
 
 ROOT = Path(__file__).resolve().parents[2]
 SUBJECTS = ("inference", "stages", "peers", "growth", "training", "contrast", "loading", "startup")
-SUBJECTS += ("budgets", "export", "glip", "serving", "evaluation", "training_nano")
+SUBJECTS += ("budgets", "export", "glip", "serving", "evaluation", "training_nano", "methods")
 ALONE = ("scenes", "gpu")  # not among those of "all"
 
 
@@ -214,6 +215,7 @@ MEASURE: dict[str, Callable[[argparse.Namespace, Setting], Any]] = {
         training.measure, setting, args.detections, args.captions
     ),
     "training_nano": lambda args, setting: in_fresh_process(training.measure_nano, setting),
+    "methods": lambda args, setting: in_fresh_process(methods.measure, setting),
     "gpu": lambda args, setting: gpu.measure(setting, args.budget),
     "contrast": lambda args, setting: in_fresh_process(contrast.measure, args),
     "loading": lambda args, setting: in_fresh_process(loading.measure, 200, args.repeats, 320),

@@ -157,6 +157,17 @@ def training_nano_rows(result: list[dict[str, Any]]) -> Rows:
     return rows
 
 
+def methods_rows(result: list[dict[str, Any]]) -> Rows:
+    """A row for each model, a column for each count of names and each kind of training sample."""
+    columns = [what for what in result[0] if what not in ("model", "milliseconds")]
+    heads = (f"{what} names" if what.isdigit() else f"{what} sample" for what in columns)
+    rows: Rows = [("model", "processor ms an image, fewest names", *heads)]
+    for row in result:
+        ratios = (spread(row[what]) for what in columns)
+        rows.append((row["model"], spread(row["milliseconds"], 1), *ratios))
+    return rows
+
+
 def gpu_rows(result: dict[str, Any]) -> Rows:
     """What was measured, what failed, and what the budget had no time for."""
     head = ("what", "way", "precision", "batch", "ms a batch", "images a second", "relative")
@@ -271,6 +282,7 @@ ROWS: dict[str, Callable[[Any], Rows]] = {
     "growth": growth_rows,
     "training": training_rows,
     "training_nano": training_nano_rows,
+    "methods": methods_rows,
     "gpu": gpu_rows,
     "contrast": contrast_rows,
     "loading": loading_rows,

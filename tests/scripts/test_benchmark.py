@@ -246,6 +246,17 @@ def test_the_versions_of_the_nano_training_are_measured(setting):
     assert rows[0]["speed"] == {"median": 1, "least": 1, "most": 1}
 
 
+@pytest.mark.slow
+def test_the_methods_are_measured_side_by_side(setting):
+    from scripts.benchmarks import methods
+
+    rows = methods.measure(setting, names=(2, 30), edge=64, batch=2)
+    assert [row["model"] for row in rows] == ["DetCLIPv2", "GLIP", "GLIPv2"]
+    for what in ("2", "detection", "grounding"):
+        assert rows[0][what] == {"median": 1, "least": 1, "most": 1}
+    assert min(row[what]["least"] for row in rows for what in ("30", "grounding")) > 0
+
+
 def test_peers_are_described():
     from scripts.benchmarks import peers
 
@@ -279,6 +290,7 @@ def result(name):
         "training_nano": [
             {"precision": "bfloat16", "channels_last": True, "seconds": spread, "speed": spread}
         ],
+        "methods": [{"model": "GLIP", "milliseconds": spread, "20": spread, "detection": spread}],
         "gpu": {
             "rows": [
                 {"what": "inference", "way": "eager", "dtype": "float32", "batch": 1}
@@ -351,7 +363,7 @@ def test_the_page_is_filled_from_the_json(tmp_path):
     "subject",
     [
         *("inference", "stages", "peers", "glip", "growth", "training", "contrast"),
-        *("budgets", "loading", "export", "serving", "training_nano", "gpu"),
+        *("budgets", "loading", "export", "serving", "training_nano", "methods", "gpu"),
     ],
 )
 def test_every_table_is_as_wide_as_its_header(subject):
