@@ -41,7 +41,6 @@ def _glipv2(glip):
         ),
         mask_head=None,
         mask_losses=None,
-        train_only="",
     )
 
 

@@ -104,4 +104,5 @@ class GLIPv2(LanguageGLIP):
         return self.region_word_contrast
 
     def _has_boxes(self, samples: Sequence[Sample]) -> bool:
-        return not self.train_only and supervision_of(samples) in self.box_losses.supervisions
+        has_boxes = supervision_of(samples) in self.box_losses.supervisions
+        return has_boxes and not self.learns_masks_alone

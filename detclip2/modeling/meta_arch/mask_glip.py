@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from detectron2.structures import Instances
-from torch import Tensor, nn
+from torch import Tensor
 
 from detclip2.modeling.heads.mask_head import MaskHead
 from detclip2.modeling.heads.outputs import HeadOutputs
@@ -15,21 +15,18 @@ from detclip2.modeling.text.caption_state import EncodedCaption
 from detclip2.modeling.text.token_batch import TokenBatch
 from detclip2.modeling.thresholds import DetectionThresholds
 from detclip2.modeling.token_postprocess import Candidates
-from detclip2.utils.errors import UserError
 
 
 class MaskGLIP(GLIP):
     """The part of GLIPv2 that masks need. Without a mask head it is GLIP.
 
+    Where the mask head alone learns (``train.learn=[mask_head.]``), as in the paper's second stage,
+    other losses are skipped.
+
     Args:
         mask_head: gives detections their masks; None: they are boxes alone.
         mask_losses: of the mask head, on data with boxes whose samples keep ``gt_masks``.
-        train_only: the name of a part, such as "mask_head": its weights alone learn, from its own
-            losses, as in the paper's second stage. "": all learn.
         **glip: the arguments of `GLIP`.
-
-    Raises:
-        UserError: there is no such part.
     """
 
     def __init__(
@@ -37,32 +34,23 @@ class MaskGLIP(GLIP):
         *,
         mask_head: MaskHead | None = None,
         mask_losses: MaskCriterion | None = None,
-        train_only: str = "",
         **glip: Any,
     ) -> None:
         super().__init__(**glip)
         self.mask_head = mask_head
         self.mask_losses = mask_losses
         self.predicts_masks = mask_head is not None
-        self.train_only = train_only
-        if train_only:
-            if not isinstance(part := getattr(self, train_only, None), nn.Module):
-                raise UserError(f"train_only is {train_only!r}: the model has no such part")
-            self.requires_grad_(False)
-            part.requires_grad_(True)
 
     @property
     def ignored_weights(self) -> tuple[str, ...]:
         """Prefixes of weights to ignore: in a model without a mask head, those of one."""
         return (*super().ignored_weights, *(() if self.mask_head else ("mask_head.",)))
 
-    def train(self, mode: bool = True) -> "MaskGLIP":
-        """Set the mode; what does not learn stays in evaluation mode."""
-        super().train(mode)
-        for name, part in self.named_children():
-            if self.train_only not in ("", name):
-                part.eval()
-        return self
+    @property
+    def learns_masks_alone(self) -> bool:
+        """Whether no weight but those of the mask head learns."""
+        learning = {name.split(".")[0] for name, p in self.named_parameters() if p.requires_grad}
+        return learning == {"mask_head"}
 
     def image_losses(
         self,
@@ -74,7 +62,7 @@ class MaskGLIP(GLIP):
         """Those of `GLIP`, and of masks if the data has them."""
         of_boxes, of_masks = counts or (None, None)
         losses: Losses = {}
-        if not self.train_only:
+        if not self.learns_masks_alone:
             losses |= super().image_losses(outputs, text, samples, of_boxes)
         if self.mask_head is not None and self.mask_losses is not None and has_masks(samples):
             losses |= self.mask_losses(self.mask_head, outputs, text, samples, of_masks)
@@ -82,7 +70,7 @@ class MaskGLIP(GLIP):
 
     def loss_counts(self, outputs: HeadOutputs, text: TokenBatch, samples: Sequence[Sample]) -> Any:
         """Those of `GLIP`, and the number of objects with masks, over all processes."""
-        of_boxes = None if self.train_only else super().loss_counts(outputs, text, samples)
+        of_boxes = None if self.learns_masks_alone else super().loss_counts(outputs, text, samples)
         if self.mask_losses is None or not has_masks(samples):
             return of_boxes, None
         return of_boxes, self.mask_losses.counts(text, samples)

@@ -20,10 +20,9 @@ from .coco_glip_t_finetune import (
 
 model = get_config("models/glipv2.py").swin_t_masks
 
-model.train_only = "mask_head"
 dataloader.train.detection.records.masks = True
 dataloader.train.detection.mapper.keep = ["phrase_order", "gt_masks"]
 dataloader.train.detection.total_batch_size = 64
 dataloader.evaluator.tasks = ["bbox", "segm"]
 optimizer.lr = 1e-4
-train.update(schedule_of_epochs(images, dataloader.train, epochs=24))
+train.update(schedule_of_epochs(images, dataloader.train, epochs=24), learn=["mask_head."])

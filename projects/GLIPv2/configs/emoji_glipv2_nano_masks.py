@@ -2,7 +2,7 @@
 
 The data are those of emoji_glip_nano with the exact masks of the layouts: of two objects that
 overlap, a pixel belongs to the one in front. The mask head learns with the rest; the paper's second
-stage, in which it learns alone, is ``model.train_only=mask_head train.init_checkpoint=FILE``.
+stage, in which it learns alone, is ``train.learn=[mask_head.] train.init_checkpoint=FILE``.
 """
 
 from detclip2 import get_config
