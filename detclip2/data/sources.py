@@ -158,7 +158,14 @@ class Source:
         if self.streaming:
             return f"records of {self.records.kind}"
         indices = self.progress.records_of_dead_workers(message)
-        return ", ".join(describe_record(self.records[index], index) for index in indices)
+        return ", ".join(describe_record(self._record(index), index) for index in indices)
+
+    def _record(self, index: int) -> Record:
+        """A record, or an empty one if it is damaged."""
+        try:
+            return self.records[index]
+        except SkipSample:
+            return {}
 
     def preview(self, count: int, seed: int) -> tuple[Sequence[Record], list[int]]:
         """Records to show, and the indices of at most `count` of them, in random order by `seed`.

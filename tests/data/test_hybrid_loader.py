@@ -327,6 +327,16 @@ def test_a_new_stream_is_one_class(caplog):
     assert ([r["image_id"] for r in records], order) == ([0, 1, 2, 3], [0, 1, 2, 3])
 
 
+def test_a_damaged_record_that_a_dead_worker_read_is_named_by_its_index(monkeypatch):
+    class Damaged(list):
+        def __getitem__(self, index):
+            raise SkipSample("image-unreadable", "cut off")
+
+    source = Source(Damaged([0, 1, 2]), ToyMapper(), 1, 0)
+    monkeypatch.setattr(source.progress, "records_of_dead_workers", lambda message: [2])
+    assert source.describe("worker 3 died") == "record 2"
+
+
 def test_a_batch_names_its_source(shards):
     loader = two_sources(shards, 0)
     batch = loader.next_batch("pairs")

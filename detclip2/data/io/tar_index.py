@@ -22,6 +22,7 @@ from detclip2.utils.files import json_bytes, write_whole
 _VERSION = 1
 _MAX_BLOCKS = 2 * MAX_FILE_BYTES // BLOCK
 """Of a run, which has one image; a file of an index comes from anywhere too."""
+_MAX_TAR_BYTES = BLOCK * 2**32  # numbers of blocks are uint32
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,11 @@ def pair_index(path: str) -> PairIndex:
 
     Raises:
         OSError: the tar cannot be read.
-        UserError: it is compressed.
+        UserError: it is compressed, or has more than 2 TiB.
     """
     status = os.stat(path)
+    if status.st_size > _MAX_TAR_BYTES:
+        raise UserError(f"{path} has more than 2 TiB: split it into smaller tars")
     stamp = np.array([_VERSION, status.st_size, status.st_mtime_ns], np.int64)
     for file in _files(path):
         if (found := _load(file, stamp)) is not None:

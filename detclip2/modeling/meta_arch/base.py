@@ -1,7 +1,7 @@
 """The base class of open-vocabulary meta-architectures: images, vocabulary, inference."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from detectron2.modeling import Backbone, detector_postprocess
@@ -21,6 +21,7 @@ from detclip2.utils.errors import UserError
 
 RGB_MEAN = (123.675, 116.28, 103.53)
 RGB_STD = (58.395, 57.12, 57.375)
+Result = TypeVar("Result")
 
 
 class OpenVocabularyDetector(nn.Module):
@@ -162,16 +163,25 @@ class OpenVocabularyDetector(nn.Module):
             UserError: there is no vocabulary; see also `prepare_vocabulary`.
         """
         states = self._states(samples, vocabulary)
-        found: dict[int, Instances] = {}
-        limit = PIXELS_AT_ONCE.get(self.device.type)
-        for members in same_size_groups(samples, self.backbone.size_divisibility, limit):
+
+        def detect(members: list[int]) -> list[Instances]:
             images = self.preprocess_image([samples[i] for i in members])
             detected = self.detect(images, [states[i] for i in members], thresholds)
-            for i, instances in zip(members, detected, strict=True):
-                height, width = instances.image_size
-                height = samples[i].get("height", height)
-                width = samples[i].get("width", width)
-                found[i] = detector_postprocess(instances, height, width)
+            return [
+                in_original_size(instances, samples[i])
+                for i, instances in zip(members, detected, strict=True)
+            ]
+
+        return self.by_size(samples, detect)
+
+    def by_size(
+        self, samples: Sequence[Sample], run: Callable[[list[int]], list[Result]]
+    ) -> list[Result]:
+        """The results of ``run``, which gets indices of samples of one padded size at a time."""
+        found: dict[int, Result] = {}
+        limit = PIXELS_AT_ONCE.get(self.device.type)
+        for members in same_size_groups(samples, self.backbone.size_divisibility, limit):
+            found.update(zip(members, run(members), strict=True))
         return [found[i] for i in range(len(samples))]
 
     def _states(self, samples: Sequence[Sample], vocabulary: Any) -> list[Any]:
@@ -308,3 +318,9 @@ class OpenVocabularyDetector(nn.Module):
     ) -> list[Instances]:
         """Detections of B images of one padded size, not rescaled, each for its own vocabulary."""
         raise NotImplementedError
+
+
+def in_original_size(instances: Instances, sample: Sample) -> Instances:
+    """Detections in the ``height`` and ``width`` of the sample, if it has them."""
+    height, width = instances.image_size
+    return detector_postprocess(instances, sample.get("height", height), sample.get("width", width))

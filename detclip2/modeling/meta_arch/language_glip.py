@@ -1,12 +1,11 @@
 """GLIP with tasks of language: masked words, answers to questions, captions."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from detclip2.modeling.batching import PIXELS_AT_ONCE, same_size_groups
 from detclip2.modeling.heads.answer_head import AnswerHead
 from detclip2.modeling.heads.caption_head import CaptionHead
 from detclip2.modeling.losses.masked_language import MaskedLanguage
@@ -97,7 +96,8 @@ class LanguageGLIP(MaskGLIP):
         """
         head, tower = self._part("answer_head"), self.text_encoder
 
-        def run(group: list[Sample]) -> list[dict[str, Any]]:
+        def run(members: list[int]) -> list[dict[str, Any]]:
+            group = [samples[i] for i in members]
             text = self.encode_text(group)
             outputs = self.encode_images(self.preprocess_image(group), text)
             best = head.best(self.fused_states(outputs, text))
@@ -107,7 +107,7 @@ class LanguageGLIP(MaskGLIP):
                 for answers, length in zip(best, lengths, strict=True)
             ]
 
-        return self._by_size(samples, run)
+        return self.by_size(samples, run)
 
     @torch.no_grad()
     def caption(
@@ -127,7 +127,8 @@ class LanguageGLIP(MaskGLIP):
         """
         head, tower = self._part("caption_head"), self.text_encoder
 
-        def run(group: list[Sample]) -> list[dict[str, Any]]:
+        def run(members: list[int]) -> list[dict[str, Any]]:
+            group = [samples[i] for i in members]
             # Images do not attend to captions: what each block reads of one is computed once.
             read = self.head.locations(self.pyramid(self.preprocess_image(group)))
             return [
@@ -135,7 +136,7 @@ class LanguageGLIP(MaskGLIP):
                 for b in range(len(group))
             ]
 
-        return self._by_size(samples, run)
+        return self.by_size(samples, run)
 
     def _next_token(self, locations: list[Tensor]) -> NextToken:
         """The probabilities of words in the caption of one image, from `GLIPHead.locations`."""
@@ -166,7 +167,8 @@ class LanguageGLIP(MaskGLIP):
             UserError: the model has no `masked_language`, or its tokenizer no mask token.
         """
 
-        def run(group: list[Sample]) -> list[list[str]]:
+        def run(members: list[int]) -> list[list[str]]:
+            group = [samples[i] for i in members]
             masked = MaskedWords.from_samples(group, self.text_encoder)
             images = self.preprocess_image(group)
             if blank:
@@ -175,14 +177,4 @@ class LanguageGLIP(MaskGLIP):
             return masked.words(self.word_logits(states).argmax(dim=-1))
 
         self._part("masked_language")
-        return self._by_size(samples, run)
-
-    def _by_size(
-        self, samples: Sequence[Sample], run: Callable[[list[Sample]], list[Any]]
-    ) -> list[Any]:
-        """The results of ``run``, called for samples of one padded size at a time."""
-        found: dict[int, Any] = {}
-        limit = PIXELS_AT_ONCE.get(self.device.type)
-        for members in same_size_groups(samples, self.backbone.size_divisibility, limit):
-            found.update(zip(members, run([samples[i] for i in members]), strict=True))
-        return [found[i] for i in range(len(samples))]
+        return self.by_size(samples, run)

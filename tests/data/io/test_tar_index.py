@@ -113,3 +113,9 @@ def test_processes_share_the_work(tmp_path, made, monkeypatch):
     monkeypatch.setattr(comm, "get_rank", lambda: 1)
     assert len(shards._indices(paths, SkipCounter())) == 6
     assert made == paths[2:] + paths[:2]  # the second third comes first
+
+
+def test_a_tar_beyond_the_numbers_of_an_index_is_refused(tar, monkeypatch):
+    monkeypatch.setattr(tar_index, "_MAX_TAR_BYTES", tar.stat().st_size - 1)
+    with pytest.raises(UserError, match=r"x\.tar has more than 2 TiB: split it"):
+        pair_index(str(tar))
