@@ -282,7 +282,8 @@ def measure(
         gpus: number of processes.
         device: "cuda" or "cpu".
         samples: of a step; None for as many as go through at once on a GPU, else as few as can.
-        given: source -> seconds of an iteration that are not measured, nor is its memory.
+        given: source -> seconds of an iteration that are not measured; nor is then the memory of a
+            GPU.
     """
     model = model_to_measure(cfg, name).to(device).train()
     state = optimizer_bytes(model, gpus if cfg.train.zero else 1)
@@ -292,21 +293,20 @@ def measure(
         share = node.total_batch_size // gpus
         phrases = node.mapper.max_phrases
         sent = sent_bytes(model, gpus, share, phrases, supervision)
-        if source in given:
-            costs[source] = StepCost(given[source], sent_bytes=sent)
-            continue
         least = 2 if supervision == "caption" else 1  # the contrast needs two
         most = min(cfg.train.micro_batch.get(supervision, share), share)  # at once
         count = min(samples or (most if device == "cuda" else least), share)
         batch = synthetic_samples(count, size_of(node, cfg), phrases, supervision)
         lowered = precision(cfg.train.amp) if device == "cuda" else None
+        seconds, memory = given.get(source), None
         with torch.autocast(device, dtype=lowered, enabled=lowered is not None):
-            cost = step_cost(model, lambda batch=batch: batch)  # type: ignore[misc]
-            memory = cost.memory
+            if seconds is None:
+                cost = step_cost(model, lambda batch=batch: batch)  # type: ignore[misc]
+                seconds, memory = cost.seconds * share / count, cost.memory
             if device == "cpu":
                 kept = kept_for_backward(model, batch) * most / count
                 memory = math.ceil(kept) + weights_and_gradients_bytes(model)
-        costs[source] = StepCost(cost.seconds * share / count, (memory or 0) + state, sent)
+        costs[source] = StepCost(seconds, None if memory is None else memory + state, sent)
     return costs
 
 

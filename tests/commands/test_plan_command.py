@@ -175,6 +175,11 @@ def test_a_step_of_every_source_is_measured(tmp_path, capsys):
             assert float(table[source][number]) > 0
             assert table[source][number + 1] == "GB"
     assert "GPU h" in printed
+    words = ["--config", tmp_path / "config.yaml", "--gpus", 2, "train.max_iter=8"]
+    assert run(*words, "--seconds", "pairs=3") == 0
+    given = rows(capsys.readouterr().out)["pairs"]
+    assert given[-6] == "3.00"
+    assert given[-5:] == table["pairs"][-5:]  # memory is counted all the same
 
 
 def test_what_is_sent_is_known_of_detclipv2_alone():
