@@ -2,10 +2,17 @@
 
 from pathlib import Path
 
+import detclip2  # noqa: F401  (first, as it offers the stand-in for Detectron2)
+
+# isort: split
 import torch
+from detectron2.config import LazyConfig
 from omegaconf import DictConfig
 
 from detclip2.config import get_config
+from detclip2.inference.publish import AUTO_CONFIG_NAME, MODEL_TYPE
+from detclip2.utils.files import write_json
+from detclip2.utils.model_folder import CONFIG_NAME
 from detclip2.utils.weights import read_weights
 
 
@@ -19,3 +26,9 @@ def forget_machine(cfg: DictConfig) -> None:
     """Replace the paths of the machine that trained by the defaults."""
     defaults = get_config("train.py").train
     cfg.train.update({key: defaults[key] for key in ("init_checkpoint", "output_dir")})
+
+
+def write_config(cfg: DictConfig, folder: Path) -> None:
+    """Write the config of a model, and the file by which transformers' auto classes know it."""
+    LazyConfig.save(cfg, str(folder / CONFIG_NAME))
+    write_json(folder / AUTO_CONFIG_NAME, {"model_type": MODEL_TYPE})

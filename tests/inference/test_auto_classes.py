@@ -140,8 +140,7 @@ def test_names_are_encoded_once(loaded, monkeypatch):
 
 
 def test_sahi_loads_it_and_slices(loaded, folder, predictor):
-    """Runs where SAHI is installed, which is no dependency of the tests."""
-    sahi = pytest.importorskip("sahi", reason="SAHI is not installed")
+    sahi = pytest.importorskip("sahi")
     predict = pytest.importorskip("sahi.predict")
     register()
     detector = sahi.AutoDetectionModel.from_pretrained(

@@ -20,7 +20,6 @@ from typing import Any
 import detclip2  # noqa: F401  (first, as it offers the stand-in for Detectron2)
 
 # isort: split
-from detectron2.config import LazyConfig
 from omegaconf import DictConfig
 from safetensors.torch import save
 
@@ -29,9 +28,9 @@ from detclip2.config import load_config
 from detclip2.data.emojiscenes.categories import World, make_world, names_of
 from detclip2.engine.train_loop import evaluate
 from detclip2.utils.files import write_whole
-from detclip2.utils.model_folder import CONFIG_NAME, SHIPPED, WEIGHTS_NAME, read_model_folder
+from detclip2.utils.model_folder import SHIPPED, WEIGHTS_NAME, read_model_folder
 from projects.EmojiScenes.evidence.record import write_json
-from projects.shipping import forget_machine, halved
+from projects.shipping import forget_machine, halved, write_config
 
 CHECKED_SCENES = 50
 KNOWS = (
@@ -104,7 +103,7 @@ def ship(run: Path, record: Mapping[str, Any], output: Path) -> None:
     cfg.lr_multiplier.decay_start = int(cfg.lr_multiplier.decay_start)
     growth = cfg.pop("benchmark").growth
     cfg.knows = KNOWS
-    LazyConfig.save(cfg, str(output / CONFIG_NAME))
+    write_config(cfg, output)
     world = make_world(cfg.world.categories)
     predictor = OpenVocabularyPredictor(*read_model_folder(output), device="cpu")
     predictor.encode(names_of(world.seen)).save(output / "vocabulary.safetensors")

@@ -18,7 +18,6 @@ from typing import Any
 import detclip2  # noqa: F401  (first, as it offers the stand-in for Detectron2)
 
 # isort: split
-from detectron2.config import LazyConfig
 from omegaconf import DictConfig
 from safetensors.torch import save
 
@@ -27,9 +26,9 @@ from detclip2.config import load_config
 from detclip2.data.emojiscenes.categories import make_world
 from detclip2.engine.train_loop import evaluate, metrics_of
 from detclip2.utils.files import write_whole
-from detclip2.utils.model_folder import CONFIG_NAME, SHIPPED, WEIGHTS_NAME, read_model_folder
+from detclip2.utils.model_folder import SHIPPED, WEIGHTS_NAME, read_model_folder
 from projects.EmojiScenes.evidence.record import write_json
-from projects.shipping import forget_machine, halved
+from projects.shipping import forget_machine, halved, write_config
 
 CHECKED_SCENES = 40
 KNOWS = (
@@ -147,7 +146,7 @@ def ship(run: Path, text: str, output: Path) -> None:
     state = halved(weights)
     write_whole(output / WEIGHTS_NAME, lambda file: file.write(save(state)))
     cfg = shipped_config(load_config(config)[0])
-    LazyConfig.save(cfg, str(output / CONFIG_NAME))
+    write_config(cfg, output)
     model = OpenVocabularyPredictor(*read_model_folder(output), device="cpu").model
     results = {
         "all": measure(cfg, model),

@@ -22,7 +22,6 @@ from typing import Any
 import detclip2  # noqa: F401  (first, as it offers the stand-in for Detectron2)
 
 # isort: split
-from detectron2.config import LazyConfig
 from omegaconf import DictConfig
 from safetensors.torch import save
 
@@ -33,10 +32,10 @@ from detclip2.inference.predictor import OpenVocabularyPredictor
 from detclip2.resources import RESOURCES
 from detclip2.utils.errors import UserError
 from detclip2.utils.files import write_whole
-from detclip2.utils.model_folder import CONFIG_NAME, WEIGHTS_NAME, read_model_folder
+from detclip2.utils.model_folder import WEIGHTS_NAME, read_model_folder
 from projects.Photographs.evaluate import measure
 from projects.Photographs.tools import attribution
-from projects.shipping import forget_machine, halved
+from projects.shipping import forget_machine, halved, write_config
 
 TOWER = "text_tower_photo"
 ATTRIBUTION = "ATTRIBUTION.tsv.gz"
@@ -179,7 +178,7 @@ def ship(args: argparse.Namespace) -> None:
     if args.resources:
         write_tower(args.text_tower, args.resources)
     cfg = shipped_config(load_config(config, trust_config=True)[0])  # it is our own training's
-    LazyConfig.save(cfg, str(args.output / CONFIG_NAME))
+    write_config(cfg, args.output)
     lines = attribution.attribution(args.photos, args.data)
     attribution.write(lines, args.output / ATTRIBUTION)
     predictor = OpenVocabularyPredictor(*read_model_folder(args.output), device="cpu")
