@@ -58,7 +58,8 @@ def test_the_commands_of_the_page(folder, capsys):
 
 
 def test_the_page_is_a_notebook():
-    jupytext = pytest.importorskip("jupytext")
+    import jupytext
+
     cells = [cell.source for cell in jupytext.read(ROOT / PAGE).cells if cell.cell_type == "code"]
     python = [cell for cell in cells if not cell.startswith("%%")]
     assert python == [code.strip() for _, code in blocks(PAGE, "python")]

@@ -140,10 +140,10 @@ def test_names_are_encoded_once(loaded, monkeypatch):
 
 
 def test_sahi_loads_it_and_slices(loaded, folder, predictor):
-    sahi = pytest.importorskip("sahi")
-    predict = pytest.importorskip("sahi.predict")
+    from sahi import AutoDetectionModel, predict
+
     register()
-    detector = sahi.AutoDetectionModel.from_pretrained(
+    detector = AutoDetectionModel.from_pretrained(
         "huggingface", model_path=str(folder), text_labels=NAMES, confidence_threshold=0.05,
         device="cpu",
     )  # fmt: skip
