@@ -109,6 +109,10 @@ class Trainer(AMPTrainer):
             return GradientsInParts(model, self.autocast, self.grad_scaler.scale)(batch, size)
         with self.autocast():
             losses: Losses = self.model(batch)
+        if not losses:
+            raise UserError(
+                f"source {batch.source!r} gives no loss: nothing that learns reads its samples"
+            )
         self.grad_scaler.scale(sum(losses.values())).backward()
         return losses
 

@@ -13,6 +13,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from detclip2.config import check_keys, inference_settings
 from detclip2.engine.train_loop import evaluation_nodes
+from detclip2.modeling.losses.masks import has_masks
 from detclip2.modeling.meta_arch.detclipv2 import DetCLIPv2
 from detclip2.modeling.meta_arch.glip import GLIP
 from detclip2.modeling.meta_arch.glipv2 import GLIPv2
@@ -162,3 +163,14 @@ class TestRunnable:
         meta_arch = load(path).model._target_
         assert meta_arch in (DetCLIPv2, GLIP, GLIPv2)
         assert isinstance(build_without_memory(saved.model), meta_arch)
+
+
+@pytest.mark.parametrize("name", ["emoji_glipv2_nano_masks", "emoji_glipv2_nano_all"])
+def test_boxes_and_phrases_of_the_configs_with_masks_have_masks(name):
+    cfg = load(ROOT / "projects" / "GLIPv2" / "configs" / f"{name}.py")
+    cfg.world.update(categories=5, size=64)
+    for source in ("detection", "grounding"):
+        cfg.dataloader.train[source].update(total_batch_size=2, num_workers=0)
+    loader = instantiate(cfg.dataloader.train)
+    for source in ("detection", "grounding"):
+        assert has_masks(loader.next_batch(source)), source

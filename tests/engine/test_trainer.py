@@ -52,6 +52,13 @@ def kept(folder):
     return [json.loads(line) for line in (folder / "nonfinite.json").read_text().splitlines()]
 
 
+def test_a_source_from_which_nothing_learns_is_reported(tmp_path):
+    trainer = make(tmp_path)
+    trainer.model.forward = lambda samples: {}
+    with pytest.raises(UserError, match=r"source '\w+' gives no loss: nothing that learns reads"):
+        trainer.compute_gradients(trainer.data_loader.next_batch())
+
+
 def test_a_step_is_plain_gradient_descent(tmp_path):
     """Against an explicit computation."""
     trainer = make(tmp_path, clip_norm=0.5)

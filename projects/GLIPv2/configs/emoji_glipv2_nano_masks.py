@@ -9,7 +9,6 @@ from detclip2 import get_config
 
 from .emoji_glip_nano import (
     dataloader,
-    grounding,
     inference,
     lr_multiplier,
     optimizer,
@@ -21,7 +20,7 @@ model = get_config("models/glipv2.py").nano_masks
 
 dataloader.train.detection.records.masks = True
 dataloader.train.detection.mapper.keep = ["gt_masks"]
-grounding.records.masks = True
-grounding.mapper.keep = ["phrase_spans", "gt_masks"]
+dataloader.train.grounding.records.masks = True
+dataloader.train.grounding.mapper.keep = ["phrase_spans", "gt_masks"]
 dataloader.test.dataset.masks = True
 dataloader.evaluator.tasks = ["bbox", "segm"]
