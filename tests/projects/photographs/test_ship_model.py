@@ -71,8 +71,9 @@ def test_the_folder_works_alone_and_has_no_path_of_the_training(photos, tmp_path
     arguments += ["--text-tower", resolve_folder(TOWER), "--resources", tmp_path / "resources"]
     assert ship_model.main([str(a) for a in arguments]) == 0
     assert {file.name for file in output.iterdir()} == {
-        "ATTRIBUTION.tsv.gz", "README.md", "config.yaml", "model.safetensors", "results.json"
-    }  # fmt: skip
+        *("ATTRIBUTION.tsv.gz", "README.md", "config.json", "config.yaml"),
+        *("model.safetensors", "results.json"),
+    }
     assert "/machine" not in (output / "config.yaml").read_text()
     state = load_file(output / "model.safetensors")
     assert {t.dtype for t in state.values() if t.is_floating_point()} == {torch.float16}
