@@ -165,11 +165,11 @@ def epochs(
     """Source -> how often its images are seen, where the config says how many there are."""
     images = cfg.get("images") or {}
     require_keys(images, f"{name}: images")
-    found = {}
+    sources, found = source_nodes(cfg), {}
     for source, number in iterations.items():
         if source in images:
             count = positive_integer(images[source], f"{name}: images.{source}")
-            batch = source_nodes(cfg)[source].total_batch_size
+            batch = sources[source].total_batch_size
             found[source] = number * batch / (count * times.get(source, 1))
     return found
 

@@ -106,14 +106,17 @@ class Trainer(AMPTrainer):
         size = self.micro_batch.get(batch[0].get("supervision", ""), 0)
         if 0 < size < len(batch):
             model = self.model.module if isinstance(self.model, DDP) else self.model
-            return GradientsInParts(model, self.autocast, self.grad_scaler.scale)(batch, size)
-        with self.autocast():
-            losses: Losses = self.model(batch)
+            in_parts = GradientsInParts(model, self.autocast, self.grad_scaler.scale)
+            losses: Losses = in_parts(batch, size)
+        else:
+            with self.autocast():
+                losses = self.model(batch)
+            if losses:
+                self.grad_scaler.scale(sum(losses.values())).backward()
         if not losses:
             raise UserError(
                 f"source {batch.source!r} gives no loss: nothing that learns reads its samples"
             )
-        self.grad_scaler.scale(sum(losses.values())).backward()
         return losses
 
     def autocast(self) -> AbstractContextManager[Any]:

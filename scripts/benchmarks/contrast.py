@@ -17,7 +17,7 @@ from detclip2.modeling.alignment import Alignment
 from detclip2.modeling.losses.text_image_similarity import Texts
 from detclip2.modeling.losses.word_region_contrast import Direction, Matching, WordRegionContrast
 
-from .timing import peak_memory, spread, work_seconds
+from .timing import in_turns, peak_memory, spread, work_seconds
 
 SIZES = ("images", "processes", "regions", "words", "width", "matching", "direction")
 
@@ -70,12 +70,7 @@ def measure(args: argparse.Namespace) -> dict[str, object]:
     step()
     memory = peak_memory(args.device) - memory_before
     floor()
-    rows = []
-    for repeat in range(args.repeats):
-        times = [0.0, 0.0]  # in turns, so that a busy machine slows both
-        for which in ((0, 1), (1, 0))[repeat % 2]:
-            times[which] = work_seconds((step, floor)[which], args.device)
-        rows.append(times)
+    rows = [*in_turns((step, floor), args.repeats, lambda call: work_seconds(call, args.device))]
     return {
         **{name: getattr(args, name) for name in SIZES},
         "seconds": spread([step for step, _ in rows]),

@@ -15,7 +15,7 @@ import torch
 from detectron2.config import LazyConfig, instantiate
 
 from .models import image_of, names_of
-from .timing import Setting, spread, work_seconds
+from .timing import Setting, in_turns, spread, work_seconds
 from .training import training_step
 
 PROJECTS = Path(__file__).resolve().parents[2] / "projects"
@@ -36,15 +36,13 @@ def measure(
     steps = {
         method: steps_of(path, names, edge, batch, setting) for method, path in CONFIGS.items()
     }
-    order = [(method, what) for method, calls in steps.items() for what in calls]
-    for method, what in order:
-        steps[method][what]()
-    turns = []
-    for repeat in range(setting.repeats):
-        times = {}
-        for method, what in order[:: -1 if repeat % 2 else 1]:
-            times[method, what] = work_seconds(steps[method][what])
-        turns.append(times)
+    rows = {(method, what): call for method, calls in steps.items() for what, call in calls.items()}
+    for call in rows.values():
+        call()
+    turns = [
+        dict(zip(rows, times, strict=True))
+        for times in in_turns([*rows.values()], setting.repeats, work_seconds)
+    ]
     first = next(iter(CONFIGS))
     base = dict.fromkeys(names, names[0]) | dict(zip(SOURCES, SOURCES, strict=True))
     return [

@@ -6,7 +6,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -111,6 +111,23 @@ def spread(values: list[float], digits: int = 3) -> dict[str, float]:
     return dict(zip(("median", "least", "most"), rounded, strict=True))
 
 
+def in_turns(
+    calls: Sequence[Callable[[], object]],
+    repeats: int,
+    measure: Callable[[Callable[[], object]], float],
+) -> Iterator[list[float]]:
+    """What ``measure`` gives for each call, turn by turn, so that a busy machine slows all.
+
+    Every other turn goes backwards, so that no call always has the cache of the same other one.
+    """
+    for repeat in range(repeats):
+        order = range(len(calls))
+        times = [0.0] * len(calls)
+        for which in reversed(order) if repeat % 2 else order:
+            times[which] = measure(calls[which])
+        yield times
+
+
 def relative_to_reference(
     run: Callable[[], object], setting: Setting, other: Callable[[], object] | None = None
 ) -> dict[str, Any]:
@@ -130,14 +147,12 @@ def relative_to_reference(
     clock = time.process_time if setting.processor_time else time.perf_counter
     pairs: list[list[float]] = []
     start = time.perf_counter()
-    for repeat in range(setting.repeats):
-        if pairs and time.perf_counter() - start > setting.row_seconds:
+    for pair in in_turns(
+        (run, other), setting.repeats, lambda call: seconds(call, setting.device, clock)
+    ):
+        pairs.append(pair)
+        if time.perf_counter() - start > setting.row_seconds:
             break
-        # The order alternates, so that neither always has the other's cache.
-        times = [0.0, 0.0]
-        for which in ((0, 1), (1, 0))[repeat % 2]:
-            times[which] = seconds((run, other)[which], setting.device, clock)
-        pairs.append(times)
     return {
         "repeats": len(pairs),
         "ratio": spread([ours / theirs for ours, theirs in pairs]),

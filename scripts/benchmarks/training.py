@@ -12,7 +12,7 @@ from detclip2.engine.runtime import apply_runtime_options
 from detclip2.engine.step_cost import synthetic_samples
 
 from .models import build, image_of, names_of
-from .timing import Setting, relative_to_reference, spread, work_seconds
+from .timing import Setting, in_turns, relative_to_reference, spread, work_seconds
 
 PHOTO_NANO = Path(__file__).resolve().parents[2] / "projects/DetCLIPv2/configs/photo_nano.py"
 NANO_VERSIONS = (("float32", False), ("bfloat16", True))
@@ -108,12 +108,7 @@ def measure_nano(
         optimizer = torch.optim.AdamW(learning, lr=1e-6)
         steps.append(training_step(model, optimizer, samples, "cpu", dtype))
         steps[-1]()
-    turns = []
-    for repeat in range(setting.repeats):
-        times = [0.0] * len(steps)
-        for which in range(len(steps))[:: 1 if repeat % 2 else -1]:
-            times[which] = work_seconds(steps[which])
-        turns.append(times)
+    turns = [*in_turns(steps, setting.repeats, work_seconds)]
     return [
         {
             "precision": dtype,

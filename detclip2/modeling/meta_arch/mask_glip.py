@@ -49,8 +49,10 @@ class MaskGLIP(GLIP):
     @property
     def learns_masks_alone(self) -> bool:
         """Whether no weight but those of the mask head learns."""
-        learning = {name.split(".")[0] for name, p in self.named_parameters() if p.requires_grad}
-        return learning == {"mask_head"}
+        if self.mask_head is None or not any(p.requires_grad for p in self.mask_head.parameters()):
+            return False
+        others = (p for name, p in self.named_parameters() if not name.startswith("mask_head."))
+        return not any(p.requires_grad for p in others)  # of most models, the first one does
 
     def image_losses(
         self,
