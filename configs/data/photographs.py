@@ -13,7 +13,7 @@ from detectron2.data import transforms as T
 from detclip2.data.datasets.captions import CaptionJsonl
 from detclip2.data.datasets.decoded import DecodedImages
 from detclip2.data.datasets.detection import detection_set, names_of_json
-from detclip2.data.datasets.grounding import OdvgFile
+from detclip2.data.datasets.grounding import OdvgFile, odvg_phrases
 from detclip2.data.hybrid_loader import HybridLoader, Source
 from detclip2.data.mappers import CaptionMapper, DetectionMapper, GroundingMapper
 from detclip2.data.text.concepts import ConceptDictionary
@@ -67,6 +67,16 @@ regions = L(Source)(
     ),
     total_batch_size=8,
     num_workers=0,
+)
+
+# What a detector has found in images with captions, named by the classifier with words of these.
+# Not every thing of a name is found: an image's own phrases have no negatives in it.
+located = deepcopy(regions)
+located.records.records.jsonl_file = "${photos.data}/captions_regions.jsonl"
+located.mapper.update(
+    augmentations=detection.mapper.augmentations,
+    negatives=L(odvg_phrases)(jsonl_file="${...records.records.jsonl_file}"),
+    exhaustive=False,
 )
 
 captions = L(Source)(

@@ -10,12 +10,14 @@ import numpy as np
 from detclip2.data.io.coco_json import read_json
 from detclip2.data.io.coco_parser import Content, Entry
 from detclip2.evaluation.coco import CheckedCOCOEvaluator
-from detclip2.evaluation.coco_api import by_category, curves, mean_of
+from detclip2.evaluation.coco_api import AREAS, by_category, curves, mean_of
 from detclip2.evaluation.federated import Federated
 from detclip2.evaluation.matching import match
 
 
-def ap50_by_name(content: Content, detections: Sequence[Entry]) -> dict[str, float]:
+def ap50_by_name(
+    content: Content, detections: Sequence[Entry], area: str = "all"
+) -> dict[str, float]:
     """Name -> AP at an IoU of 0.5, in percent, by COCO's protocol; NaN for names without boxes.
 
     Detections of a category, and its boxes, are ignored in images where it is unknown or not
@@ -24,15 +26,17 @@ def ap50_by_name(content: Content, detections: Sequence[Entry]) -> dict[str, flo
     Args:
         content: a COCO json.
         detections: in COCO's format of results.
+        area: of the boxes that count, a key of `AREAS`.
     """
     federated = Federated(content)
+    sizes = list(AREAS).index(area)
     truth, known = (
         by_category(b for b in boxes if federated.is_exhaustive(b["image_id"], b["category_id"]))
         for boxes in (content["annotations"], detections)
     )
     return {
         category["name"]: mean_of(
-            curves(truth[category["id"]], known[category["id"]]).precision[0, :, 0]
+            curves(truth[category["id"]], known[category["id"]]).precision[0, :, sizes]
         )
         for category in content["categories"]
     }

@@ -7,7 +7,7 @@ DIR is what ``projects.Photographs.tools.prepare_data`` has written. The measure
 
 - AP50 on the validation photographs, by COCO's protocol, names that are unknown in an image
   ignored: the mean over names with at least 20 boxes in training, that over all names, and that of
-  persons; AP50 of the names of --held-back apart;
+  persons; AP50 of the names of --held-back apart; the first one also by the size of things;
 - the share of right detections by score;
 - the same on the first 40 of them, which a test of the shipped model repeats;
 - the same on the photographs of coco_open, both splits, which no training has seen;
@@ -45,6 +45,7 @@ from scripts.name_regions import without_article
 
 CHECKED = 40
 """Validation photographs on which a test repeats the measures of the shipped model."""
+MAIN = "AP50, names with 20 boxes"
 
 
 def first_images(content: Mapping[str, Any], number: int) -> dict[str, Any]:
@@ -88,7 +89,7 @@ def summary(
         return float(np.mean(defined)) if defined else math.nan
 
     means = {
-        "AP50, names with 20 boxes": mean([n for n in frequent if n not in held_back]),
+        MAIN: mean([n for n in frequent if n not in held_back]),
         "AP50, all names": mean(of_name),
         "AP50, person": of_name.get("person", math.nan),
     }
@@ -147,9 +148,14 @@ def measure(predictor: OpenVocabularyPredictor, args: argparse.Namespace) -> dic
     for name, (content, root) in sets.items():
         detections = detections_of(predictor, content, root)
         of_name = ap50_by_name(content, detections)
+        by_size = {
+            f"AP50, {size}": summary(ap50_by_name(content, detections, size), frequent)[MAIN]
+            for size in ("small", "medium", "large")
+        }
         results[name] = {
             "images": len(content["images"]),
             **summary(of_name, frequent, args.held_back),
+            **by_size,
             "by name": {key: ap for key, ap in of_name.items() if not math.isnan(ap)},
             "by score": precision_by_score(content, detections),
         }
@@ -179,7 +185,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         config, weights = config_and_weights(args)
-        predictor = OpenVocabularyPredictor(config, weights, args.device)
+        predictor = OpenVocabularyPredictor(
+            config, weights, args.device, trust_config=args.trust_config
+        )
         if args.min_size:
             predictor.settings = dataclasses.replace(
                 predictor.settings, min_size=args.min_size, max_size=2 * args.min_size

@@ -1,4 +1,4 @@
-"""The budgets of inference: DetCLIPv2-T in PyTorch, ONNX Runtime and OpenVINO.
+"""The budgets of inference: DetCLIPv2-T in PyTorch, ONNX Runtime and OpenVINO, and photo_nano.
 
 Each row is the processor time of all threads from a uint8 image in memory to boxes, relative to the
 reference, in turns with it. Graphs have a fixed size and the names folded in.
@@ -43,6 +43,8 @@ def rows() -> Iterator[Row]:
         yield Row(Case(names, size))
     for size in (square, wide):
         yield Row(Case(80, size, batch=8))
+    for names in (80, 1203):
+        yield Row(Case(names, (320, 427), model="photo_nano"))
     for size in (square, wide):
         for engine in ENGINES:
             for precision in PRECISIONS:
@@ -97,7 +99,7 @@ def measure(row: Row, folder: Path, setting: Setting) -> dict[str, Any]:
     found = relative_to_reference(run, setting)
     for key, value in found["ratio"].items():
         found["ratio"][key] = value / case.batch
-    about = {"engine": row.engine, "precision": row.precision}
+    about = {"model": case.model, "engine": row.engine, "precision": row.precision}
     return {**about, "size": case.size, "names": case.names, "batch": case.batch, **found}
 
 

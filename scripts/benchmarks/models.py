@@ -41,8 +41,9 @@ def names_of(count: int) -> list[str]:
 
 
 def build(size: str, setting: Setting, text: bool = False) -> DetCLIPv2:
-    """``nano``, ``swin_t`` or ``swin_l`` of configs/models; with CLIP's ViT-B/32 text tower."""
-    node = LazyConfig.load(str(MODELS))[size]
+    """A model of configs/models, such as ``swin_t``; with CLIP's ViT-B/32 text tower, if `text`."""
+    file = "photo_nano.py" if size == "photo_nano" else MODELS.name
+    node = LazyConfig.load(str(MODELS.with_name(file)))[size]
     node.text_tower = None
     torch.manual_seed(setting.seed)
     model = instantiate(node)

@@ -56,11 +56,12 @@ def inference_rows(result: list[dict[str, Any]]) -> Rows:
 
 def budgets_rows(result: list[dict[str, Any]]) -> Rows:
     """A row for each engine, precision and case."""
-    head = ("engine", "precision", "input", "names", "batch", "relative time of an image")
+    head = ("model", "engine", "precision", "input", "names", "batch", "relative time of an image")
     rows: Rows = [(*head, "seconds a batch", "peak MiB")]
     for row in result:
         rows.append(
             (
+                row["model"],
                 row["engine"],
                 row["precision"],
                 size_of(row["size"]),

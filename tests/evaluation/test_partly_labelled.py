@@ -115,3 +115,20 @@ def test_precision_by_score():
     assert math.isnan(rows[1][3])
     assert rows[2] == (0.9, 1.0, 2, 50.0)
     assert precision_by_score(content, [], (0.0, 1.0))[0][:3] == (0.0, 1.0, 0)
+
+
+def test_ap50_by_size_counts_boxes_of_the_size_alone():
+    """The large dog is found and the small one is not; boxes of other sizes are ignored."""
+    categories = [{"id": 1, "name": "dog"}]
+    sides = {1: 20, 2: 200}
+    images = [{"id": i, "file_name": f"{i}.jpg", "width": 300, "height": 300} for i in sides]
+    boxes = [
+        {"id": i, "image_id": i, "category_id": 1, "bbox": [0, 0, s, s], "area": s * s}
+        for i, s in sides.items()
+    ]
+    content = {"images": images, "annotations": boxes, "categories": categories}
+    found = [{"image_id": 2, "category_id": 1, "bbox": [0, 0, 200, 200], "score": 0.9}]
+    by_size = {size: ap50_by_name(content, found, size)["dog"] for size in ("small", "large")}
+    assert by_size == {"small": 0.0, "large": 100.0}
+    assert math.isnan(ap50_by_name(content, found, "medium")["dog"])
+    assert ap50_by_name(content, found)["dog"] == pytest.approx(100 * 51 / 101)

@@ -111,7 +111,8 @@ def test_the_rows_of_the_budgets():
     rows = list(budgets.rows())
     plain = {(*r.case.size, r.case.names, r.case.batch) for r in rows if r.engine == "PyTorch"}
     sizes = {(800, 1333, names, 1) for names in (80, 1203, 13204)}
-    assert plain == sizes | {(640, 640, 80, 1), (640, 640, 80, 8), (800, 1333, 80, 8)}
+    sizes |= {(640, 640, 80, 1), (640, 640, 80, 8), (800, 1333, 80, 8)}
+    assert plain == sizes | {(320, 427, 80, 1), (320, 427, 1203, 1)}
     assert len(rows) == len(plain) + 2 * 2 * 2
 
 

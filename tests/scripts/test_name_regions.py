@@ -1,6 +1,7 @@
 """Regions named by a classifier whose features are the colours of the image."""
 
 import json
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -70,23 +71,75 @@ def test_sure_windows_have_the_names_of_their_classes(teacher, image):
     assert not script.named_windows(teacher, image, score=1.0)
 
 
-def test_the_active_part_of_an_image_of_one_thing(teacher, image):
-    image[:, :192] = 0
-    assert iou(script.active_part(teacher, image), [256, 64, 352, 160]) > 0.6
+def part(teacher, image, classes):
+    return script.active_part(teacher, teacher.features(image), image, torch.tensor(classes))
 
 
-def test_an_image_without_any_activation_is_active_as_a_whole(teacher):
-    assert script.active_part(teacher, np.zeros((64, 96, 3), dtype=np.uint8)) == [0, 0, 96, 64]
+def test_the_part_of_an_image_where_a_class_is_active(teacher, image):
+    only_leaf, only_apple = [0.0, 1.0, *[0.0] * 998], [1.0, *[0.0] * 999]
+    assert iou(part(teacher, image, only_leaf), [256, 64, 352, 160]) > 0.6
+    assert iou(part(teacher, image, only_apple), [32, 64, 96, 128]) > 0.4
 
 
-def test_names_nearest_to_a_distribution():
-    class Tower:
-        def encode_phrases(self, phrases):
-            known = {"apple": [1.0, 0], "leaf": [0, 1.0], "fruit": [0.9, 0.1], "plant": [0.2, 1.0]}
-            return torch.tensor([known[phrase] for phrase in phrases])
+@pytest.mark.parametrize("level", [0, 255])
+def test_an_image_without_any_activation_is_active_as_a_whole(teacher, level):
+    """Of white, all three colours are active, and the class of none of them is."""
+    image = np.full((64, 96, 3), level, dtype=np.uint8)
+    assert part(teacher, image, [*[0.0] * 999, 1.0]) == [0, 0, 96, 64]
 
-    names = script.Names(["fruit", "plant"], ["apple", "leaf"], Tower())
-    assert names.nearest(torch.tensor([[0.9, 0.1], [0.2, 0.8]]), best=2) == ["fruit", "plant"]
+
+class Tower:
+    """Vectors of a few words, of any length."""
+
+    known: ClassVar = {
+        "apple": [3.0, 0],
+        "leaf": [0, 2.0],
+        "fruit": [0.9, 0.1],
+        "plant": [0.2, 1.0],
+    }
+
+    def encode_phrases(self, phrases):
+        return torch.tensor([self.known.get(phrase, [0.1, -1.0]) for phrase in phrases])
+
+
+@pytest.fixture
+def words(teacher):
+    return script.Words(teacher.names, Tower())
+
+
+def test_similarity_of_distributions_with_phrases(words):
+    probabilities = torch.zeros(2, 1000)
+    probabilities[0, :2] = torch.tensor([0.9, 0.1])
+    probabilities[1, :2] = torch.tensor([0.2, 0.8])
+    found = words.similarity(probabilities, words.vectors(["fruit", "plant"]))
+    expected = [0.9 * 0.9 + 0.1 * 0.1, 0.2 * 0.2 + 0.8 * 1.0]
+    lengths = [np.hypot(0.9, 0.1), np.hypot(0.2, 1.0)]
+    np.testing.assert_allclose(found, np.divide(expected, lengths), rtol=1e-6)
+
+
+def test_classes_like_a_phrase_are_those_of_its_kind(words):
+    weights = words.classes_like(words.vectors(["fruit", "plant"]))
+    torch.testing.assert_close(weights.sum(dim=1), torch.ones(2))
+    assert weights.argmax(dim=1).tolist() == [0, 1]
+    ratio = weights[0, 0] / weights[0, 1]  # of similarities 0.9 and 0.1, by the length
+    assert ratio.log().item() == pytest.approx(0.8 / np.hypot(0.9, 0.1) / 0.1, rel=1e-5)
+
+
+def test_phrases_of_the_captions_are_located_if_their_classes_are_seen(
+    teacher, image, tmp_path, words
+):
+    Image.fromarray(image).save(tmp_path / "a.png")
+    lines = [{"image": "a.png", "caption": ["The plant.", "A fruit beside the ship."]}] * 2
+    lines[1] = {"image": "a.png", "caption": "Nothing of it."}
+    (line,) = script.name_regions(lines, tmp_path, teacher, 0.2, words=words)
+    assert line["grounding"]["caption"] == "The plant. A fruit beside the ship."
+    found = {region["phrase"]: region["bbox"] for region in line["grounding"]["regions"]}
+    assert found.keys() == {"plant", "fruit"}
+    assert iou(found["plant"], [256, 64, 352, 160]) > 0.6
+    assert iou(found["fruit"], [32, 64, 96, 128]) > 0.4
+    (line,) = script.name_regions(lines[1:], tmp_path, teacher, 0.2, words=words, names=["plant"])
+    assert [region["phrase"] for region in line["grounding"]["regions"]] == ["plant"]
+    assert not list(script.name_regions(lines, tmp_path, teacher, 1.1, words=words))
 
 
 @pytest.mark.parametrize(

@@ -177,6 +177,22 @@ class OdvgCaptions(JsonLines):
         return caption
 
 
+def odvg_phrases(jsonl_file: str) -> list[str]:
+    """The distinct phrases with boxes of an ODVG jsonl, as negatives of its other images.
+
+    Raises:
+        UserError: the file cannot be read. SkipSample for a line that is not in the format.
+    """
+    records = OdvgFile(jsonl_file, "")
+    phrases = (
+        phrase
+        for i in range(len(records))
+        for annotation in records[i]["annotations"]
+        for phrase in annotation.get("phrases", ())
+    )
+    return list(dict.fromkeys(phrases))
+
+
 def odvg_names(label_map_file: str) -> list[str]:
     """The names of an ODVG label map, ``{"0": "person", ...}``, by label; "" for a missing label.
 

@@ -34,6 +34,8 @@ class GroundingMapper(Mapper):
         other_captions: captions to draw negatives from for a model that reads captions whole, as
             GLIP does for captions of the web: none in 40 % of the samples, 20 in 30 %, and 0 to 19
             in the others. A sample then keeps its "phrase_spans".
+        exhaustive: whether each phrase has a box wherever it is in the image. If not, as for boxes
+            of a teacher, no region is a negative for the positives.
         counter: see `Mapper`.
         keep: see `Mapper`. The caption is that of the record, with a space for each control
             character, so that spans stay valid. Spans are the annotations' ``tokens_positive``; for
@@ -49,6 +51,7 @@ class GroundingMapper(Mapper):
         max_phrases: int = 100,
         negatives: ConceptDictionary | Sequence[str] | None = None,
         other_captions: Sequence[str] | None = None,
+        exhaustive: bool = True,
         counter: SkipCounter | None = None,
         keep: Sequence[str] = (),
     ):
@@ -56,6 +59,7 @@ class GroundingMapper(Mapper):
             keep = [*keep, "phrase_spans"]
         super().__init__(augmentations, max_phrases, counter, keep)
         self.other_captions = other_captions
+        self.exhaustive = exhaustive
         if negatives is not None and not isinstance(negatives, ConceptDictionary):
             negatives = ConceptDictionary.from_names(negatives)
         self.negatives = negatives
@@ -86,7 +90,9 @@ class GroundingMapper(Mapper):
             negatives = self.negatives.sample_negatives(
                 rng, self.max_phrases - len(positives), exclude=[*spelling.values(), caption]
             )
-        not_exhaustive = [i for i, phrase in enumerate(positives) if phrase in incomplete]
+        not_exhaustive = [
+            i for i, phrase in enumerate(positives) if phrase in incomplete or not self.exhaustive
+        ]
         sample = self._pack(
             record, view, positives + negatives, len(positives), not_exhaustive=not_exhaustive
         )

@@ -23,5 +23,5 @@ for source in (dataloader.train.detection, dataloader.train.regions):
 del source  # it would be a key of the config
 lr_multiplier.decay_start = 1200
 train.update(
-    init_checkpoint="output/photo_nano_all/model.safetensors", max_iter=6000, source_starts=None
+    init_checkpoint="output/photo_nano_all/model.safetensors", max_iter=3000, source_starts=None
 )

@@ -17,5 +17,6 @@ from .photo_nano_teacher import (
 
 dataloader.train.captions = get_config("data/photographs.py").captions
 train.update(
-    source_ratios=dict(detection=8, regions=2, captions=1), source_starts=dict(captions=1000)
+    source_ratios=dict(detection=8, regions=2, located=2, captions=1),
+    source_starts=dict(captions=1000),
 )

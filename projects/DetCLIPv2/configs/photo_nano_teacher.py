@@ -12,7 +12,7 @@ from .photo_nano_boxes import (
     train,
 )
 
-regions = get_config("data/photographs.py").regions
+located, regions = get_config("data/photographs.py", ("located", "regions"))
 
-dataloader.train.regions = regions
-train.update(source_ratios=dict(detection=8, regions=2), max_iter=4000)
+dataloader.train.update(regions=regions, located=located)
+train.update(source_ratios=dict(detection=8, regions=2, located=2), max_iter=4000)

@@ -33,7 +33,7 @@ from detclip2.resources import RESOURCES
 from detclip2.utils.errors import UserError
 from detclip2.utils.files import write_whole
 from detclip2.utils.model_folder import WEIGHTS_NAME, read_model_folder
-from projects.Photographs.evaluate import measure
+from projects.Photographs.evaluate import MAIN, measure
 from projects.Photographs.tools import attribution
 from projects.shipping import forget_machine, halved, write_config
 
@@ -69,9 +69,14 @@ same.
 |---|---|---|---|---|
 {rows}
 
-COCO's protocol; names that are unknown in an image are ignored there. Of {crops} images of one
-thing that were kept out of training, the best detection has the right one of {of_names} names in
-{right:.1f} %.
+| test set | AP50, things under 32 x 32 px | to 96 x 96 px | larger |
+|---|---|---|---|
+{sizes}
+
+COCO's protocol; names that are unknown in an image are ignored there. By size: names with 20 boxes.
+
+Of {crops} images of one thing that were kept out of training, the best detection has the right one
+of {of_names} names in {right:.1f} %.
 
 AP50 by name on the validation photographs, best and worst of the names with 20 boxes:
 
@@ -129,15 +134,22 @@ def card(results: Mapping[str, Any], counts: Mapping[str, Any], history: str) ->
     of_name = results["photos val"]["by name"]
     order = sorted((n for n in counts["frequent"] if n in of_name), key=of_name.__getitem__)
     worst, best = order[:8], order[:-9:-1]
-    keys = ("AP50, names with 20 boxes", "AP50, all names", "AP50, person")
+    keys = (MAIN, "AP50, all names", "AP50, person")
     sets = {name: found for name, found in results.items() if found is not things}
     rows = [
         f"| {name} | {found['images']} | " + " | ".join(f"{found[k]:.1f}" for k in keys) + " |"
         for name, found in sets.items()
     ]
+    sizes = [
+        f"| {name} | "
+        + " | ".join(f"{found[f'AP50, {size}']:.1f}" for size in ("small", "medium", "large"))
+        + " |"
+        for name, found in sets.items()
+    ]
     return CARD.format(
         **{key: value for key, value in counts.items() if key != "frequent"},
         rows="\n".join(rows),
+        sizes="\n".join(sizes),
         calibration="\n".join(
             f"| {low:.1f} to {high:.1f} | {name}: {number} | {share:.0f} |"
             for name, found in sets.items()

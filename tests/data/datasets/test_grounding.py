@@ -8,6 +8,7 @@ from detclip2.data.datasets.grounding import (
     OdvgFile,
     mdetr_records,
     odvg_names,
+    odvg_phrases,
     phrases_of_spans,
 )
 from detclip2.data.mappers import DetectionMapper, GroundingMapper, draw_sample
@@ -268,3 +269,16 @@ def test_line_files_are_sequences(tmp_path):
         source[3]
     with pytest.raises(UserError, match=r"nowhere\.jsonl"):
         OdvgFile(str(tmp_path / "nowhere.jsonl"), "")
+
+
+def test_phrases_of_an_odvg_file(tmp_path):
+    regions = [{"bbox": [0, 0, 4, 4], "phrase": ["dog", "red dog"]}]
+    regions += [{"bbox": [[0, 0, 4, 4], [2, 2, 8, 8]], "phrase": "cat"}]
+    line = {"filename": "a.jpg", "height": 9, "width": 9}
+    line["grounding"] = {"caption": "", "regions": regions}
+    other = {**line, "grounding": {"caption": "", "regions": regions[1:]}}
+    boxes = {**line, "detection": {"instances": [{"bbox": [0, 0, 4, 4], "label": 0}]}}
+    del boxes["grounding"]
+    path = tmp_path / "lines.jsonl"
+    path.write_text("".join(json.dumps(x) + "\n" for x in (line, other, boxes)))
+    assert odvg_phrases(str(path)) == ["dog", "red dog", "cat"]

@@ -302,6 +302,13 @@ def test_grounding_with_several_boxes_a_phrase_and_phrases_a_box():
     assert boxes == [[10, 20, 40, 35], [10, 20, 40, 35], [1, 1, 10, 10]]
 
 
+def test_phrases_that_are_not_boxed_everywhere_have_no_negatives():
+    sample = GroundingMapper(negatives=["zebra"], exhaustive=False)(RECORDS["grounding"], rng())
+    assert sample["not_exhaustive"].tolist() == list(range(sample["num_positives"]))
+    assert sample["phrases"][-1] == "zebra"
+    assert len(GroundingMapper()(RECORDS["grounding"], rng()).get("not_exhaustive", ())) == 0
+
+
 def test_grounding_negatives_are_disjoint_from_the_concepts_of_the_caption():
     vocabulary = ["dogs", "left", "tree", "trees", "left one", "sea", "a dog", "police dog"]
     sample = GroundingMapper(negatives=vocabulary)(RECORDS["grounding"], rng())

@@ -93,7 +93,7 @@ def test_the_card_has_the_measured_numbers(results):
     }
     text = ship_model.card(results, counts, "Trained by a command.\n")
     assert "| photos val | 1 | nan | 100.0 | 100.0 |" in text
-    assert "right one of 1 names in\n100.0 %" in text
+    assert "right one\nof 1 names in 100.0 %" in text
     assert "## How it was made\n\nTrained by a command.\n" in text
     assert "738 photographs" in text
 
