@@ -62,8 +62,8 @@ class TokenBatch:
 
         For "vqa" it is the ``question`` of a sample, for "captioning" its ``target_text``, else a
         caption: that of the sample with the spans of its phrases, if it has both, and its
-        ``other_captions`` around it; else its phrases joined. Of either as many as fit, negatives
-        dropped first. A text that is too long is cut.
+        ``other_captions`` and negative phrases around it; else its phrases joined. Of either as
+        many as fit, negatives dropped first. A text that is too long is cut.
 
         Args:
             samples: each has ``phrases`` and ``num_positives``, or the text of its supervision;
@@ -204,10 +204,11 @@ def _caption_of(sample: Mapping[str, Any], tower: TokenTower, shuffle: bool) -> 
         return Caption(sample[key], [])
     phrases = sample["phrases"]
     if is_sentence(sample):
-        # Negatives are not in the caption.
         spans = [[(begin, end) for begin, end in pairs] for pairs in sample["phrase_spans"]]
         own = Caption(sample["caption"], spans + [[]] * (len(phrases) - len(spans)))
-        if not (others := sample.get("other_captions")):
+        negatives = [clean_name(phrase) for phrase in phrases[sample["num_positives"] :]]
+        others = [*sample.get("other_captions", ()), *negatives]
+        if not others:
             return own
         lengths = tower.num_tokens([own.text, *others])
         order = _order(len(lengths), shuffle)

@@ -22,6 +22,4 @@ for source in (dataloader.train.detection, dataloader.train.regions):
     source.mapper.augmentations.append(L(ColorJitter)(strength=0.4))
 del source  # it would be a key of the config
 lr_multiplier.decay_start = 1200
-train.update(
-    init_checkpoint="output/photo_nano_all/model.safetensors", max_iter=3000, source_starts=None
-)
+train.update(init_checkpoint="output/photo_nano_all/model.safetensors", source_starts=None)

@@ -20,7 +20,7 @@ lr_multiplier = L(WarmupHoldCosine)(
 )
 train.update(
     init_checkpoint="${photos.data}/start.safetensors",  # of backbone and text tower
-    max_iter=4000,
+    max_iter=3000,
     device="cpu",
     amp=dict(enabled=True, precision="bfloat16"),
     channels_last=True,

@@ -18,5 +18,4 @@ dataloader.train.update(captions=captions, named=named)
 train.update(
     source_ratios=dict(detection=8, captions=1, named=1),
     source_starts=dict(captions=1000, named=1000),
-    max_iter=4000,
 )

@@ -15,4 +15,4 @@ from .photo_nano_boxes import (
 located, regions = get_config("data/photographs.py", ("located", "regions"))
 
 dataloader.train.update(regions=regions, located=located)
-train.update(source_ratios=dict(detection=8, regions=2, located=2), max_iter=4000)
+train.update(source_ratios=dict(detection=8, regions=2, located=2))

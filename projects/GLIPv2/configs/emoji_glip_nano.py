@@ -15,9 +15,10 @@ lr_multiplier = get_config("schedules.py").cosine
 train = get_config("train.py").train
 
 world.update(size=160, pairs_size=128)
-# The caption is read whole, with relations such as "left of"; its phrases are spans of it.
+# The caption is read whole, with relations such as "left of"; its phrases are spans of it, and the
+# names of absent things stand around it.
 grounding.records.referring = 0.5
-grounding.mapper.update(negatives=None, keep=["phrase_spans"])
+grounding.mapper.keep = ["phrase_spans"]
 dataloader.train.grounding = grounding
 optimizer.lr = 1e-3
 optimizer.params.lr_factor_func.functions[0].factor = 1.0  # the text model is not pretrained

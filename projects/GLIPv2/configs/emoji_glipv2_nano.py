@@ -11,4 +11,6 @@ from .emoji_glip_nano import dataloader, inference, lr_multiplier, optimizer, tr
 phrases, words = get_config("data/emoji_captions.py", ("phrases", "words"))
 
 model = get_config("models/glipv2.py").nano
+# L_mlm would mask the names of absent things, too.
+dataloader.train.grounding.mapper.negatives = None
 dataloader.tests = dict(phrases=phrases, words=words)

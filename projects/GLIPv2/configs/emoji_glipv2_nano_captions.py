@@ -14,6 +14,8 @@ captioning, caption_test = get_config("data/emoji_language.py", ("captioning", "
 model = get_config("models/glipv2.py").nano
 model.caption_head = L(CaptionHead)(beam_size=3, max_tokens=40, length_penalty=1.0)
 dataloader.train.captioning = captioning
+# L_mlm would mask the names of absent things, too.
+dataloader.train.grounding.mapper.negatives = None
 dataloader.update(caption_test)
 train.update(
     source_ratios=dict(detection=1, grounding=1, captioning=3),

@@ -22,5 +22,7 @@ dataloader.train.detection.records.masks = True
 dataloader.train.detection.mapper.keep = ["gt_masks"]
 dataloader.train.grounding.records.masks = True
 dataloader.train.grounding.mapper.keep = ["phrase_spans", "gt_masks"]
+# L_mlm would mask the names of absent things, too.
+dataloader.train.grounding.mapper.negatives = None
 dataloader.test.dataset.masks = True
 dataloader.evaluator.tasks = ["bbox", "segm"]

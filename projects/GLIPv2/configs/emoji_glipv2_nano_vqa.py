@@ -19,6 +19,8 @@ model.answer_head = L(AnswerHead)(
     text_width="${..token_head.text_width}",
 )
 dataloader.train.questions = questions
+# L_mlm would mask the names of absent things, too.
+dataloader.train.grounding.mapper.negatives = None
 dataloader.update(question_test)
 train.update(
     source_ratios=dict(detection=1, grounding=1, questions=4),

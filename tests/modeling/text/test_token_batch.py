@@ -119,10 +119,17 @@ def test_names_in_the_order_of_the_data_set_are_not_shuffled(tower):
         assert [name.strip() for name in found] == ["kite", "dog", "cat"]
 
 
-def test_negatives_are_not_in_a_caption_with_spans(tower):
-    one = sample(["dog", "cat"], 1, caption="a dog", phrase_spans=[[[2, 5]]])
+def test_negatives_stand_around_a_caption_with_spans(tower):
+    """They have no columns of their own: their tokens are negatives, as those of the caption."""
+    one = sample(["dog", "red kite"], 1, caption="a dog", phrase_spans=[[[2, 5]]])
     batch = TokenBatch.from_samples([one], tower)
+    text = "a dog. red kite."
+    assert batch.mask.sum() == len(tower.tokenizer(text)["input_ids"])
+    assert words(tower, text, batch.tokens_of[0][0].nonzero().squeeze(1)).strip() == "dog"
     assert batch.tokens_of[0].any(dim=1).tolist() == [True, False]
+    assert batch.negatives_valid().all()
+    both = TokenBatch.from_samples([{**one, "other_captions": ["the cat"]}], tower)
+    assert both.mask.sum() == len(tower.tokenizer("a dog. the cat. red kite.")["input_ids"])
 
 
 def test_a_vocabulary_is_split_into_captions_that_fit(tower):
