@@ -43,12 +43,15 @@ def rows() -> Iterator[Row]:
         yield Row(Case(names, size))
     for size in (square, wide):
         yield Row(Case(80, size, batch=8))
-    for names in (80, 1203):
-        yield Row(Case(names, (320, 427), model="photo_nano"))
     for size in (square, wide):
         for engine in ENGINES:
             for precision in PRECISIONS:
                 yield Row(Case(80, size), engine, precision)
+
+
+def photograph_rows() -> list[Row]:
+    """The model of photographs at the size of its inference, for a photograph of 4 : 3."""
+    return [Row(Case(names, (320, 427), model="photo_nano")) for names in (80, 1203)]
 
 
 def path_of(row: Row, folder: Path) -> Path:

@@ -52,6 +52,7 @@ from .timing import Setting, machine
 ROOT = Path(__file__).resolve().parents[2]
 SUBJECTS = ("inference", "stages", "peers", "growth", "training", "contrast", "loading", "startup")
 SUBJECTS += ("budgets", "export", "glip", "serving", "evaluation", "training_nano", "methods")
+SUBJECTS += ("photographs",)
 ALONE = ("scenes", "gpu")  # not among those of "all"
 
 
@@ -222,6 +223,9 @@ MEASURE: dict[str, Callable[[argparse.Namespace, Setting], Any]] = {
     "scenes": lambda args, setting: in_fresh_process(loading.scenes, 200, args.repeats, 320),
     "export": lambda args, setting: in_fresh_process(export.measure, setting, args.export_scenes),
     "serving": lambda args, setting: serving.measure(setting, args.serve_seconds),
+    "photographs": lambda args, setting: [
+        in_fresh_process(budgets.measure, row, Path(), setting) for row in budgets.photograph_rows()
+    ],
     "startup": lambda args, setting: in_fresh_process(startup.measure, args.repeats),
     "evaluation": lambda args, setting: in_fresh_process(evaluation.measure, args.repeats),
 }

@@ -277,6 +277,7 @@ def serving_rows(result: list[dict[str, Any]]) -> Rows:
 ROWS: dict[str, Callable[[Any], Rows]] = {
     "inference": inference_rows,
     "budgets": budgets_rows,
+    "photographs": budgets_rows,
     "stages": stages_rows,
     "peers": peers_rows,
     "glip": glip_rows,
