@@ -326,6 +326,10 @@ def result(name):
             {"model": "swin_t", "engine": "OpenVINO", "precision": "int8", "size": [640, 640]}
             | {"names": 80, "batch": 1, "ratio": spread, "seconds": spread, "peak_MiB": 900}
         ],
+        "photographs": [
+            {"model": "photo_nano", "engine": "PyTorch", "precision": "fp32", "size": [320, 427]}
+            | {"names": 80, "batch": 1, "ratio": spread, "seconds": spread, "peak_MiB": 900}
+        ],
         "startup": {"detclip2 --help": {"first": 1.0, **spread}},
         "evaluation": [
             {"protocol": "COCO", "images": 9, "names": 80, "detections": 900, "difference": 1e-9}
@@ -372,6 +376,7 @@ def test_the_page_is_filled_from_the_json(tmp_path):
     [
         *("inference", "stages", "peers", "glip", "growth", "training", "contrast"),
         *("budgets", "loading", "export", "serving", "training_nano", "methods", "gpu"),
+        "photographs",
     ],
 )
 def test_every_table_is_as_wide_as_its_header(subject):
