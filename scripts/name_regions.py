@@ -44,7 +44,7 @@ from torchvision.ops import nms, roi_align
 
 from detclip2.data.datasets.pseudo_labels import odvg_line, write_odvg
 from detclip2.data.io.image import read_image
-from detclip2.data.text.clean import clean_phrase
+from detclip2.data.text.clean import clean_phrase, unique_phrases
 from detclip2.data.text.names import read_names
 from detclip2.data.text.noun_phrases import extract_noun_phrases
 from detclip2.modeling.text.text_tower import TextTower, load_text_model, load_tokenizer
@@ -233,8 +233,8 @@ def name_regions(
             box = active_part(teacher, features, image, classes)
             regions = [(without_article(clean_phrase(captions[0])), box)]
         elif words is not None:
-            own = (phrase for text in captions for phrase in extract_noun_phrases(text))
-            phrases = names or list(dict.fromkeys(own))
+            own = [phrase for text in captions for phrase in extract_noun_phrases(text)]
+            phrases = names or unique_phrases(own)
             regions = located_phrases(teacher, image, score, words, phrases)
         else:
             regions = named_windows(teacher, image, score)

@@ -69,8 +69,8 @@ regions = L(Source)(
     num_workers=0,
 )
 
-# What a detector has found in images with captions, named by the classifier with words of these.
-# Not every thing of a name is found: an image's own phrases have no negatives in it.
+# Images with captions, with a box of each phrase whose things the classifier sees. Not every thing
+# of a phrase is found: an image's own phrases have no negatives in it.
 located = deepcopy(regions)
 located.records.records.jsonl_file = "${photos.data}/captions_regions.jsonl"
 located.mapper.update(

@@ -46,6 +46,8 @@ from scripts.name_regions import without_article
 CHECKED = 40
 """Validation photographs on which a test repeats the measures of the shipped model."""
 MAIN = "AP50, names with 20 boxes"
+BY_SIZE = {f"AP50, {size}": size for size in ("small", "medium", "large")}
+"""The same by the size of things: a measure, and the key of `AREAS`."""
 
 
 def first_images(content: Mapping[str, Any], number: int) -> dict[str, Any]:
@@ -149,8 +151,8 @@ def measure(predictor: OpenVocabularyPredictor, args: argparse.Namespace) -> dic
         detections = detections_of(predictor, content, root)
         of_name = ap50_by_name(content, detections)
         by_size = {
-            f"AP50, {size}": summary(ap50_by_name(content, detections, size), frequent)[MAIN]
-            for size in ("small", "medium", "large")
+            key: summary(ap50_by_name(content, detections, size), frequent)[MAIN]
+            for key, size in BY_SIZE.items()
         }
         results[name] = {
             "images": len(content["images"]),

@@ -183,11 +183,10 @@ def odvg_phrases(jsonl_file: str) -> list[str]:
     Raises:
         UserError: the file cannot be read. SkipSample for a line that is not in the format.
     """
-    records = OdvgFile(jsonl_file, "")
     phrases = (
         phrase
-        for i in range(len(records))
-        for annotation in records[i]["annotations"]
+        for record in OdvgFile(jsonl_file, "")
+        for annotation in record["annotations"]
         for phrase in annotation.get("phrases", ())
     )
     return list(dict.fromkeys(phrases))

@@ -14,7 +14,7 @@ import json
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,7 +33,7 @@ from detclip2.resources import RESOURCES
 from detclip2.utils.errors import UserError
 from detclip2.utils.files import write_whole
 from detclip2.utils.model_folder import WEIGHTS_NAME, read_model_folder
-from projects.Photographs.evaluate import MAIN, measure
+from projects.Photographs.evaluate import BY_SIZE, MAIN, measure
 from projects.Photographs.tools import attribution
 from projects.shipping import forget_machine, halved, write_config
 
@@ -136,16 +136,12 @@ def card(results: Mapping[str, Any], counts: Mapping[str, Any], history: str) ->
     worst, best = order[:8], order[:-9:-1]
     keys = (MAIN, "AP50, all names", "AP50, person")
     sets = {name: found for name, found in results.items() if found is not things}
-    rows = [
-        f"| {name} | {found['images']} | " + " | ".join(f"{found[k]:.1f}" for k in keys) + " |"
-        for name, found in sets.items()
-    ]
-    sizes = [
-        f"| {name} | "
-        + " | ".join(f"{found[f'AP50, {size}']:.1f}" for size in ("small", "medium", "large"))
-        + " |"
-        for name, found in sets.items()
-    ]
+
+    def cells(found: Mapping[str, Any], keys: Iterable[str]) -> str:
+        return " | ".join(f"{found[key]:.1f}" for key in keys)
+
+    rows = [f"| {name} | {one['images']} | {cells(one, keys)} |" for name, one in sets.items()]
+    sizes = [f"| {name} | {cells(one, BY_SIZE)} |" for name, one in sets.items()]
     return CARD.format(
         **{key: value for key, value in counts.items() if key != "frequent"},
         rows="\n".join(rows),
