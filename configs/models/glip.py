@@ -85,4 +85,9 @@ nano.head = L(GLIPHead)(
     fusion_width=256,
     dropout=0.0,
 )
-nano.token_head = L(TokenHead)(text_width=128, embed_dim="${..head.in_channels}", prior=0.01)
+nano.token_head = L(TokenHead)(
+    text_width=128,
+    embed_dim="${..head.in_channels}",
+    prior=0.01,
+    initial_scale=5.0,  # short trainings need a larger initial scale
+)

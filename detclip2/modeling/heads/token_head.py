@@ -19,16 +19,21 @@ class TokenHead(nn.Module):
         embed_dim: D, channels of a region.
         prior: initial probability that a random region matches a random token; None: there is no
             bias but that of a token.
+        initial_scale: what S is multiplied by at first, 1 / exp(scale).
     """
 
     bias: nn.Parameter | None
 
     def __init__(
-        self, text_width: int = 768, embed_dim: int = 256, prior: float | None = 0.01
+        self,
+        text_width: int = 768,
+        embed_dim: int = 256,
+        prior: float | None = 0.01,
+        initial_scale: float = 1.0,
     ) -> None:
         super().__init__()
         self.projection = nn.Linear(text_width, embed_dim)
-        self.log_scale = nn.Parameter(torch.zeros(()))
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(initial_scale)))
         self.text_bias = nn.Parameter(torch.zeros(text_width))
         self.bias = None
         if prior is not None:

@@ -28,6 +28,14 @@ def test_the_first_probability_is_the_prior():
     assert not head.text_bias.any()
 
 
+def test_the_initial_scale_multiplies_the_products():
+    torch.manual_seed(0)
+    one, five = TokenHead(6, 4, prior=None), TokenHead(6, 4, prior=None, initial_scale=5.0)
+    five.projection.load_state_dict(one.projection.state_dict())
+    regions, tokens = torch.randn(2, 3, 4), torch.randn(2, 5, 6)
+    torch.testing.assert_close(five(regions, tokens), 5 * one(regions, tokens))
+
+
 def test_large_logits_are_clamped():
     head = TokenHead(text_width=6, embed_dim=4)
     logits = head(torch.full((1, 2, 4), 1e30), torch.randn(1, 3, 6))
