@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 from detclip2.modeling.heads.token_head import TokenHead
 
+STEM_STRIDE = 2
+
 
 class MaskHead(nn.Module):
     """Mask R-CNN's head with words in place of classes, for names and references alike.
@@ -19,12 +21,15 @@ class MaskHead(nn.Module):
     those of GLIP's released code (microsoft/GLIP 9dda9558, roi_heads/mask_head); the paper has no
     more than the idea.
 
-    Features are those of the pyramid before fusion, which do not depend on the caption.
+    Features are those of the pyramid before fusion, which do not depend on the caption, and to
+    them added those of a stem of two convolutions on the image, which GLIP's code does not have:
+    in the pyramid, whose finest cells are of 8 px, small objects have no outlines.
 
     Args:
         in_channels: channels of every level.
         strides: of the levels, finest first.
         text_width: channels of a token.
+        stem_channels: channels of the stem.
         num_hourglasses: 1 in GLIPv2-T and -B, 4 in -H.
         scales: how often an hourglass halves its input: 1 in -T and -B, 4 in -H.
         resolution: rows and columns of a box's features; its mask has twice as many, `mask_size`.
@@ -36,6 +41,7 @@ class MaskHead(nn.Module):
         in_channels: int = 256,
         strides: Sequence[int] = (8, 16, 32, 64, 128),
         text_width: int = 768,
+        stem_channels: int = 32,
         num_hourglasses: int = 1,
         scales: int = 1,
         resolution: int = 14,
@@ -44,16 +50,27 @@ class MaskHead(nn.Module):
         super().__init__()
         self.mask_size = 2 * resolution
         self.pooler = ROIPooler(resolution, [1 / stride for stride in strides], 0, "ROIAlignV2")
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, stem_channels, kernel_size=3, stride=STEM_STRIDE, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(stem_channels, stem_channels, kernel_size=3, padding=1),
+            nn.ReLU(),
+        )
+        self.stem_pooler = ROIPooler(resolution, [1 / STEM_STRIDE], 2, "ROIAlignV2")
+        self.stem_projection = nn.Conv2d(stem_channels, in_channels, kernel_size=1)
         self.hourglasses = nn.ModuleList(
             Hourglass(in_channels, scales, num_groups) for _ in range(num_hourglasses)
         )
         self.upsample = nn.ConvTranspose2d(in_channels, in_channels, kernel_size=2, stride=2)
         self.token_head = TokenHead(text_width, in_channels, prior=None)
 
-    def forward(self, levels: list[Tensor], boxes: list[Boxes], words: Tensor) -> Tensor:
+    def forward(
+        self, images: Tensor, levels: list[Tensor], boxes: list[Boxes], words: Tensor
+    ) -> Tensor:
         """The masks of N boxes, as logits.
 
         Args:
+            images: (B, 3, H, W), normalised.
             levels: pyramid levels of (B, C, H_l, W_l), finest first.
             boxes: of each of B images, N in all, XYXY px of the padded image.
             words: (N, C + 1), see `words`.
@@ -62,6 +79,7 @@ class MaskHead(nn.Module):
             (N, mask_size, mask_size), each to be stretched over its box.
         """
         pixels = self.pooler(levels, boxes)
+        pixels = pixels + self.stem_projection(self.stem_pooler([self.stem(images)], boxes))
         for hourglass in self.hourglasses:
             pixels = F.relu(hourglass(pixels))
         pixels = F.relu(self.upsample(pixels))

@@ -35,6 +35,8 @@ class HeadOutputs:
     """(B, T, width) states of tokens after the head, if it fuses the text."""
     pyramid: list[Tensor] | None = None
     """Levels of (B, C, H_l, W_l) before the head, finest first; None if no loss reads them."""
+    images: Tensor | None = None
+    """(B, 3, H, W) normalised images, if masks read them."""
 
     def __len__(self) -> int:
         """B, the number of images."""

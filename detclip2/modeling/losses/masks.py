@@ -59,7 +59,7 @@ class MaskCriterion(nn.Module):
 
         Args:
             mask_head: gives the logits.
-            outputs: of the head, for B images, with the ``pyramid``.
+            outputs: of the head, for B images, with ``pyramid`` and ``images``.
             text: of the B samples.
             samples: B samples whose ``instances`` have ``gt_masks``.
             counts: the divisor, if the samples are a part of a batch: `counts` of the whole batch.
@@ -67,7 +67,8 @@ class MaskCriterion(nn.Module):
         Returns:
             "loss_mask", 0 without objects.
         """
-        assert outputs.pyramid is not None, "the head's outputs do not have the pyramid"
+        assert outputs.pyramid is not None
+        assert outputs.images is not None
         tokens = text.embeddings if outputs.tokens is None else outputs.tokens
         boxes, words, targets, shares = [], [], [], []
         for b, sample in enumerate(samples):
@@ -79,7 +80,7 @@ class MaskCriterion(nn.Module):
             words.append(of_objects[regions.objects])
             targets.append(mask_targets(objects.gt_masks.tensor, regions, mask_head.mask_size))
             shares.append(regions.share)
-        logits = mask_head(outputs.pyramid, boxes, torch.cat(words)).float()
+        logits = mask_head(outputs.images, outputs.pyramid, boxes, torch.cat(words)).float()
         losses = F.binary_cross_entropy_with_logits(logits, torch.cat(targets), reduction="none")
         total = (losses.mean(dim=(1, 2)) * torch.cat(shares)).sum()
         divisor = self.counts(text, samples) if counts is None else counts

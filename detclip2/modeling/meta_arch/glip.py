@@ -167,7 +167,8 @@ class GLIP(OpenVocabularyDetector):
                     outputs = self.fuse(own_levels, [size], text)
                 candidates.append(self.candidates(outputs, text, caption, thresholds))
             candidates = candidates or [Candidates.none(self.device)]
-            found.append(self.finished(own_levels, self.postprocess(candidates, size, thresholds)))
+            detections = self.postprocess(candidates, size, thresholds)
+            found.append(self.finished(images.tensor[b : b + 1], own_levels, detections))
         return found
 
     def candidates(
@@ -181,8 +182,14 @@ class GLIP(OpenVocabularyDetector):
         [logits] = self.token_logits(outputs, text)
         return self.postprocess.candidates(outputs, 0, logits, caption, thresholds)
 
-    def finished(self, levels: list[Tensor], found: Instances) -> Instances:
-        """The detections of one image, after suppression, with what a subclass adds."""
+    def finished(self, image: Tensor, levels: list[Tensor], found: Instances) -> Instances:
+        """The detections of one image, after suppression, with what a subclass adds.
+
+        Args:
+            image: (1, 3, H, W), normalised.
+            levels: its pyramid.
+            found: its detections.
+        """
         return found
 
     def similarity(self, outputs: HeadOutputs, text: TokenBatch) -> Tensor:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from detectron2.structures import Instances
+from detectron2.structures import ImageList, Instances
 from torch import Tensor
 
 from detclip2.modeling.heads.mask_head import MaskHead
@@ -54,6 +54,12 @@ class MaskGLIP(GLIP):
         others = (p for name, p in self.named_parameters() if not name.startswith("mask_head."))
         return not any(p.requires_grad for p in others)  # of most models, the first one does
 
+    def encode_images(self, images: ImageList, text: TokenBatch | None = None) -> HeadOutputs:
+        """As in `GLIP`, with the images, which the mask head reads."""
+        outputs = super().encode_images(images, text)
+        outputs.images = images.tensor
+        return outputs
+
     def image_losses(
         self,
         outputs: HeadOutputs,
@@ -91,14 +97,14 @@ class MaskGLIP(GLIP):
         [tokens] = self.fused_states(outputs, text)
         return found._replace(words=self.mask_head.words(tokens, caption.weights)[found.columns])
 
-    def finished(self, levels: list[Tensor], found: Instances) -> Instances:
+    def finished(self, image: Tensor, levels: list[Tensor], found: Instances) -> Instances:
         """With ``pred_masks`` (N, 1, size, size), probabilities in the box, if it gives masks."""
         if self.mask_head is None or not self.predicts_masks:
             return found
         size = self.mask_head.mask_size
         found.pred_masks = levels[0].new_zeros(len(found), 1, size, size)
         if found.has("pred_words"):  # not without a caption
-            logits = self.mask_head(levels, [found.pred_boxes], found.pred_words)
+            logits = self.mask_head(image, levels, [found.pred_boxes], found.pred_words)
             found.pred_masks = logits.float().sigmoid()[:, None]
             found.remove("pred_words")
         return found

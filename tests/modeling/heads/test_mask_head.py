@@ -4,6 +4,7 @@ import pytest
 import torch
 from detectron2.structures import Boxes
 from torch.nn import functional as F
+from torchvision.ops import roi_align
 
 from detclip2.modeling.heads.mask_head import Hourglass, MaskHead, Residual
 
@@ -18,9 +19,24 @@ def head(**arguments):
     return made
 
 
-def levels(batch_size=2):
+def seen(batch_size=2):
     generator = torch.Generator().manual_seed(1)
-    return [torch.randn(batch_size, CHANNELS, n, n, generator=generator) for n in (16, 8)]
+    images = torch.randn(batch_size, 3, 128, 128, generator=generator)
+    pyramid = [torch.randn(batch_size, CHANNELS, n, n, generator=generator) for n in (16, 8)]
+    return images, pyramid
+
+
+def pooled(mask_head, boxes):
+    """Features of boxes: those of the pyramid, and those of the image after two convolutions."""
+    images, pyramid = seen()
+    first, _, second, _ = mask_head.stem
+    stem = F.conv2d(images, first.weight, first.bias, stride=2, padding=1).clamp(min=0)
+    stem = F.conv2d(stem, second.weight, second.bias, padding=1).clamp(min=0)
+    corners = [box.tensor for box in boxes]
+    details = roi_align(stem, corners, 4, spatial_scale=0.5, sampling_ratio=2, aligned=True)
+    weight, bias = mask_head.stem_projection.weight[:, :, 0, 0], mask_head.stem_projection.bias
+    details = torch.einsum("oc,nchw->nohw", weight, details) + bias[:, None, None]
+    return mask_head.pooler(pyramid, boxes) + details
 
 
 def test_a_mask_is_the_mean_of_the_logits_of_the_words():
@@ -31,9 +47,9 @@ def test_a_mask_is_the_mean_of_the_logits_of_the_words():
     weights[1:4, 0] = 1 / 3
     weights[4, 1] = 1
     boxes = [Boxes([[8, 8, 40, 56]]), Boxes([[0, 0, 100, 90]])]
-    masks = mask_head(levels(), boxes, mask_head.words(tokens, weights))
+    masks = mask_head(*seen(), boxes, mask_head.words(tokens, weights))
     assert masks.shape == (2, 8, 8)
-    pixels = mask_head.pooler(levels(), boxes)
+    pixels = pooled(mask_head, boxes)
     for hourglass in mask_head.hourglasses:
         pixels = hourglass(pixels).clamp(min=0)
     pixels = mask_head.upsample(pixels).clamp(min=0)
@@ -54,7 +70,7 @@ def test_a_mask_is_the_mean_of_the_logits_of_the_words():
 def test_no_boxes():
     mask_head = head()
     words = mask_head.words(torch.randn(5, TEXT), torch.zeros(5, 0))
-    masks = mask_head(levels(), [Boxes([]), Boxes([])], words)
+    masks = mask_head(*seen(), [Boxes([]), Boxes([])], words)
     assert masks.shape == (0, 8, 8)
     masks.sum().backward()
     assert all(p.grad is None or not p.grad.any() for p in mask_head.parameters())

@@ -21,7 +21,8 @@ def outputs(batch_size=2):
         torch.randn(batch_size, CHANNELS, SIZE[0] // s, SIZE[1] // s, generator=generator)
         for s in (8, 16)
     ]
-    made = head_outputs(levels, SIZE, generator, pyramid=levels)
+    images = torch.randn(batch_size, 3, *SIZE, generator=generator)
+    made = head_outputs(levels, SIZE, generator, pyramid=levels, images=images)
     made.tokens = torch.randn(batch_size, TOKENS, TEXT, generator=generator)
     return made
 
@@ -143,7 +144,7 @@ def test_the_loss_is_the_mean_over_objects(mask_head):
                     words = mask_head.words(given.tokens[b], weights)
                     boxes = [Boxes([]), Boxes([])]
                     boxes[b] = regions.boxes[r]
-                    logits = logits + mask_head(given.pyramid, boxes, words)[0]
+                    logits = logits + mask_head(given.images, given.pyramid, boxes, words)[0]
                 logits = logits / len(TEXT_OF[b][label])
                 p = logits.sigmoid()
                 entropy = -(targets[r] * p.log() + (1 - targets[r]) * (1 - p).log())
@@ -166,6 +167,7 @@ def test_parts_of_a_batch_add_up(mask_head):
             setattr(given, name, getattr(given, name)[part])
         given.image_sizes = given.image_sizes[part]
         given.pyramid = [level[part] for level in given.pyramid]
+        given.images = given.images[part]
         total += criterion(mask_head, given, text.part(part), samples[part], counts)["loss_mask"]
     torch.testing.assert_close(total, whole)
 

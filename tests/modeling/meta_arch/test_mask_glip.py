@@ -94,7 +94,7 @@ def test_detections_are_those_of_glip_and_have_masks(detector):
         boxes = found.pred_boxes.clone()
         boxes.scale(96 / 70, 64 / 50)
         rows = words[[places[c] for c in found.pred_classes.tolist()]]
-        logits = detector.mask_head(outputs.pyramid, [boxes], rows)
+        logits = detector.mask_head(outputs.images, outputs.pyramid, [boxes], rows)
     expected = paste_masks_in_image(logits.sigmoid(), found.pred_boxes, (50, 70))
     assert (expected != found.pred_masks).float().mean() < 1e-3
     assert 0.0 < found.pred_masks.float().mean() < 0.9
@@ -225,7 +225,7 @@ def test_the_masks_of_shapes_are_learnt():
         boxes = [one["instances"].gt_boxes for one in samples]
         weights = [own.float().T / own.sum() for own in text.tokens_of]
         words = [model.mask_head.words(t, w) for t, w in zip(outputs.tokens, weights, strict=True)]
-        logits = model.mask_head(outputs.pyramid, boxes, torch.cat(words))
+        logits = model.mask_head(outputs.images, outputs.pyramid, boxes, torch.cat(words))
     found = paste_masks_in_image(logits.sigmoid(), Boxes.cat(boxes), (64, 96))
     true = torch.cat([one["instances"].gt_masks.tensor for one in samples])
     iou = (found & true).flatten(1).sum(1) / (found | true).flatten(1).sum(1)
