@@ -21,9 +21,9 @@ class MaskHead(nn.Module):
     those of GLIP's released code (microsoft/GLIP 9dda9558, roi_heads/mask_head); the paper has no
     more than the idea.
 
-    Features are those of the pyramid before fusion, which do not depend on the caption, and to
-    them added those of a stem of two convolutions on the image, which GLIP's code does not have:
-    in the pyramid, whose finest cells are of 8 px, small objects have no outlines.
+    Features are those of the pyramid before fusion, which do not depend on the caption, plus those
+    of a stem, two convolutions on the image, which GLIP's code does not have: the pyramid's finest
+    cells have 8 px, too many for the outlines of small objects (measured in docs/masks.md).
 
     Args:
         in_channels: channels of every level.
@@ -56,6 +56,7 @@ class MaskHead(nn.Module):
             nn.Conv2d(stem_channels, stem_channels, kernel_size=3, padding=1),
             nn.ReLU(),
         )
+        # Two samples a cell and axis, as a large box has many of the stem's cells.
         self.stem_pooler = ROIPooler(resolution, [1 / STEM_STRIDE], 2, "ROIAlignV2")
         self.stem_projection = nn.Conv2d(stem_channels, in_channels, kernel_size=1)
         self.hourglasses = nn.ModuleList(

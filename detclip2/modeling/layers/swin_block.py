@@ -1,7 +1,7 @@
 """Swin's block: in inference on a CPU in parts that stay in the cache, with the same weights."""
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from timm.models.swin_transformer import SwinTransformerBlock
@@ -14,8 +14,10 @@ NUMBERS_AT_ONCE = 2**21
 """Maximum numbers of queries, keys and values, or of the hidden layer, of a part: 8 MiB."""
 LEAST_TOKENS = 1024
 """In a part: with fewer, products read their weights too often."""
-OTHER_REGION = -100.0
-"""Added to the logit of two tokens that only the shift has brought into one window, as in timm."""
+OTHER_REGION = -torch.inf
+"""Added to the logit of two tokens that only the shift has brought into one window. With timm's
+-100 sums are the same, but exp(-100) is denormal, and CPUs multiply such numbers 10 to 40 times
+slower."""
 
 
 class SwinBlock(SwinTransformerBlock):
@@ -64,6 +66,11 @@ class SwinBlock(SwinTransformerBlock):
             attended[first * places : end * places] = out.flatten(0, 1)
         return attended
 
+    def get_attn_mask(self, x: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor | None:
+        """(V / B, A, A), 0 or `OTHER_REGION`; None without a shift."""
+        mask = super().get_attn_mask(x, *args, **kwargs)
+        return mask if mask is None else mask.masked_fill(mask < 0, OTHER_REGION)
+
     def _attn(self, x: Tensor) -> Tensor:
         """(B, H, W, C), after the norm -> (B, H, W, C)."""
         if not self.pad_before_roll:
@@ -110,7 +117,8 @@ def window_layout(
     of_plain, of_others = tokens[:, plain].flatten(0, 1), tokens[:, ~plain].flatten(0, 1)
     tokens = torch.cat([of_plain, of_others])
     others = region[~plain].repeat(batch, 1)
-    mask = (others[:, :, None] != others[:, None]) * OTHER_REGION
+    apart = others[:, :, None] != others[:, None]
+    mask = torch.zeros(apart.shape, device="cpu").masked_fill(apart, OTHER_REGION)
     place_of_token = torch.empty(batch * height * width, dtype=torch.int64, device="cpu")
     places = (tokens.flatten() >= 0).nonzero().squeeze(1)
     place_of_token[tokens.flatten()[places]] = places

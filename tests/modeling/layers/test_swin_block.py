@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from timm.models.swin_transformer import SwinTransformerBlock
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from detclip2.modeling.layers import swin_block
@@ -147,3 +148,26 @@ def test_parts_cover_all_windows_once(monkeypatch):
         made(x)
     assert [count for count, _ in seen] == [5, 5, 2, 5, 3]
     assert [mask is None for _, mask in seen] == [True, True, True, False, False]
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("pad_before_roll", [False, True])
+def test_attention_makes_no_denormal_numbers(pad_before_roll, training):
+    """CPUs multiply such numbers many times slower. Padding alone in its region has values of 0."""
+    made, seen = block(pad_before_roll=pad_before_roll), []
+    torch.nn.init.normal_(made.attn.qkv.weight)
+    torch.nn.init.zeros_(made.attn.qkv.bias)
+    made.attn.proj.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    with torch.set_grad_enabled(training):
+        made(image((10, 10)))
+    attended = torch.cat([x.flatten() for x in seen]).abs()
+    assert (attended > 0).any()
+    assert not ((attended > 0) & (attended < torch.finfo(torch.float32).tiny)).any()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_mask_gives_what_timms_gives(size):
+    made, x = block(), image(size)
+    timms = SwinTransformerBlock.forward(made, x)
+    made.get_attn_mask = lambda x: SwinTransformerBlock.get_attn_mask(made, x)
+    torch.testing.assert_close(SwinTransformerBlock.forward(made, x), timms, atol=1e-6, rtol=1e-6)
