@@ -67,8 +67,8 @@ class MaskCriterion(nn.Module):
         Returns:
             "loss_mask", 0 without objects.
         """
-        assert outputs.pyramid is not None
-        assert outputs.images is not None
+        assert outputs.pyramid is not None, "the head's outputs do not have the pyramid"
+        assert outputs.images is not None, "the head's outputs do not have the images"
         tokens = text.embeddings if outputs.tokens is None else outputs.tokens
         boxes, words, targets, shares = [], [], [], []
         for b, sample in enumerate(samples):
