@@ -75,7 +75,8 @@ class Alignment(nn.Module):
 
     def phrases(self, phrases: Tensor) -> Tensor:
         """(M, D) phrase embeddings -> (M, D), as they enter the product: unit times scale."""
-        return F.normalize(phrases, dim=-1) * self.log_scale.exp()
+        length = phrases.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+        return phrases * (self.log_scale.exp() / length)
 
 
 class GroupedSimilarity:
