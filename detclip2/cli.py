@@ -4,6 +4,7 @@ import argparse
 import difflib
 import importlib
 import io
+import os
 import re
 import sys
 from collections.abc import Collection, Sequence
@@ -47,7 +48,10 @@ COMMANDS = {
 EXIT_CODES = """\
   0  all is done
   1  a fault of this program
-  2  a mistake that can be fixed, or one of several files could not be read"""
+  2  a mistake that can be fixed, or one of several files could not be read
+  141  nothing reads the output any more, as after `| head`"""
+
+NO_READER = 141  # what shells report of other programs: 128 + SIGPIPE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,7 +64,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with without_upstream_warnings():
             args = _parse(list(sys.argv[1:] if argv is None else argv))
-            return args.run(args) or 0
+            code = args.run(args) or 0
+            sys.stdout.flush()
+            return code
+    except BrokenPipeError:
+        if _output_has_a_reader():  # another pipe
+            raise
+        return NO_READER
     except UserError as error:
         print(f"detclip2: {error}", file=sys.stderr)
     except ModuleNotFoundError as error:
@@ -68,6 +78,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"detclip2: {sentence}", file=sys.stderr)
     return 2
+
+
+def _output_has_a_reader() -> bool:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes once more at its end, and would complain there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
 
 
 class _Parser(argparse.ArgumentParser):

@@ -149,10 +149,12 @@ def with_thresholds(
         raise UserError(
             f"--threshold {unknown[0]}={named[unknown[0]]:g}: this name is not in the vocabulary"
         )
-    common = predictor.effective_thresholds.score_threshold or 0.0
+    # The model's own threshold is not one of calibrated scores.
+    calibrated = vocabulary.calibration is not None
+    common = (predictor.asked if calibrated else predictor.effective_thresholds).score_threshold
     own = vocabulary.thresholds or (0.0,) * len(vocabulary)
     every = {
-        label: named.get(label, max(common, threshold))
+        label: named.get(label, max(common or 0.0, threshold))
         for label, threshold in zip(vocabulary.labels, own, strict=True)
     }
     return vocabulary.with_thresholds(every), {"score_threshold": min(every.values())}

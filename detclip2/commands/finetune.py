@@ -13,6 +13,7 @@ from typing import Any
 from detectron2.config import LazyConfig
 from detectron2.engine import default_argument_parser
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.text import Text
 
@@ -46,6 +47,7 @@ from detclip2.utils.repository import config_of_user
 from detclip2.utils.weights import load_weights
 
 RESULTS_NAME = "finetune.json"
+_DATA_SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".tar")
 
 EXAMPLE = "detclip2 finetune --train train.json --val val.json --images images --output model"
 
@@ -104,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
         cfg = _set_up(output, args.trust_config)
         console.print(f"continuing to {cfg.train.max_iter} iterations, on {cfg.train.device}")
     else:
-        with new_folder(output):
+        with new_folder(output, resumable=True):
             cfg = _new_run(args, output, device, console)
         results = json.loads((output / RESULTS_NAME).read_text("utf-8"))
     model: Any = build_model(cfg, str(output / CONFIG_NAME)).to(cfg.train.device)
@@ -221,8 +223,24 @@ def _forgotten(cfg: Any, base: Path, weights: Path, names: Sequence[str]) -> str
         shown = ", ".join(others[:3])
         what = f"the {len(others):,} other names that the model knows, such as {shown},"
     sources = OmegaConf.select(cfg, "dataloader.train") and source_nodes(cfg)
-    source = f"{base}/{next(iter(sources))}" if sources else "CONFIG/SOURCE"
+    there = [name for name, node in (sources or {}).items() if _is_there(node)]
+    source = f"{base}/{there[0]}" if there else "CONFIG/SOURCE"
     return f"{what} may be forgotten; --mix {source} trains on them too"
+
+
+def _is_there(node: Any) -> bool:
+    """Whether the files that a node of a config names are on this disk."""
+    try:
+        values = [OmegaConf.to_container(node, resolve=True)]
+    except OmegaConfBaseException:
+        return False
+    while values:
+        value = values.pop()
+        if isinstance(value, dict | list):
+            values += value.values() if isinstance(value, dict) else value
+        elif isinstance(value, str) and value.endswith(_DATA_SUFFIXES) and not Path(value).exists():
+            return False
+    return True
 
 
 def _set_up(output: Path, trust_config: bool) -> Any:

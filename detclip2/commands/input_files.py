@@ -176,7 +176,7 @@ class InputLister:
         is_pattern = glob.has_magic(name) and not os.path.lexists(path)
         if suffix in _LISTS:
             self.errors.append(f"{path}: a list in a list is not read")
-        elif is_pattern or suffix == ".tar" or (not suffix and os.path.isdir(path)):
+        elif is_pattern or suffix == ".tar" or _is_folder(name, path):
             yield from self._argument(path)
         else:
             yield Path(path) if is_video(path) else ImageItem(name, path)
@@ -200,6 +200,11 @@ class InputLister:
             number + 1,
             ([*names, name] if len(names) < SHOWN else names),
         )
+
+
+def _is_folder(name: str, path: str) -> bool:
+    """Whether a line of a list is a folder; the disk is not asked for names of images."""
+    return not is_image_name(name) and os.path.isdir(path)
 
 
 def _why_folder_passed_over(path: str) -> str:

@@ -10,8 +10,12 @@ from detclip2.utils.errors import UserError
 
 
 @contextlib.contextmanager
-def new_folder(output: Path) -> Iterator[None]:
+def new_folder(output: Path, resumable: bool = False) -> Iterator[None]:
     """Make the folder of the run; an error in the block removes what is in it.
+
+    Args:
+        output: the folder.
+        resumable: whether the command has ``--resume``.
 
     Raises:
         UserError: the folder has files or cannot be written to.
@@ -25,8 +29,8 @@ def new_folder(output: Path) -> Iterator[None]:
         raise UserError(f"--output {output}: cannot be written to ({error.strerror})") from None
     if any(output.iterdir()):
         raise UserError(
-            f"--output {output}: this folder has files; name a new one, or add --resume to "
-            "continue the run in it"
+            f"--output {output}: this folder has files; name a new one"
+            + (", or add --resume to continue the run in it" if resumable else "")
         )
     try:
         yield

@@ -175,7 +175,7 @@ class _Annotator:
     ) -> "Callable[[float], Tracker]":
         from detclip2.inference.tracking import Tracker
 
-        least = changed.get("score_threshold", predictor.effective_thresholds.score_threshold)
+        least = changed.get("score_threshold") or _least_score(predictor)
         if not least:
             raise UserError("--track needs a score threshold above 0: give --score-threshold")
         # A missing package is reported before anything is detected.
@@ -203,6 +203,15 @@ class _Annotator:
             track=self.track,
         )
         self.report.video(_path(file), tally, target)
+
+
+def _least_score(predictor: "OpenVocabularyPredictor") -> float | None:
+    """The score from which a detection begins a track."""
+    vocabulary = predictor.vocabulary
+    if vocabulary is None or vocabulary.calibration is None:
+        return predictor.effective_thresholds.score_threshold
+    limits = [threshold for threshold in vocabulary.thresholds or () if threshold > 0]
+    return predictor.asked.score_threshold or min(limits, default=None)
 
 
 def _read(pair: tuple[Input, Path]) -> "np.ndarray | None":

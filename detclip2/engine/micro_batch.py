@@ -97,8 +97,11 @@ class GradientsInParts:
         regions: ContrastRegions | None,
         states: list[RandomState] | None,
     ) -> Losses:
-        """Second pass, or the only one: losses that are sums over images, and all gradients."""
-        model, counts = self.model, None
+        """Second pass, or the only one: losses that are sums over images, and all gradients.
+
+        No losses if none has a gradient.
+        """
+        model, counts, learns = self.model, None, False
         total: Losses = {}
         for number, part in enumerate(parts):
             if states is not None:
@@ -113,7 +116,7 @@ class GradientsInParts:
                 losses = model.image_losses(outputs, of_part, samples[part], counts)
             roots: list[Tensor] = []
             gradients: list[Tensor | None] = []
-            if losses:
+            if any(loss.requires_grad for loss in losses.values()):
                 roots.append(self.scale(torch.stack(list(losses.values())).sum()))
                 gradients.append(None)
             if regions is not None:
@@ -129,7 +132,8 @@ class GradientsInParts:
                 torch.autograd.backward(roots, gradients)
             for name, loss in losses.items():
                 total[name] = total.get(name, 0) + loss.detach()
-        return total
+            learns = learns or bool(roots)
+        return total if learns else {}
 
 
 def average_over_processes(model: nn.Module) -> None:

@@ -1,5 +1,6 @@
 """Length of a run, learning rate schedules and factors, and sharded optimizers."""
 
+import logging
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,8 @@ from torch.optim import Optimizer
 from detclip2.data.hybrid_loader import HybridLoader
 from detclip2.utils.errors import UserError
 
+logger = logging.getLogger(__name__)
+
 
 def warmup_cosine(max_iter: int, warmup_iterations: int = 1000) -> WarmupParamScheduler:
     """A linear warm-up, then a cosine down to zero (paper, Tab. 9).
@@ -31,7 +34,7 @@ def warmup_cosine(max_iter: int, warmup_iterations: int = 1000) -> WarmupParamSc
     return WarmupParamScheduler(
         CosineParamScheduler(1.0, 0.0),
         warmup_factor=0.001,
-        warmup_length=min(warmup_iterations / max_iter, 1.0),
+        warmup_length=_warmup_length(max_iter, warmup_iterations),
     )
 
 
@@ -45,7 +48,7 @@ def warmup_constant(max_iter: int, warmup_iterations: int = 500) -> WarmupParamS
     return WarmupParamScheduler(
         LinearParamScheduler(1.0, 1.0),  # fvcore's constant one raises at the end of a run
         warmup_factor=0.001,
-        warmup_length=min(warmup_iterations / max_iter, 1.0),
+        warmup_length=_warmup_length(max_iter, warmup_iterations),
     )
 
 
@@ -71,8 +74,23 @@ def warmup_steps(
             milestones=[int(part * updates) for part in milestones],
         ),
         warmup_factor=0.001,
-        warmup_length=min(warmup_iterations / max_iter, 1.0),
+        warmup_length=_warmup_length(max_iter, warmup_iterations),
     )
+
+
+def _warmup_length(max_iter: int, warmup_iterations: int) -> float:
+    """The share of the run that warms up: a tenth, with a warning, instead of more than half.
+
+    fvcore warms up to the factor that the schedule has where the warm-up ends, which would be near
+    0 there: the rate would never reach its full height.
+    """
+    if warmup_iterations <= max_iter / 2:
+        return warmup_iterations / max_iter
+    logger.warning(
+        "lr_multiplier.warmup_iterations is %d in a run of %d: a tenth of the run warms up instead",
+        warmup_iterations, max_iter,
+    )  # fmt: skip
+    return 0.1
 
 
 class WarmupHoldCosine(ParamScheduler):

@@ -40,12 +40,12 @@ from detclip2.engine.hooks.ema import AverageWeights
 from detclip2.engine.hooks.plateau import EarlyStop, ReduceLROnPlateau
 from detclip2.engine.hooks.preemption import PreemptionHook
 from detclip2.engine.hooks.progress import ProgressBar
-from detclip2.engine.hooks.resumable import ResumableBestCheckpointer, ResumablePeriodicCheckpointer
-from detclip2.engine.hooks.source_schedule import (
-    AlternateSources,
-    ReportSkipped,
-    SeedEachIteration,
+from detclip2.engine.hooks.resumable import (
+    ResumableBestCheckpointer,
+    ResumableEvalHook,
+    ResumablePeriodicCheckpointer,
 )
+from detclip2.engine.hooks.source_schedule import AlternateSources, ReportSkipped, SeedEachIteration
 from detclip2.engine.hooks.speed import Speed, SpeedPrinter
 from detclip2.engine.hooks.trackers import TRACKERS
 from detclip2.engine.learning import set_up_learning
@@ -233,8 +233,11 @@ def train(cfg: DictConfig, model: Any, resume: bool, progress_bar: bool = False)
                 )
         return metrics_of(results)
 
-    period, plateau = keys.eval_period, plain["reduce_lr_on_plateau"]
+    period, reduce = keys.eval_period, plain["reduce_lr_on_plateau"]
     schedule = hooks.LRScheduler(scheduler=build(cfg, "lr_multiplier"))
+    plateau = ReduceLROnPlateau(schedule, **{"metric": metric, **reduce}) if reduce else None
+    best = ResumableBestCheckpointer(period, checkpointer, metric) if period else None
+    judges = [judge for judge in (plateau, best) if judge]  # the best checkpoint has the counts
     trainer.register_hooks(
         [
             hooks.IterationTimer(),
@@ -252,12 +255,11 @@ def train(cfg: DictConfig, model: Any, resume: bool, progress_bar: bool = False)
             average,
             ResumablePeriodicCheckpointer(checkpointer, **keys.checkpointer),
             stop,
-            hooks.EvalHook(period, evaluate_and_keep),
-            ResumableBestCheckpointer(period, checkpointer, metric) if period else None,
+            ResumableEvalHook(period, evaluate_and_keep, judges),
+            *judges,
             hooks.PeriodicWriter(writers(cfg), period=keys.log_period) if main else None,
             DrawCurves(keys.output_dir) if main else None,
             bar,
-            ReduceLROnPlateau(schedule, **{"metric": metric, **plateau}) if plateau else None,
         ]
     )
     checkpointer.resume_or_load(initial, resume=resume)

@@ -111,8 +111,10 @@ class Trainer(AMPTrainer):
         else:
             with self.autocast():
                 losses = self.model(batch)
-            if losses:
+            if any(loss.requires_grad for loss in losses.values()):
                 self.grad_scaler.scale(sum(losses.values())).backward()
+            else:
+                losses = {}
         if not losses:
             raise UserError(
                 f"source {batch.source!r} gives no loss: nothing that learns reads its samples"

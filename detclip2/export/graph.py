@@ -2,12 +2,15 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import torch
 from detectron2.structures import ImageList
+from timm.layers import Conv2dSame
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from detclip2.data.io.image import ImageSource
 from detclip2.export.info import GraphInfo
@@ -189,7 +192,7 @@ def traced(graph: DetectorGraph, info: GraphInfo) -> "ModelProto":
     if info.labels is None:
         inputs.append(torch.zeros(3, len(info.probe)))
         shapes["vocabulary"] = {0: torch.export.Dim("rows")}
-    with torch.no_grad(), _plain_attention(graph), without_any_warning():
+    with torch.no_grad(), _plain_attention(graph), _even_padding(graph), without_any_warning():
         try:
             program = torch.export.export(graph, tuple(inputs), dynamic_shapes=shapes, strict=False)
         # Of sizes that are not as free as was said, and of operations that depend on them.
@@ -237,6 +240,31 @@ def describe(proto: "ModelProto", info: GraphInfo) -> None:
         described.doc_string = ""
         del described.metadata_props[:]
     set_model_props(proto, info.properties())
+
+
+@contextmanager
+def _even_padding(graph: nn.Module) -> Iterator[None]:
+    """Within the block, TensorFlow's padding (`Conv2dSame`) is that of sides without a remainder.
+
+    It depends on the side modulo the stride, which is 0: a side is a multiple of the divisor. In
+    symbols, as of a free size, the exporter does not come to an end with it.
+    """
+
+    def forward(module: Conv2dSame, x: Tensor) -> Tensor:
+        padding: list[int] = []
+        for k, s, d in zip(module.kernel_size, module.stride, module.dilation, strict=True):
+            both = max((k - 1) * d + 1 - s, 0)
+            padding = [both // 2, both - both // 2, *padding]  # of the last side first
+        return module._conv_forward(F.pad(x, padding), module.weight, module.bias)
+
+    padded = [m for m in graph.modules() if isinstance(m, Conv2dSame)]
+    for module in padded:
+        module.forward = partial(forward, module)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for module in padded:
+            del module.forward
 
 
 @contextmanager

@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as coco_masks
 
 from detclip2.data.io.coco_json import POLICIES, read_json
 from detclip2.data.io.coco_parser import Entry, Id, ParsedCoco, Problem, file_of, parse_coco
 from detclip2.data.io.coco_values import four_finite_numbers, scaled
 from detclip2.data.io.image import Header
 from detclip2.data.io.image_files import check_images, size_problem, stated_size
-from detclip2.data.io.masks import rle_of
+from detclip2.data.io.masks import box_of_mask
 from detclip2.data.text.clean import clean_phrase
 from detclip2.finetuning import partial_labels
 from detclip2.utils.errors import UserError, shown
@@ -273,7 +272,7 @@ def _read_annotations(
             data.note("box-fraction", f"{where}: {list(numbers)}")
             box = scaled(numbers, image["width"], image["height"])
         if box is None and entry.get("segmentation"):
-            box = box_of_mask(entry["segmentation"], image)
+            box = box_of_mask(entry["segmentation"], (image["height"], image["width"]))
             if box is not None:
                 data.note("box-derived", where)
         if box is None:
@@ -332,15 +331,6 @@ def _check_id(data: OwnData, entry: Entry, where: str) -> None:
     value = entry["id"]
     if not isinstance(value, int) or isinstance(value, bool):
         data.note("id-not-integer", f"{shown(value)} of {where}")
-
-
-def box_of_mask(segmentation: Any, image: Entry) -> tuple[float, ...] | None:
-    """The box XYWH around polygons or an RLE of the image's size; None if it is neither."""
-    try:
-        mask = rle_of(segmentation, (image["height"], image["width"]))
-        return tuple(float(v) for v in coco_masks.toBbox(mask))
-    except ValueError:
-        return None
 
 
 def are_corners(boxes: list[tuple[float, ...]], images: list[Entry]) -> bool:

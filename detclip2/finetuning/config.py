@@ -10,7 +10,7 @@ from detectron2.data import build_detection_test_loader
 from detectron2.data import transforms as T
 from omegaconf import DictConfig, OmegaConf
 
-from detclip2.config import get_config, inference_settings, load_config
+from detclip2.config import get_config, inference_settings, load_config, reason_of
 from detclip2.data.datasets.detection import detection_set, names_of_json
 from detclip2.data.hybrid_loader import HybridLoader, Source, source_nodes
 from detclip2.data.mappers import DetectionMapper, EvaluationMapper
@@ -183,7 +183,7 @@ class Mixed:
                 test = {p: OmegaConf.to_container(data[p], resolve=True) for p in parts}
             return cls(OmegaConf.to_container(sources[source], resolve=True), test)
         except Exception as error:  # from omegaconf, for missing keys
-            raise UserError(f"--mix {name}: {str(error).splitlines()[0]}") from error
+            raise UserError(f"--mix {name}: {reason_of(error)}") from error
 
 
 def _batch_size(base: DictConfig) -> int | None:

@@ -7,7 +7,8 @@ Tools return boxes, but not what was looked for. In an image that a person has r
 - negative or complete, if the person was asked to find all of it (``complete``);
 - unknown, else: neither positive nor background, in no loss (docs/finetune.md).
 
-Images that nobody has reviewed are not in the result.
+Images that nobody has reviewed are not in the result. A polygon or an RLE counts by the box around
+it. A crowd is no instance, and what cannot be read may be one: neither makes its name negative.
 """
 
 import json
@@ -16,6 +17,7 @@ import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,8 @@ import numpy as np
 
 from detclip2.data.io.coco_json import read_json
 from detclip2.data.io.coco_parser import file_of, parse_coco
-from detclip2.data.io.coco_values import edge_of, four_finite_numbers, number_of
+from detclip2.data.io.coco_values import edge_of, flag_of, four_finite_numbers, number_of
+from detclip2.data.io.masks import box_of_mask
 from detclip2.labelling.detector import Entry
 from detclip2.utils.errors import UserError, shown
 from detclip2.utils.json_text import parse_json
@@ -45,6 +48,15 @@ class Corrected:
     """Whether a person has looked at it; None: the tool does not say."""
     size: tuple[int, int] | None = None
     """Width and height, px, if the tool gives them."""
+    crowds: list[tuple[str, list[float]]] = field(default_factory=list)
+    """Label and box XYWH px of each group of objects (COCO's ``iscrowd``)."""
+    unread: set[str] = field(default_factory=set)
+    """Labels of objects without a box that can be read."""
+
+    @property
+    def incomplete(self) -> set[str]:
+        """Labels that may have objects besides those with boxes."""
+        return self.unread | {label for label, _ in self.crowds}
 
 
 @dataclass
@@ -73,18 +85,23 @@ def _read_coco(path: Path) -> Corrections:
     parsed = parse_coco(path, read_json(os.fspath(path), _COCO), _COCO)
     found = Corrections()
     found.unread.update(problem.fault for problem in parsed.problems)
-    boxes: dict[Any, list[tuple[str, list[float]]]] = {key: [] for key in parsed.images}
+    images = {}
+    for key, listed in parsed.images.items():
+        width, height = edge_of(listed.get("width")), edge_of(listed.get("height"))
+        size = (width, height) if width and height else None
+        images[key] = Corrected(file_of(listed), [], None, size)
     for one in parsed.annotations:
-        box = four_finite_numbers(one.get("bbox"))
+        image, name = images[one["image_id"]], parsed.categories[one["category_id"]].get("name", "")
+        box: tuple[float, ...] | None = four_finite_numbers(one.get("bbox"))
+        if box is None and image.size:
+            box = box_of_mask(one.get("segmentation"), image.size[::-1])
         if box is None:
             found.unread["annotations without a box"] += 1
-            continue
-        name = parsed.categories[one["category_id"]].get("name", "")
-        boxes[one["image_id"]].append((name, list(box)))
-    for key, image in parsed.images.items():
-        width, height = edge_of(image.get("width")), edge_of(image.get("height"))
-        size = (width, height) if width and height else None
-        found.images.append(Corrected(file_of(image), boxes[key], None, size))
+            image.unread.add(name)
+        else:
+            is_crowd = flag_of(one.get("iscrowd")) is not False
+            (image.crowds if is_crowd else image.boxes).append((name, list(box)))
+    found.images += images.values()
     return found
 
 
@@ -111,27 +128,47 @@ def _read_label_studio(path: Path) -> Corrections:
 
 
 def _add_region(found: Corrections, image: Corrected, region: Any) -> None:
-    """Add a rectangle, in percent of the image; one that is turned gives the box around it."""
-    if region.get("type") != "rectanglelabels":
-        found.unread[f"regions of type {region.get('type')}"] += 1
+    """Add a region, in percent of the image, by the box around it."""
+    kind, value = str(region.get("type")), region.get("value") or {}  # relations have no value
+    labels = value.get(kind, ()) if kind.endswith("labels") else ()  # not of choices and texts
+    if kind not in _CORNERS:
+        found.unread[f"regions of type {kind}"] += 1
+        image.unread.update(labels)
         return
-    value = region["value"]
     width, height = edge_of(region["original_width"]), edge_of(region["original_height"])
-    numbers = four_finite_numbers([value[key] for key in ("x", "y", "width", "height")])
-    if not (width and height and numbers):
-        found.unread["rectangles without numbers"] += 1
+    corners = _CORNERS[kind](value, width, height) if width and height else []
+    if not (width and height and corners):
+        found.unread["regions without numbers"] += 1
+        image.unread.update(labels)
         return
     image.size = width, height
+    (x1, x2), (y1, y2) = ((min(side), max(side)) for side in zip(*corners, strict=True))
+    for label in labels:
+        image.boxes.append((label, [x1, y1, x2 - x1, y2 - y1]))
+
+
+def _of_rectangle(value: Any, width: float, height: float) -> list[tuple[float, float]]:
+    """The corners, px, of a rectangle in percent that may be turned; none without numbers."""
+    numbers = four_finite_numbers([value[key] for key in ("x", "y", "width", "height")])
+    if numbers is None:
+        return []
     x, y, w, h = (n * side / 100 for n, side in zip(numbers, (width, height) * 2, strict=True))
     turn = math.radians(number_of(value.get("rotation")) or 0.0)
-    corners = [
+    return [
         (x + i * w * math.cos(turn) - j * h * math.sin(turn),
          y + i * w * math.sin(turn) + j * h * math.cos(turn))
         for i in (0, 1) for j in (0, 1)
     ]  # fmt: skip
-    (x1, x2), (y1, y2) = ((min(side), max(side)) for side in zip(*corners, strict=True))
-    for label in value["rectanglelabels"]:
-        image.boxes.append((label, [x1, y1, x2 - x1, y2 - y1]))
+
+
+def _of_polygon(value: Any, width: float, height: float) -> list[tuple[float, float]]:
+    """The points of a polygon in percent, in px; none without numbers."""
+    points = [four_finite_numbers([x, y, x, y]) for x, y in value["points"]]
+    return [(p[0] * width / 100, p[1] * height / 100) for p in points if p] if all(points) else []
+
+
+_CORNERS = {"rectanglelabels": _of_rectangle, "polygonlabels": _of_polygon}
+"""Type of a region -> its corners, px."""
 
 
 @dataclass
@@ -168,7 +205,9 @@ def to_training(
     Raises:
         UserError: a complete label is in neither the run nor the export; no image was reviewed.
     """
-    names = dict.fromkeys([*labels, *(n for one in corrections.images for n, _ in one.boxes)])
+    images = corrections.images
+    names = dict.fromkeys([*labels, *(label for one in images for label, _ in one.boxes)])
+    names |= dict.fromkeys(sorted(chain(*(one.incomplete for one in images))))
     ids = {name: i for i, name in enumerate(names, 1)}
     if unknown := [name for name in complete if name not in ids]:
         raise UserError(f"{unknown[0]!r} is no label of the run, nor of the corrected file")
@@ -183,7 +222,7 @@ def to_training(
             summary.not_reviewed += 1
             continue
         boxed = {label for label, _ in one.boxes}
-        removed = {label for label, _ in was} - boxed
+        removed = {label for label, _ in was} - boxed - one.incomplete
         summary.reviewed += 1
         summary.removed += len(removed)
         summary.boxes += len(one.boxes)
@@ -192,11 +231,13 @@ def to_training(
         size = one.size or (name in before and (before[name]["width"], before[name]["height"]))
         if size:
             image.update(width=size[0], height=size[1])
-        negative = (removed | set(complete)) - boxed
+        negative = (removed | set(complete)) - boxed - one.incomplete
+        partial = (boxed - set(complete)) | one.incomplete
         image["neg_category_ids"] = sorted(ids[label] for label in negative)
-        image["not_exhaustive_category_ids"] = sorted(ids[n] for n in boxed - set(complete))
+        image["not_exhaustive_category_ids"] = sorted(ids[label] for label in partial)
         content["images"].append(image)
-        for label, box in one.boxes:
+        objects = [(*pair, 0) for pair in one.boxes] + [(*pair, 1) for pair in one.crowds]
+        for label, box, is_crowd in objects:
             content["annotations"].append(
                 {
                     "id": len(content["annotations"]) + 1,
@@ -204,7 +245,7 @@ def to_training(
                     "category_id": ids[label],
                     "bbox": [round(value, 3) for value in box],
                     "area": round(box[2] * box[3], 3),
-                    "iscrowd": 0,
+                    "iscrowd": is_crowd,
                 }
             )
     if not summary.reviewed:
@@ -212,7 +253,8 @@ def to_training(
             f"none of the {len(corrections.images)} images was reviewed, as far as the file says, "
             "or changed: name the reviewed ones by --reviewed"
         )
-    used = {i for one in content["images"] for i in one["neg_category_ids"]}
+    lists = ("neg_category_ids", "not_exhaustive_category_ids")
+    used = {i for one in content["images"] for name in lists for i in one[name]}
     used |= {one["category_id"] for one in content["annotations"]}
     content["categories"] = [{"id": i, "name": name} for name, i in ids.items() if i in used]
     return content, summary

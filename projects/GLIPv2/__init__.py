@@ -1,1 +1,1 @@
-"""GLIP and GLIPv2: configs, numbers, and the model that ships."""
+"""GLIP and GLIPv2: configs, and the program that made `glipv2_nano`, which ships."""

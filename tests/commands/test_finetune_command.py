@@ -155,6 +155,12 @@ def test_a_mistake_is_reported_before_training(command, tmp_path, capsys, words,
     assert not (tmp_path / "output" / "model.safetensors").exists()
 
 
+def shipped_without_data(name):
+    """Its config, whose data are on no other disk; the config's file and that of the weights."""
+    config, weights = read_model_folder(name)
+    return LazyConfig.load(str(config)), config, weights
+
+
 def test_names_that_may_be_forgotten_are_named():
     config, weights = read_model_folder("emoji_nano")
     cfg = LazyConfig.load(str(config))
@@ -164,6 +170,8 @@ def test_names_that_may_be_forgotten_are_named():
     assert known[1] in said
     assert f"--mix {config}/detection trains on them too" in said
     assert Mixed.of(f"{config}/detection", Path("output")).source
+    said = finetune._forgotten(*shipped_without_data("photo_nano"), [])
+    assert said.endswith("--mix CONFIG/SOURCE trains on them too")
     del cfg.dataloader
     said = finetune._forgotten(cfg, config, Path("model.safetensors"), [])
     assert said.startswith("the names that the model knew before may be forgotten; --mix CONFIG/")
@@ -260,6 +268,12 @@ def test_the_mixed_source_needs_no_other_key():
     assert mixed.test["test"]["dataset"]["folder"] == "output/data"
     with pytest.raises(UserError, match=r"has the sources \['detection', 'pairs'\], not 'pears'"):
         Mixed.of(f"{PROJECT / 'configs' / 'emoji_nano_pairs.py'}/pears", Path("output"))
+
+
+def test_a_mixed_source_without_its_folder_says_what_to_set(monkeypatch):
+    monkeypatch.delenv("DETCLIP2_TEST_DATA", raising=False)
+    with pytest.raises(UserError, match=r"coco_open_nano/detection: .*export DETCLIP2_TEST_DATA="):
+        Mixed.of("coco_open_nano/detection", Path("output"))
 
 
 def test_a_config_without_a_test_set_can_be_mixed_in(tmp_path):

@@ -116,6 +116,11 @@ def test_lists(folder, tmp_path):
     ]
     assert files[0].path == str(path / "b.png")
     assert ["a list in a list" in error for error in errors] == [True]
+    (path / "photos.2024").mkdir()
+    Image.new("RGB", (2, 2)).save(path / "photos.2024" / "a.png")
+    (path / "dotted.txt").write_text("photos.2024\n")
+    [file], _, _ = input_files([path / "dotted.txt"], path / "out")
+    assert file.path == str(path / "photos.2024" / "a.png")
     (path / "empty.txt").write_text("\n \n")
     assert "is empty" in input_files([path / "empty.txt"], path / "out").errors[0]
     assert "cannot be read" in input_files([path / "none.txt"], path / "out").errors[0]

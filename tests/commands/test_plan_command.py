@@ -22,6 +22,7 @@ from detclip2.engine.step_cost import (
     step_cost,
     synthetic_samples,
 )
+from detclip2.labelling.estimate import LabelCost
 from detclip2.modeling.text.text_tower import load_text_model
 from detclip2.utils.errors import UserError
 from tests.helpers.tiny_training import PROJECT, tiny_config
@@ -253,6 +254,15 @@ def test_a_config_without_training_data_is_reported(capsys):
         ("train: {max_iter: 0}", "train.max_iter is 0; expected an integer above 0"),
         ("train: {ema: .nan}", "train.ema is nan; expected a finite number"),
         ("train: {amp: 3}", "train.amp: expected keys"),
+        ("train: {amp: {precison: bfloat16}}", "train.amp has no key 'precison'; did you mean"),
+        ("train: {checkpointer: {periods: 3}}", "train.checkpointer has no key 'periods'"),
+        ("train: {reduce_lr_on_plateau: {patiense: 2}}", "did you mean 'patience'"),
+        ("train: {log_period: 0}", "train.log_period is 0; expected an integer above 0"),
+        ("train: {report_period: -1}", "train.report_period is -1; expected"),
+        ("train: {clip_grad: -1.0}", "train.clip_grad is -1.0; expected 0 or more"),
+        ("train: {micro_batch: {caption: 2.5}}", "train.micro_batch.caption is 2.5; expected a"),
+        ("train: {micro_batch: {caption: -2}}", "train.micro_batch.caption is -2; expected a"),
+        ("train: {micro_batch: {a: 2}}", "'a' is the name of a source; expected the supervision"),
         ("train: {zero: 1}", "train.zero is 1; expected true or false"),
         ("train: {source_ratios: 3}", "train.source_ratios: expected keys"),
         ("train: {source_ratios: {a: -1}}", "train.source_ratios.a is -1; expected a number"),
@@ -347,3 +357,8 @@ def test_shares_come_from_the_config():
     cfg.train.source_ratios = None
     with pytest.raises(UserError, match="source_ratios must be given"):
         source_shares(cfg)
+
+
+def test_several_readers_share_the_reading():
+    assert LabelCost(reading=0.4, detecting=0.1).images_per_second(2) == pytest.approx(5)
+    assert LabelCost(reading=0.4, detecting=0.1).images_per_second(8) == pytest.approx(10)

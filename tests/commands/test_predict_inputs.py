@@ -5,13 +5,20 @@ import functools
 import http.server
 import json
 import threading
+from dataclasses import replace
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from detclip2 import cli
 from detclip2.commands import detection_arguments
 from detclip2.commands import predict as module
+from detclip2.commands.detection_arguments import with_thresholds
+from detclip2.inference.calibration import GRID, Calibration
+from detclip2.inference.vocabulary import Vocabulary
+from detclip2.modeling.thresholds import DetectionThresholds
 from tests.helpers.color_model import draw_image
 from tests.helpers.label_runs import color_predictor
 from tests.helpers.videos import write
@@ -86,6 +93,48 @@ def clip(tmp_path):
     ]
     path = tmp_path / "clip.mkv"
     return write(path, frames, codec="ffv1", pixels="bgr0")
+
+
+def asked(score_threshold=None):
+    """A predictor whose config has a threshold of 0.4."""
+    return SimpleNamespace(
+        asked=DetectionThresholds(score_threshold=score_threshold),
+        effective_thresholds=DetectionThresholds(score_threshold=score_threshold or 0.4),
+    )
+
+
+def vocabulary_of(calibrated, **thresholds):
+    names = Vocabulary.from_names(["cat", "dog"])
+    curves = Calibration(np.stack([GRID, GRID]).astype(np.float32), (0, 1))
+    names = replace(names, calibration=curves) if calibrated else names
+    return names.with_thresholds(thresholds) if thresholds else names
+
+
+@pytest.mark.parametrize(
+    ("calibrated", "common", "thresholds", "changed"),
+    [
+        (False, None, (0.9, 0.4), 0.4),
+        (False, 0.2, (0.9, 0.2), 0.2),
+        (True, None, (0.9, 0.06), 0.06),
+        (True, 0.2, (0.9, 0.2), 0.2),
+    ],
+)
+def test_the_threshold_of_a_name_leaves_the_others(calibrated, common, thresholds, changed):
+    """The config's threshold is not one of calibrated scores."""
+    own = vocabulary_of(calibrated, dog=0.06)
+    found, settings = with_thresholds(asked(common), own, [("cat", 0.9)])
+    assert found.thresholds == thresholds
+    assert settings == {"score_threshold": changed}
+
+
+def test_tracks_begin_at_the_threshold_of_what_is_reported():
+    def least(vocabulary, common=None):
+        return module._least_score(SimpleNamespace(**vars(asked(common)), vocabulary=vocabulary))
+
+    assert least(None) == least(vocabulary_of(False, dog=0.06)) == 0.4
+    assert least(vocabulary_of(True, cat=0.3, dog=0.06)) == 0.06
+    assert least(vocabulary_of(True, dog=0.06), 0.2) == 0.2
+    assert least(vocabulary_of(True)) is None
 
 
 def test_tracks(predict, clip, tmp_path):

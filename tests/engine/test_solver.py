@@ -55,11 +55,23 @@ def test_the_steps_of_glip():
     assert [short(i / 2) for i in range(3)] == pytest.approx([1.0, 1.0, 0.01])
 
 
-def test_a_run_shorter_than_the_warm_up_only_warms_up():
-    schedule = warmup_cosine(max_iter=50, warmup_iterations=1000)
-    rates = [schedule(i / 50) for i in range(50)]
+@pytest.mark.parametrize("make", [warmup_cosine, warmup_constant, warmup_steps])
+@pytest.mark.parametrize("max_iter", [50, 500, 1000, 1500])
+def test_a_run_that_the_warm_up_would_fill_warms_up_for_a_tenth(make, max_iter, caplog):
+    """With the warm-up of the paper, it would end before it reaches its rate."""
+    schedule = make(max_iter, warmup_iterations=1000)
+    rates = [schedule(i / max_iter) for i in range(max_iter)]
     assert rates[0] == pytest.approx(0.001)
-    assert all(0 <= rate <= 0.001 for rate in rates)
+    assert max(rates) == rates[max_iter // 10] > 0.97
+    assert rates[: max_iter // 10] == sorted(rates[: max_iter // 10])
+    assert f"1000 in a run of {max_iter}: a tenth of the run warms up" in caplog.text
+
+
+def test_half_of_a_run_may_warm_up(caplog):
+    schedule = warmup_cosine(max_iter=100, warmup_iterations=50)
+    assert schedule(0.5) == pytest.approx(cosine(0.5))
+    assert schedule(0.25) == pytest.approx((0.001 + cosine(0.5)) / 2)
+    assert not caplog.text
 
 
 def test_warm_up_to_a_constant_rate():

@@ -59,6 +59,14 @@ def test_a_source_from_which_nothing_learns_is_reported(tmp_path):
         trainer.compute_gradients(trainer.data_loader.next_batch())
 
 
+def test_losses_that_reach_nothing_that_learns_are_reported(tmp_path):
+    """As of a source whose losses read only what is frozen."""
+    trainer = make(tmp_path)
+    trainer.model.forward = lambda samples: {"loss_a": torch.ones(())}
+    with pytest.raises(UserError, match=r"source '\w+' gives no loss: nothing that learns reads"):
+        trainer.compute_gradients(trainer.data_loader.next_batch())
+
+
 def test_a_step_is_plain_gradient_descent(tmp_path):
     """Against an explicit computation."""
     trainer = make(tmp_path, clip_norm=0.5)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.structures import Boxes, Instances
 
 from detclip2.data.emojiscenes import EmojiScenes, register_emoji_validation
-from detclip2.evaluation.lvis import FIXED, STANDARD, LVISFixedAPEvaluator
+from detclip2.evaluation.lvis import FIXED, STANDARD, LVISFixedAPEvaluator, _class_positions
 from detclip2.utils.errors import UserError
 from tests.helpers.lvis_package import METRICS, by_the_package, numpy_with_float
 from tests.helpers.lvis_truth import detect, feed, register, write_truth
@@ -397,3 +398,9 @@ def test_skipped_images_count_as_missed(truth, caplog):
     part = feed(LVISFixedAPEvaluator(NAME), some).evaluate()
     assert part[FIXED]["AP"] < whole[FIXED]["AP"]
     assert "8 of the 12 images" in caplog.text
+
+
+def test_a_class_without_a_category_in_the_json_has_no_position():
+    registered = {"thing_dataset_id_to_contiguous_id": {11: 0, 12: 1, 13: 2}}
+    positions = _class_positions(registered, SimpleNamespace(category_ids=[11, 13]))
+    assert positions.tolist() == [0, -1, 1]

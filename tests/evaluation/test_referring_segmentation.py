@@ -237,3 +237,12 @@ def test_the_scenes_of_a_world():
     for key, of_caption in masks.items():
         assert len(of_caption) == len(mentions[key])
         assert all(one["size"] == [96, 96] for one in of_caption)
+
+
+def test_of_equal_scores_one_detection_is_the_mask_of_one_object():
+    evaluator = object.__new__(ReferringSegmentationEvaluator)
+    evaluator.score_threshold = None
+    masks = torch.zeros(2, 2, 2, dtype=torch.bool)
+    masks[0, 0], masks[1, 1] = True, True
+    found = Instances((2, 2), pred_masks=masks, scores=torch.tensor([0.5, 0.5]))
+    assert evaluator._mask(found).tolist() == [[True, True], [False, False]]

@@ -112,3 +112,11 @@ def test_the_best_prior_is_reported():
     """By type: yes, yes, 2, 2 score 1, 0.6, 0.9, 0; by question: no, yes, 2, 2."""
     results = evaluated(dict.fromkeys(range(1, 5), "yes"), prior_records=TRAINING)
     assert results["prior accuracy"] == pytest.approx(100 * (1 + 0.6 + 0.9) / 4)
+
+
+def test_the_prior_is_the_answer_with_the_highest_sum_of_accuracies():
+    def asked(answers):
+        return {"question_id": 0, "question": "What?", "answers": answers}
+
+    prior = AnswerPrior([asked({"a": 0.3, "b": 1.0}), asked({"a": 0.3})])
+    assert set(prior.answers(truth_of(asked({}))).values()) == {"b"}

@@ -117,3 +117,10 @@ def test_a_page_without_errors_or_without_detections(tmp_path):
     path = write_own_data(tmp_path / "data", content)
     page = write_worst_errors(path, tmp_path / "empty.json", path.parent, tmp_path / "two")
     assert "There is no error." in page.read_text()
+
+
+def test_what_is_not_exhaustive_is_no_wrong_detection():
+    image = {"id": 1, "not_exhaustive_category_ids": [5]}
+    detection = {"image_id": 1, "category_id": 5, "bbox": [0, 0, 9, 9], "score": 0.9}
+    [found] = errors_of({"images": [image], "annotations": []}, [detection], 0.3)
+    assert found.wrong == []

@@ -7,11 +7,13 @@ import pytest
 import torch
 from detectron2.config import LazyConfig, instantiate
 from PIL import Image
+from timm.layers import Conv2dSame
+from torch import nn
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from detclip2.cli import main
 from detclip2.config import InferenceSettings
-from detclip2.export.graph import OPSET, OUTPUTS, DetectorGraph, export_onnx
+from detclip2.export.graph import OPSET, OUTPUTS, DetectorGraph, _even_padding, export_onnx
 from detclip2.export.info import GraphInfo
 from detclip2.inference.predictor import OpenVocabularyPredictor
 from detclip2.inference.vocabulary import Vocabulary
@@ -230,3 +232,30 @@ def test_a_size_is_hxw_or_free(capsys):
     with pytest.raises(SystemExit):
         main(["export", "--output", "x.onnx", "--size", "640"])
     assert "neither HxW, such as 800x1344, nor free" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "dilation"), [(3, 2, 1), (5, 2, 1), (5, 1, 2), (1, 2, 1)]
+)
+def test_padding_of_tensorflow_without_a_remainder(kernel, stride, dilation):
+    """In a graph it is that of sides that are multiples of the stride; afterwards as before."""
+    conv = Conv2dSame(3, 4, kernel, stride, 0, dilation)
+    net, x = nn.Sequential(conv), torch.randn(1, 3, 8, 12)
+    expected, odd = net(x), net(x[..., :7, :])
+    with _even_padding(net):
+        torch.testing.assert_close(net(x), expected)
+    torch.testing.assert_close(net(x[..., :7, :]), odd)
+    assert "forward" not in vars(conv)
+
+
+@pytest.mark.slow
+def test_the_default_model_at_free_sizes():
+    """The first command of docs/export.md."""
+    predictor = OpenVocabularyPredictor("photo_nano", device="cpu")
+    proto = export_onnx(predictor, ["bus", "traffic light"])
+    session = onnxruntime.InferenceSession(proto.SerializeToString())
+    vocabulary = predictor.encode(["bus", "traffic light"]).embeddings.numpy()
+    divisor = predictor.model.backbone.size_divisibility
+    for height, width in ((1, 2), (3, 2)):
+        image = image_of(height * divisor, width * divisor)
+        assert_equal(run_graph(session, image), predictor.model, image, vocabulary)

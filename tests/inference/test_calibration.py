@@ -250,3 +250,18 @@ def test_faults_of_values_from_a_file(change, fault):
     good = {"maps": GRID[None].astype(np.float32), "map_of_label": (0, 0)}
     assert Calibration(**good).fault(2) == ""
     assert fault in Calibration(**(good | change)).fault(2)
+
+
+def test_a_label_with_few_detections_has_the_pooled_map():
+    def outcomes(detections):
+        return Outcomes(
+            images=np.zeros(detections, np.int64),
+            labels=np.zeros(detections, np.int64),
+            scores=np.linspace(0.1, 0.9, detections),
+            right=np.ones(detections, bool),
+            box_images=np.zeros(MIN_BOXES, np.int64),
+            box_labels=np.zeros(MIN_BOXES, np.int64),
+        )
+
+    assert fit(outcomes(MIN_BOXES), 1)[0].map_of_label == (1,)
+    assert fit(outcomes(MIN_BOXES - 1), 1)[0].map_of_label == (0,)

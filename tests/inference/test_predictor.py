@@ -4,6 +4,7 @@ import math
 import threading
 import weakref
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from detectron2.structures import Instances
 from PIL import Image
 
 from detclip2.data.io.video import Video
+from detclip2.inference.predictor import OpenVocabularyPredictor
 from detclip2.modeling.thresholds import DetectionThresholds
 from detclip2.utils.errors import UserError
 from tests.helpers.color_model import COLORS, draw_image, equal
@@ -182,3 +184,9 @@ def test_threads_share_a_predictor(colors):
     for thread in threads:
         thread.join()
     assert not failures
+
+
+def test_a_strip_has_at_least_one_row():
+    one = SimpleNamespace(settings=SimpleNamespace(min_size=32, max_size=64))
+    image = np.zeros((1, 10_000, 3), np.uint8)
+    assert OpenVocabularyPredictor.resized(one, image).shape == (3, 1, 64)

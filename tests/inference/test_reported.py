@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from detectron2.structures import Instances
+from detectron2.structures import Boxes, Instances
 
 from detclip2.inference.calibration import GRID, Calibration
 from detclip2.inference.predictor import OpenVocabularyPredictor
@@ -144,3 +144,17 @@ def test_thresholds_without_a_calibration(colors, tmp_path):
     assert kept.pred_classes.tolist() == [0, 1, 2]
     assert kept.scores.tolist() == pytest.approx([0.25, 0.01, 0.6])
     assert len(reported(found(), loaded)) == 0
+
+
+def test_thresholds_are_of_the_labels_where_a_calibration_changes_the_order():
+    calibration = Calibration(np.stack([GRID, GRID / 2]).astype(np.float32), (0, 1))
+    names = Vocabulary.from_names(["a", "b"]).with_thresholds({"a": 0.6})
+    found = Instances(
+        (8, 8),
+        pred_boxes=Boxes(torch.zeros(3, 4)),
+        scores=torch.tensor([0.9, 0.8, 0.5]),
+        pred_classes=torch.tensor([1, 0, 0]),
+    )
+    kept = reported(found, replace(names, calibration=calibration))
+    assert kept.pred_classes.tolist() == [0, 1]
+    assert kept.scores.tolist() == pytest.approx([0.8, 0.45])

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import supervision as sv
 import torch
+from detectron2.structures import Instances
 
 from detclip2.inference.results import to_supervision
-from detclip2.inference.tiles import OVERLAP, TiledPredictor, cut_boxes, merge, tiles
+from detclip2.inference.tiles import OVERLAP, TiledPredictor, _masks_at, cut_boxes, merge, tiles
 from detclip2.utils.errors import UserError
 from tests.helpers.color_model import draw_image, equal
 
@@ -141,3 +142,15 @@ def test_settings_of_a_call(tiled):
     assert tiled(image, max_detections=1).labels == ["red"]
     with pytest.raises(UserError, match="too small"):
         TiledPredictor(tiled.predictor, 8)
+
+
+def test_masks_are_those_of_their_detections():
+    def found(*values):
+        masks = torch.zeros(len(values), 2, 4, dtype=torch.bool)
+        for mask, value in zip(masks, values, strict=True):
+            mask[0, value] = True
+        return Instances((2, 4), pred_masks=masks)
+
+    parts = [((0, 0, 4, 2), found(0), None), ((2, 0, 6, 2), found(1, 2), None)]
+    masks = _masks_at(torch.tensor([2, 0, 1]), parts, (2, 6))
+    assert masks[:, 0].int().argmax(1).tolist() == [4, 0, 3]

@@ -7,7 +7,13 @@ from PIL import Image
 
 from detclip2.finetuning.coco_check import read_own_data
 from detclip2.finetuning.partial_labels import boxed_names, labels_of
-from detclip2.labelling.corrections import read_export, read_reviewed, to_training
+from detclip2.labelling.corrections import (
+    Corrected,
+    Corrections,
+    read_export,
+    read_reviewed,
+    to_training,
+)
 from detclip2.utils.errors import UserError
 
 LABELS = ("cat", "dog", "bird")
@@ -189,3 +195,113 @@ def test_lists_of_reviewed_images(tmp_path):
     (tmp_path / "b.txt").write_text('["a.png", "d/b c.png"]')
     for name in ("a.txt", "b.txt"):
         assert read_reviewed(tmp_path / name) == {"a.png", "d/b c.png"}
+
+
+def test_outlines_count_by_the_box_around_them(tmp_path):
+    """In COCO's json polygons and RLE without a box, in Label Studio's polygons."""
+    outline = [[10.0, 5.0, 30.0, 5.0, 30.0, 25.0, 10.0, 25.0]]
+    export = {
+        "images": [{"id": 1, "file_name": "d/1.png", "width": 100, "height": 50}],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "segmentation": outline}],
+    }
+    (tmp_path / "coco.json").write_text(json.dumps(export))
+    region = {
+        "type": "polygonlabels",
+        "original_width": 100,
+        "original_height": 50,
+        "value": {"points": [[10, 10], [30, 10], [30, 50], [10, 50]], "polygonlabels": ["cat"]},
+    }
+    task = {"data": {"image": "", "file_name": "d/1.png"}, "annotations": [{"result": [region]}]}
+    (tmp_path / "studio.json").write_text(json.dumps([task]))
+    for name in ("coco.json", "studio.json"):
+        corrections = read_export(tmp_path / name)
+        assert not corrections.unread
+        content, summary = to_training(corrections, LABELS, ENTRIES, ["d/1.png"])
+        assert known(tmp_path, content) == {"d/1.png": ({"cat"}, set(), {"cat"})}
+        assert content["annotations"][0]["bbox"] == pytest.approx([10, 5, 20, 20], abs=1)
+        assert summary.removed == 0
+
+
+@pytest.mark.parametrize("points", [[[1, None], [2, 3], [4, 5]], []])
+def test_what_a_person_drew_and_is_not_read_is_not_background(tmp_path, points):
+    """Neither the brush of Label Studio, nor points without numbers, nor an annotation of COCO."""
+    kind = "polygonlabels" if points else "brushlabels"
+    value = {kind: ["cat"], "points": points}
+    region = {"type": kind, "original_width": 100, "original_height": 50, "value": value}
+    result = [region, {"type": "relation", "from_id": "a", "to_id": "b"}]
+    task = {"data": {"image": "", "file_name": "d/0.png"}, "annotations": [{"result": result}]}
+    (tmp_path / "studio.json").write_text(json.dumps([task]))
+    export = {
+        "images": [{"id": 1, "file_name": "d/0.png"}],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1}],
+    }
+    (tmp_path / "coco.json").write_text(json.dumps(export))
+    for name in ("coco.json", "studio.json"):
+        corrections = read_export(tmp_path / name)
+        assert corrections.unread.total() == (1 if name == "coco.json" else 2)
+        content, summary = to_training(corrections, LABELS, ENTRIES, ["d/0.png"], ["cat"])
+        names = {one["id"]: one["name"] for one in content["categories"]}
+        [image] = content["images"]
+        assert [names[i] for i in image["neg_category_ids"]] == ["dog"]
+        assert [names[i] for i in image["not_exhaustive_category_ids"]] == ["cat"]
+        assert summary.removed == 1  # the dog
+
+
+def test_crowds_stay_crowds(tmp_path):
+    export = {
+        "images": [{"id": 1, "file_name": "d/0.png", "width": 100, "height": 50}],
+        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "sheep"}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 50, 50], "iscrowd": 1},
+            {"id": 2, "image_id": 1, "category_id": 2, "bbox": [0, 0, 9, 9], "iscrowd": 0},
+        ],
+    }
+    (tmp_path / "coco.json").write_text(json.dumps(export))
+    content, summary = to_training(read_export(tmp_path / "coco.json"), LABELS, ENTRIES)
+    assert [one["iscrowd"] for one in content["annotations"]] == [0, 1]
+    assert (summary.boxes, summary.removed) == (1, 1)
+    boxed = {"sheep", "cat"}  # fine-tuning counts crowds, which its losses skip
+    assert known(tmp_path, content) == {"d/0.png": (boxed, {"dog"}, boxed)}
+
+
+def entry_of(name, *boxes):
+    """An entry of cats."""
+    head = {"image": 0, "file_name": name, "height": 50, "width": 50}
+    return {**head, "boxes": [*boxes], "scores": [0.5] * len(boxes), "classes": [0] * len(boxes)}
+
+
+def test_a_complete_label_with_a_box_is_not_negative():
+    images = Corrections([Corrected("a.jpg", [("cat", [1, 1, 5, 5])], True)])
+    content, _ = to_training(images, ["cat"], [entry_of("a.jpg")], complete=["cat"])
+    assert content["images"][0]["neg_category_ids"] == []
+
+
+@pytest.mark.parametrize(("moved", "reviewed"), [(0.9, 0), (1.5, 1), (3, 1)])
+def test_a_box_that_was_moved_by_more_than_rounding_is_a_change(moved, reviewed):
+    boxes = [("cat", [10 + moved, 10, 20, 20])]
+    images = [Corrected("a.jpg", boxes, None), Corrected("b.jpg", [], None)]
+    entries = [entry_of(name, [10, 10, 30, 30]) for name in ("a.jpg", "b.jpg")]
+    assert to_training(Corrections(images), ["cat"], entries)[1].reviewed == 1 + reviewed
+
+
+def test_each_box_of_a_tool_is_the_same_as_one_of_the_run():
+    boxes = [("cat", [10, 10, 20, 20]), ("cat", [0, 0, 5, 5])]
+    entry = entry_of("a.jpg", [10, 10, 30, 30], [10, 10, 30, 30])
+    images = Corrections([Corrected("a.jpg", boxes, None)])
+    assert to_training(images, ["cat"], [entry])[1].reviewed == 1
+
+
+def test_a_renamed_image_that_may_be_two_is_neither():
+    images = Corrections([Corrected("a.jpg", [("cat", [1, 1, 5, 5])], True)])
+    entries = [entry_of(f"{folder}/a.jpg", [10, 10, 30, 30]) for folder in "xy"]
+    content, summary = to_training(images, ["cat"], entries)
+    assert (content["images"][0]["file_name"], summary.renamed) == ("a.jpg", 0)
+
+
+def test_reviewed_images_may_have_the_names_of_the_run():
+    images = Corrections([Corrected("a.jpg", [], None)])
+    entries = [entry_of("folder/a.jpg", [10, 10, 30, 30])]
+    content, _ = to_training(images, ["cat"], entries, reviewed={"folder/a.jpg"})
+    assert content["images"][0]["file_name"] == "folder/a.jpg"

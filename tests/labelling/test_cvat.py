@@ -3,6 +3,8 @@
 import pytest
 from PIL import Image
 
+from detclip2.inference.tiles import TiledPredictor
+from detclip2.labelling.cvat import DetectionFunction
 from detclip2.utils.errors import UserError
 from tests.helpers.color_model import draw_image
 from tests.helpers.label_runs import color_predictor
@@ -47,3 +49,10 @@ def test_the_function_of_a_model_folder(nano_folder):
         cvat.create("cat", "coco")
     with pytest.raises(UserError, match="one of them"):
         cvat.create()
+
+
+def test_tiles_of_cvat():
+    pytest.importorskip("cvat_sdk.auto_annotation")
+    predictor = color_predictor()
+    predictor.set_vocabulary(["red"])
+    assert isinstance(DetectionFunction(predictor, 64)._detect, TiledPredictor)

@@ -149,6 +149,7 @@ def _needed_library(data: bytes, name: str) -> str:
 
 def _from_pillow(image: Image.Image, name: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     width, height = image.size
+    is_tiff = image.format == "TIFF"
     _check_size(height, width, name, max_pixels)
     try:
         image.load()
@@ -157,7 +158,8 @@ def _from_pillow(image: Image.Image, name: str, max_pixels: int = MAX_PIXELS) ->
     image = _upright(image)
     if image.mode.startswith(("I", "F")):  # 16-bit greyscale is "I;16" or "I"; "F" is 0..1
         pixels = np.asarray(image)
-        if image.mode == "I":
+        # Of 32 bits, other formats have 16 that are used; a TIFF may have 8.
+        if image.mode == "I" and not (is_tiff and pixels.max() <= 255):
             pixels = _narrowed(pixels, np.uint16, name)
         return _from_array(pixels, name)
     if image.mode in _TRANSPARENT_MODES or "transparency" in image.info:

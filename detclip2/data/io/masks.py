@@ -58,6 +58,19 @@ def rle_of(segmentation: Any, size: tuple[int, int]) -> Any:
     return coco_masks.frPyObjects({"size": [height, width], "counts": runs}, height, width)
 
 
+def box_of_mask(segmentation: Any, size: tuple[int, int]) -> tuple[float, ...] | None:
+    """The box XYWH around polygons or an RLE of an image; None if it is neither.
+
+    Args:
+        segmentation: of an annotation.
+        size: height and width of the image, px.
+    """
+    try:
+        return tuple(float(v) for v in coco_masks.toBbox(rle_of(segmentation, size)))
+    except ValueError:
+        return None
+
+
 def _runs_of(counts: Any) -> list[int]:
     """The runs of a compressed RLE.
 

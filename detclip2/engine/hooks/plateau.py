@@ -4,7 +4,7 @@ import logging
 import math
 from typing import Any
 
-from detectron2.engine import HookBase, hooks
+from detectron2.engine import HookBase, SimpleTrainer, hooks
 
 from detclip2.utils.errors import UserError
 
@@ -35,6 +35,8 @@ class ReduceLROnPlateau(HookBase):
     Raises:
         UserError: a number is out of range.
     """
+
+    trainer: SimpleTrainer
 
     def __init__(
         self,
@@ -85,7 +87,9 @@ class ReduceLROnPlateau(HookBase):
             raise EarlyStop
         if not at_lowest and self.stagnant >= self.patience:
             scale = max(self.factor, self.min_lr / max(rates))
-            self.schedule.scheduler.base_lrs = [rate * scale for rate in rates]
+            self.schedule.scheduler.base_lrs = reduced = [rate * scale for rate in rates]
+            for group, rate in zip(self.trainer.optimizer.param_groups, reduced, strict=True):
+                group["initial_lr"] = rate  # from which a resumed run makes its schedule
             self.stagnant = 0
             logger.info(
                 "%s has not improved on %.2f for %d evaluations: learning rate is reduced to %.1e",

@@ -68,6 +68,10 @@ class PreemptionHook(HookBase):
         if stopped_by is not None:
             raise SystemExit(128 + stopped_by)
 
+    def before_train(self) -> None:
+        """Nothing is lost before the first iteration: an evaluation may be repeated there."""
+        self._done = self.trainer.start_iter - 1
+
     def after_step(self) -> None:
         """Save and exit, if any process was asked to stop.
 

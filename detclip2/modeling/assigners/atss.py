@@ -69,10 +69,11 @@ class ATSSAssigner:
 
 
 def shrink(boxes: Tensor, inset: float) -> Tensor:
-    """(P, 4) boxes, XYXY px, smaller by ``inset`` px on each side."""
+    """(P, 4) boxes, XYXY px, smaller by ``inset`` px on each side; narrow ones have width 0."""
     if inset == 0:
         return boxes
-    return boxes + boxes.new_tensor([inset, inset, -inset, -inset])
+    smallest, largest = (boxes + boxes.new_tensor([inset, inset, -inset, -inset])).chunk(2, dim=1)
+    return torch.cat([smallest, torch.maximum(smallest, largest)], dim=1)
 
 
 def _std(iou: Tensor) -> Tensor:

@@ -77,7 +77,7 @@ class CaptionHead(nn.Module):
 
         Returns:
             ``caption``, a text, ``log_probability``, and ``is_complete``: False if the caption was
-            cut at ``max_tokens``.
+            cut at ``max_tokens``, or where the text model's positions end.
         """
         start, end = tower.tokenize([""])["input_ids"][0].tolist()
         never = [token for token in tower.tokenizer.all_special_ids if token != end]
@@ -89,7 +89,7 @@ class CaptionHead(nn.Module):
             next_word,
             start,
             end,
-            self.max_tokens,
+            min(self.max_tokens, tower.max_own_tokens),
             self.beam_size if beam_size is None else beam_size,
             self.length_penalty,
             next(tower.parameters()).device,

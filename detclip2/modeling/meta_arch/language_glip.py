@@ -142,8 +142,9 @@ class LanguageGLIP(MaskGLIP):
         """The probabilities of words in the caption of one image, from `GLIPHead.locations`."""
 
         def next_token(texts: Tensor) -> Tensor:
-            mask = torch.ones_like(texts)
-            tokens = {"input_ids": texts, "attention_mask": mask}
+            mask, special = torch.ones_like(texts), torch.zeros_like(texts)
+            special[:, 0] = 1  # the start
+            tokens = {"input_ids": texts, "attention_mask": mask, "special_tokens_mask": special}
             states = self.text_encoder.encode(tokens, is_causal=True)
             read = [x.expand(len(texts), -1, -1) for x in locations]
             fused = self.head.read(read, states, mask.bool())

@@ -9,6 +9,9 @@ from torch import Tensor
 
 from detclip2.modeling.text.text_tower import TextTower, parts_of
 
+MAX_KNOWN = 2**16
+"""Phrases whose embeddings are kept, 64 MiB at D = 256: names come again, captions do not."""
+
 
 class FrozenTextTower(TextTower):
     """A `TextTower` without gradients; it keeps the embeddings of the phrases of training.
@@ -37,14 +40,17 @@ class FrozenTextTower(TextTower):
 
         Learned offsets alone have a gradient.
         """
+        if not phrases:
+            return self._embed_all(phrases)
         fresh = [m for m, phrase in enumerate(phrases) if phrase not in self._known]
+        if len(self._known) + len(fresh) > MAX_KNOWN:
+            self._known.clear()
+            fresh = [*range(len(phrases))]
         if fresh:
             texts = [phrases[m] for m in fresh]
             own = None if tokens is None else [tokens[m] for m in fresh]
             embeddings = self._embed_all(texts, own)
             self._known.update(zip(texts, embeddings, strict=True))
-        if not phrases:
-            return super().forward(phrases)
         return self.with_offsets(phrases, torch.stack([self._known[p] for p in phrases]))
 
     @torch.no_grad()

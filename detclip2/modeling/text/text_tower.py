@@ -98,8 +98,8 @@ class TextTower(TokenTower):
 
     def embed(self, phrases: Sequence[str], tokens: Sequence[np.ndarray] | None = None) -> Tensor:
         """The same without learned offsets."""
-        if not phrases:
-            return next(self.parameters()).new_zeros(0, self.embed_dim)
+        if not phrases:  # of the type that phrases have, also in mixed precision
+            return self.projection(next(self.parameters()).new_zeros(0, self.width))
         joined = self._tokenize(phrases) if tokens is None else self.joined(tokens)
         lengths = joined["attention_mask"].sum(dim=1).tolist()
         groups = groups_by_length(lengths)

@@ -131,7 +131,7 @@ class TokenTower(nn.Module):
         """Tokens from `tokenize` -> (M, T, width) states of the text model.
 
         Args:
-            tokens: ``input_ids`` and ``attention_mask``.
+            tokens: ``input_ids``, ``attention_mask`` and ``special_tokens_mask``.
             is_causal: whether a token attends only to itself and those before it.
         """
         ids, mask = tokens["input_ids"], tokens["attention_mask"]

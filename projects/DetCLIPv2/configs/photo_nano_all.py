@@ -1,6 +1,6 @@
 """The nano model on photographs, from boxes, captions and located names.
 
-The first part of the training of the model that ships, see photo_nano.
+The first part of the training of photo_nano, see there.
 """
 
 from detclip2 import get_config

@@ -34,7 +34,7 @@ from projects.shipping import forget_machine, halved, write_config
 
 CHECKED_SCENES = 50
 KNOWS = (
-    "the model that ships knows drawn emoji only, and has never seen a photograph: on other images "
+    "emoji_nano knows drawn emoji only, and has never seen a photograph: on other images "
     "its answers mean nothing. Train it on yours (detclip2 finetune --help), or name another one "
     "with --model"
 )

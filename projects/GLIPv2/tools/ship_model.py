@@ -55,10 +55,14 @@ FIGURES = {
 CARD = """# glipv2_nano: a small model that detects, segments, grounds, answers and describes
 
 One set of weights for all tasks of GLIPv2, on drawn scenes of emoji ({categories} names at {size}
-px: {base} with boxes, {novel} without). **It has never seen a photograph**, and reads no English
-beyond the sentences of EmojiScenes. It is for trying the commands: `detclip2 predict --names`,
-`--caption` and `--masks`, `detclip2 ask` and `detclip2 caption`, each with `--model glipv2_nano`.
+px: {base} with boxes, {novel} without, which it does not know). **It has never seen a photograph**,
+and reads no English beyond the sentences of EmojiScenes. It is for trying the commands:
+`detclip2 predict --names`, `--caption` and `--masks`, `detclip2 ask` and `detclip2 caption`, each
+with `--model glipv2_nano`.
+`detclip2 scenes --world {categories} --size {size} --count 4 --output scenes` draws scenes for it.
 
+- Names with boxes: {names}.
+- Names without boxes: {unknown}.
 - Model: GLIPv2 at the nano size, {parameters:.1f} M parameters: resnet10t backbone, 3-layer BERT,
   2 blocks of fusion, heads for masks and answers; captions need no further weights.
 - Licence: Apache-2.0, as the code. Scenes are drawn from the font Noto Color Emoji (SIL OFL 1.1),
@@ -90,7 +94,7 @@ def shipped_config(cfg: DictConfig) -> DictConfig:
     """The config of a run without what belongs to the machine that trained."""
     forget_machine(cfg)
     cfg.dataloader.test.dataset.folder = "${train.output_dir}/data"
-    cfg.knows = KNOWS.format(names=cfg.world.categories)
+    cfg.knows = KNOWS.format(names=len(make_world(cfg.world.categories).base))
     return cfg
 
 
@@ -123,6 +127,8 @@ def card(results: Mapping[str, float], cfg: DictConfig, parameters: int, text: s
         categories=len(world),
         base=len(world.base),
         novel=len(world.novel),
+        names=", ".join(category.name for category in world.base),
+        unknown=", ".join(category.name for category in world.novel),
         size=cfg.world.size,
         parameters=parameters / 1e6,
         history=history.strip(),

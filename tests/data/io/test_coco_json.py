@@ -79,3 +79,15 @@ def test_a_file_that_is_not_json_is_refused(tmp_path):
         read_coco_json(path)
     with pytest.raises(UserError, match=r"absent\.json"):
         read_coco_json(tmp_path / "absent.json")
+
+
+def test_a_file_that_is_listed_twice_has_what_either_entry_states(tmp_path):
+    path = tmp_path / "a.json"
+    images = [
+        {"id": 1, "file_name": "a.jpg"},
+        {"id": 2, "file_name": "a.jpg", "width": 8, "height": 6},
+    ]
+    path.write_text(json.dumps({"images": images, "annotations": [], "categories": []}))
+    assert read_coco_json(path)["images"] == [
+        {"id": 1, "file_name": "a.jpg", "width": 8, "height": 6}
+    ]

@@ -7,7 +7,7 @@ import torch
 from PIL import Image, ImageFile
 
 from detclip2.data.io import image
-from detclip2.data.io.image import read_image
+from detclip2.data.io.image import Header, check_image, read_image
 from detclip2.utils.errors import UserError
 
 
@@ -248,3 +248,20 @@ def test_too_many_pixels_are_refused_before_decoding(monkeypatch, tmp_path, form
     for source in (path, path.read_bytes()):
         with pytest.raises(UserError, match=r"the limit is 0\.0001 megapixels"):
             read_image(source, max_pixels=100)
+
+
+def test_the_header_of_a_turned_jpeg_has_the_size_of_a_viewer(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    path = tmp_path / "a.jpg"
+    Image.new("RGB", (40, 20)).save(path, exif=exif)
+    assert check_image(path) == Header(size=(20, 40), stored=(40, 20))
+    assert read_image(path).shape == (40, 20, 3)
+
+
+@pytest.mark.parametrize(("most", "scale"), [(255, 1), (256, 256)])
+def test_integers_of_32_bits_in_a_tiff_have_8_or_16(tmp_path, most, scale):
+    values = np.array([[0, 7, most]], np.int32)
+    path = tmp_path / "a.tif"
+    Image.fromarray(values).save(path)
+    assert read_image(path)[0, :, 0].tolist() == (values[0] // scale).tolist()

@@ -155,3 +155,9 @@ def test_outlines_are_close_to_the_mask():
     assert np.reshape(dot, (-1, 2)).min(axis=0).tolist() == [7.25, 9.25]
     assert np.reshape(dot, (-1, 2)).max(axis=0).tolist() == [7.75, 9.75]
     assert len(outlines_of(np.ones((5, 4), bool))[0]) >= 6
+
+
+def test_a_polygon_that_reaches_beyond_the_image_keeps_its_shape():
+    mask = coco_masks.decode(rle_of([[-20, 0, 20, 0, 20, 20]], (20, 20)))
+    assert mask[9, 2]
+    assert not mask[13, 2]  # the long side crosses the left edge at y = 10

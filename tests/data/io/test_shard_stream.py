@@ -4,6 +4,7 @@ import hashlib
 import io
 import itertools
 import tarfile
+from types import SimpleNamespace
 
 import fsspec
 import numpy as np
@@ -14,9 +15,10 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from detclip2.data.io import shard_stream
-from detclip2.data.io.shard_stream import ImageTextStream, StreamSamples
+from detclip2.data.io.shard_stream import ImageTextStream, StreamSamples, _open
 from detclip2.data.mappers import CaptionMapper, draw_sample
-from detclip2.data.sample import check_sample
+from detclip2.data.sample import SkipSample, check_sample
+from detclip2.data.skips import SkipCounter
 from detclip2.utils.errors import UserError
 from tests.helpers.tars import captions, pairs, tar_bytes
 
@@ -214,3 +216,42 @@ def test_only_unusable_records_end_the_run_with_a_sentence(tmp_path):
     path.write_bytes(tar_bytes([("a.png", b"x"), ("a.txt", b"a dog")]))
     with pytest.raises(UserError, match=r"no sample.*image-unreadable"):
         next(iter(stream(str(path))))
+
+
+def test_no_two_workers_of_any_process_read_the_same_part(monkeypatch):
+    class AnyMapper:
+        counter = None
+
+        def __call__(self, record, rng):
+            return record
+
+    seen = []
+    for rank, worker in itertools.product(range(3), range(2)):
+        stream = shard_stream.ImageTextStream("a.tar")
+        stream.rank = rank
+        stream.part = lambda index, seed: seen.append(index) or itertools.repeat({})
+        info = SimpleNamespace(id=worker, num_workers=2)
+        monkeypatch.setattr(shard_stream, "get_worker_info", lambda info=info: info)
+        next(iter(shard_stream.StreamSamples(stream, AnyMapper(), batch_size=1)))
+    assert sorted(seen) == list(range(6))
+
+
+def test_a_skipped_record_is_replaced_by_the_last_of_the_window(monkeypatch):
+    class Odd:
+        counter = SkipCounter()
+
+        def __call__(self, record, rng):
+            if record == 0:
+                raise SkipSample("caption-empty", "zero")
+            return record
+
+    monkeypatch.setattr(shard_stream, "LOOKAHEAD", 3)
+    stream = shard_stream.ImageTextStream("a.tar")
+    stream.part = lambda index, seed: itertools.count()
+    samples = shard_stream.StreamSamples(stream, Odd(), batch_size=3)
+    assert [*itertools.islice(samples, 3)] == [3, 1, 2]  # no record twice in a batch
+
+
+def test_addresses_that_combine_files_are_refused():
+    with pytest.raises(ValueError, match="opener"):
+        _open("memory://a.tar::file:///tmp/a.tar")

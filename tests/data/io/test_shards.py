@@ -250,3 +250,12 @@ def test_a_tar_that_is_cut_or_replaced_while_it_is_read(tmp_path):
     path.unlink()
     with pytest.raises(SkipSample, match="shard-unreadable"):
         records[0]
+
+
+def test_a_pair_that_is_cut_in_its_image_is_skipped(tmp_path):
+    path = tmp_path / "x.tar"
+    path.write_bytes(tar_bytes([("a.txt", b"a dog"), ("a.png", bytes(4000))]))
+    records = ImageTextShards(str(path))
+    path.write_bytes(path.read_bytes()[:2560])  # 1 KiB of the image is left
+    with pytest.raises(SkipSample, match="cut"):
+        records[0]

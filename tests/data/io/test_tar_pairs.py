@@ -10,9 +10,11 @@ from detclip2.cli import main
 from detclip2.data.io import tar_pairs
 from detclip2.data.io.shard_stream import ImageTextStream
 from detclip2.data.io.shards import ImageTextShards
+from detclip2.data.io.tar_pairs import read_pairs
 from detclip2.data.sample import SkipSample
 from detclip2.data.skips import SkipCounter
 from detclip2.utils.errors import UserError
+from tests.helpers.tars import tar_bytes
 
 # name of the case -> members, expected {key: (caption, image)}, expected counts
 LAYOUTS = {
@@ -243,3 +245,14 @@ def test_nothing_but_other_files_is_reported(tmp_path):
     path = write_tar(tmp_path / "x.tar", [("0.mp3", b"x")])
     with pytest.raises(UserError, match="no image-text shard can be read"):
         ImageTextShards(str(path))
+
+
+def test_phrases_that_come_last_are_found_in_a_mixed_tar():
+    names = ["a.png", "b.png", "a.txt", "c.png", "b.txt", "c.txt", "a.phrases.json"]
+    content = {"png": b"x", "txt": b"a dog", "json": b'["dog"]'}
+    tar = tar_bytes([(name, content[name.rpartition(".")[2]]) for name in names])
+    skipped = []
+    found = {
+        p.key: p.phrases for p in read_pairs(io.BytesIO(tar), "x", lambda *a: skipped.append(a))
+    }
+    assert (found, skipped) == ({"a": ["dog"], "b": None, "c": None}, [])

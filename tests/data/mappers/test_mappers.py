@@ -445,3 +445,29 @@ def test_the_three_ways_to_give_an_image(tmp_path):
 def test_a_limit_of_zero_phrases_is_refused():
     with pytest.raises(UserError, match="max_phrases"):
         DetectionMapper(NAMES, max_phrases=0)
+
+
+def test_what_the_caption_names_without_a_box_is_no_negative():
+    mapper = GroundingMapper(negatives=["cat", "sea"])
+    sample = mapper(record([box(phrases=["a dog"])], caption="a dog chases a cat"), rng())
+    assert sample["phrases"] == ["a dog", "sea"]
+
+
+def test_a_phrase_whose_box_is_cropped_away_is_no_negative():
+    annotations = [
+        box(bbox=(0, 0, 20, 20), phrases=["dog"]),
+        box(bbox=(60, 40, 10, 10), phrases=["cat"]),
+    ]
+
+    class Left(T.Augmentation):
+        def get_transform(self, image):
+            return T.CropTransform(0, 0, 30, 30)
+
+    sample = GroundingMapper([Left()], negatives=["cat", "sea"])(record(annotations), rng())
+    assert sample["phrases"] == ["dog", "sea"]
+
+
+def test_given_phrases_are_not_used_for_one_of_several_captions():
+    mapper = CaptionMapper(noun_phrases=str.split, include_caption=False)
+    sample = mapper(record(captions=["cow", "cow"], phrases=["dog"]), rng())
+    assert sample["phrases"] == ["cow"]

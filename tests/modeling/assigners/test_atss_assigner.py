@@ -7,8 +7,9 @@ import statistics
 import pytest
 import torch
 from detectron2.structures import Boxes
+from fvcore.nn import giou_loss
 
-from detclip2.modeling.assigners.atss import ATSSAssigner
+from detclip2.modeling.assigners.atss import ATSSAssigner, shrink
 
 
 def grid(width, height, stride, size):
@@ -172,3 +173,15 @@ def test_the_inset_decides_where_a_centre_is_near_an_edge(inset, margin, inside)
     box = Boxes(torch.tensor([[19.7, 19.7, 24.0, 24.0]]))  # 0.3 px from the centre (20, 20)
     found = ATSSAssigner(1, inset, margin)(anchors, box)
     assert (found >= 0).sum() == inside
+
+
+def test_a_narrow_box_shrinks_to_nothing_and_not_beyond():
+    """Turned inside out, a smaller prediction would have a smaller loss."""
+    boxes = torch.tensor([[1.0, 1.0, 4.0, 1.5], [0.0, 0.0, 0.4, 6.0]])
+    expected = torch.tensor([[1.5, 1.5, 3.5, 1.5], [0.5, 0.5, 0.5, 5.5]])
+    assert torch.equal(shrink(boxes, 0.5), expected)
+    sides = torch.tensor([0.2, 0.5, 1.0, 1.2, 3.0, 6.0])
+    predicted = torch.stack([3 - sides / 2, 3 - sides / 2, 3 + sides / 2, 3 + sides / 2], dim=1)
+    target = torch.tensor([0.0, 0.0, 6.0, 6.0]).expand_as(predicted)
+    losses = giou_loss(shrink(predicted, 0.5), shrink(target, 0.5)).tolist()
+    assert losses == sorted(losses, reverse=True)

@@ -1,5 +1,7 @@
 """The loss of masks, against slow loops and closed forms."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from detectron2.structures import BitMasks, Boxes, Instances, pairwise_iou
@@ -198,3 +200,11 @@ def test_batches_without_masks():
     assert has_masks([with_masks])
     assert not has_masks([with_masks, without])
     assert not has_masks([{"supervision": "caption"}])
+
+
+def test_the_predicted_boxes_of_an_object_are_those_of_the_best_centerness():
+    boxes = torch.tensor([[[0.0, 0, 10, 9], [0, 0, 10, 7], [0, 0, 10, 2]]])  # IoU 0.9, 0.7, 0.2
+    outputs = SimpleNamespace(boxes=boxes, centerness=torch.tensor([[0.0, 1.0, 2.0]]))
+    true = Boxes(torch.tensor([[0.0, 0, 10, 10]]))
+    found = MaskCriterion(boxes_per_object=1).regions(outputs, 0, true)
+    assert found.boxes.tensor[1:].tolist() == [[0, 0, 10, 7]]

@@ -8,6 +8,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from detclip2.modeling.losses.text_image_similarity import (
     Texts,
     best_regions,
+    image_to_text_similarity,
+    max_size_box_similarity,
     text_to_image_similarity,
 )
 
@@ -101,3 +103,31 @@ def test_on_a_cpu_products_stay_in_the_cache_and_are_not_searched_one_by_one():
     assert "aten.max.dim" not in calls.names
     assert "aten.max_pool2d_with_indices.default" in calls.names
     assert "aten.masked_fill_.Scalar" not in calls.names  # only rows of padding are written
+
+
+def few():
+    """Inputs for a loop over texts and images, most of them with padding."""
+    generator = torch.Generator().manual_seed(0)
+    phrases = torch.randn(5, 4, generator=generator, dtype=torch.float64)
+    regions = torch.randn(3, 6, 4, generator=generator, dtype=torch.float64)
+    valid = torch.arange(6) < torch.tensor([[6], [3], [1]])
+    return phrases, regions, valid, Texts.from_lists([[0, 1], [2], [3, 4, 1]])
+
+
+@pytest.mark.parametrize("temperature", [None, 0.1])
+def test_padding_is_not_in_the_mean_over_regions(temperature):
+    phrases, regions, valid, texts = few()
+    found = image_to_text_similarity(phrases, regions, valid, texts, temperature)
+    for t in range(len(texts)):
+        for b in range(len(regions)):
+            s = regions[b][valid[b]] @ phrases[texts.word[texts.text == t]].T
+            best = s.amax(1) if temperature is None else ((s / temperature).softmax(1) * s).sum(1)
+            torch.testing.assert_close(found[t, b], best.mean())
+
+
+def test_padding_is_never_the_largest_box():
+    phrases, regions, valid, texts = few()
+    areas = torch.where(valid, torch.arange(6.0), 100.0)  # padding has the area of anchor 0
+    found = max_size_box_similarity(phrases, regions, valid, texts, areas)
+    largest = torch.stack([regions[0, 5], regions[1, 2], regions[2, 0]])
+    torch.testing.assert_close(found, phrases[texts.caption] @ largest.T)

@@ -239,3 +239,23 @@ def test_parts_that_are_missing():
         tiny_glipv2(fuse=False, **parts())
     with pytest.raises(UserError, match="at least 1"):
         CaptionHead(beam_size=0)
+
+
+def test_captions_are_written_with_tuned_prompts(model):
+    """An offset of 0 changes nothing; another one changes the words."""
+    before = model.caption([{"image": image(0)}])
+    model.text_tower.add_prompt(["a red dog"])
+    assert model.caption([{"image": image(0)}]) == before
+
+
+def test_a_caption_ends_where_the_positions_of_the_text_model_end(model):
+    model.caption_head.max_tokens = 10**6
+    end = model.text_encoder.tokenize([""])["input_ids"][0, -1]
+    words = model.word_logits
+
+    def endless(states):
+        return words(states).index_fill(1, end, -1e4)
+
+    model.word_logits = endless
+    [found] = model.caption([{"image": image(0, 32, 32)}], beam_size=1)
+    assert not found["is_complete"]

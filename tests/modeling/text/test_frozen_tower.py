@@ -48,9 +48,21 @@ def test_phrases_are_encoded_once_and_at_full_precision(towers):
     with torch.autocast("cpu", torch.bfloat16):
         frozen(["dog", "cat"])
         found = frozen(["cat", "apple", "dog"])
+        assert frozen([]).dtype == found.dtype == torch.float32
     assert seen == [2, 1]
     with torch.no_grad():
         torch.testing.assert_close(found, plain(["cat", "apple", "dog"]))
+
+
+def test_what_it_keeps_is_limited(towers, monkeypatch):
+    """Captions do not come again; phrases of the step that clears it are encoded anew."""
+    _, frozen = towers
+    monkeypatch.setattr("detclip2.modeling.text.frozen_tower.MAX_KNOWN", 3)
+    first = frozen(["dog", "cat"])
+    found = frozen(["cat", "apple", "bus"])
+    assert set(frozen._known) == {"cat", "apple", "bus"}
+    torch.testing.assert_close(found[0], first[1])
+    assert frozen(["a", "b", "c", "d"]).shape == (4, 128)  # one step may have more
 
 
 def test_other_weights_give_other_embeddings(towers):

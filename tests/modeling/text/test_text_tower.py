@@ -131,6 +131,14 @@ def test_no_phrases():
     assert t(()).shape == (0, 8)
 
 
+def test_no_phrases_have_the_type_of_phrases():
+    """Processes gather phrases in one tensor, also if one of them has none."""
+    t = tower()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert t([]).dtype == t(["dog"]).dtype == torch.bfloat16
+    assert t([]).dtype == torch.float32
+
+
 def test_a_fresh_text_model_starts_as_a_bag_of_words_and_learns_more():
     torch.manual_seed(0)
     t = TextTower(fresh_text_model(NANO), load_tokenizer(NANO), 64, pooling="mean")

@@ -83,9 +83,11 @@ def test_a_missing_folder_is_one_sentence(tmp_path, capsys):
 
 def test_the_card_has_the_measured_numbers(results):
     counts = {
+        "photographs": 4663,
         "boxes": 738,
         "names": 79,
         "pairs": 4552,
+        "both": 627,
         "parameters": 8.1,
         "size": 320,
         "licences": "MIT: 3",
@@ -95,7 +97,7 @@ def test_the_card_has_the_measured_numbers(results):
     assert "| photos val | 1 | nan | 100.0 | 100.0 |" in text
     assert "right one\nof 1 names in 100.0 %" in text
     assert "## How it was made\n\nTrained by a command.\n" in text
-    assert "738 photographs" in text
+    assert "4,663 of them:\n738 with boxes of 79 names and 4,552 with captions" in text
 
 
 def test_the_shipped_config_is_data(tmp_path, monkeypatch):
