@@ -97,7 +97,7 @@ class InputLister:
             yield from self._folder(text, alone)
         elif glob.has_magic(text) and not os.path.lexists(text):
             yield from self._pattern(text)
-        elif suffix == ".tar" or text.lower().endswith(_COMPRESSED_TARS):
+        elif _is_tar(text):
             yield from self._tar(text)
         elif suffix in _LISTS:
             yield from self._list_file(text)
@@ -176,7 +176,7 @@ class InputLister:
         is_pattern = glob.has_magic(name) and not os.path.lexists(path)
         if suffix in _LISTS:
             self.errors.append(f"{path}: a list in a list is not read")
-        elif is_pattern or suffix == ".tar" or _is_folder(name, path):
+        elif is_pattern or _is_tar(name) or _is_folder(name, path):
             yield from self._argument(path)
         else:
             yield Path(path) if is_video(path) else ImageItem(name, path)
@@ -200,6 +200,10 @@ class InputLister:
             number + 1,
             ([*names, name] if len(names) < SHOWN else names),
         )
+
+
+def _is_tar(name: str) -> bool:
+    return name.lower().endswith((".tar", *_COMPRESSED_TARS))
 
 
 def _is_folder(name: str, path: str) -> bool:

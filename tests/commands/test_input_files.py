@@ -150,7 +150,9 @@ def test_tars(tmp_path):
 
     packed = tmp_path / "shard.tar.gz"
     packed.write_bytes(gzip.compress(whole))
-    assert "unpack it (gunzip) first" in input_files([packed], tmp_path / "out").errors[0]
+    (tmp_path / "list.txt").write_text("shard.tar.gz\n")
+    for one in (packed, tmp_path / "list.txt"):
+        assert "unpack it (gunzip) first" in input_files([one], tmp_path / "out").errors[0]
     for bad in (b"", b"no tar at all"):
         path.write_bytes(bad)
         assert len(input_files([path], tmp_path / "out").errors) == 1

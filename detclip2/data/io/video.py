@@ -115,7 +115,8 @@ class Video:
                     f"{self.path}: there are no frames in this video, or its index is cut off."
                 )
             stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
+            # Where frames are decoded side by side, FFmpeg may lose the mark of a damaged last one.
+            stream.thread_type = "SLICE"
             try:
                 yield stream
             except FFmpegError as error:
