@@ -149,15 +149,25 @@ def with_thresholds(
         raise UserError(
             f"--threshold {unknown[0]}={named[unknown[0]]:g}: this name is not in the vocabulary"
         )
-    # The model's own threshold is not one of calibrated scores.
-    calibrated = vocabulary.calibration is not None
-    common = (predictor.asked if calibrated else predictor.effective_thresholds).score_threshold
+    common = common_threshold(predictor, vocabulary)
     own = vocabulary.thresholds or (0.0,) * len(vocabulary)
     every = {
-        label: named.get(label, max(common or 0.0, threshold))
+        label: named.get(label, max(common, threshold))
         for label, threshold in zip(vocabulary.labels, own, strict=True)
     }
     return vocabulary.with_thresholds(every), {"score_threshold": min(every.values())}
+
+
+def common_threshold(
+    predictor: "OpenVocabularyPredictor", vocabulary: "Vocabulary | None"
+) -> float:
+    """The least score of all labels in a call that sets none; 0 without one.
+
+    Of calibrated scores it is what was asked for: that of the model is not one of them.
+    """
+    calibrated = vocabulary is not None and vocabulary.calibration is not None
+    settings = predictor.asked if calibrated else predictor.effective_thresholds
+    return settings.score_threshold or 0.0
 
 
 def fraction(text: str) -> float:

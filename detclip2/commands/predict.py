@@ -15,6 +15,7 @@ from rich.progress import track
 from detclip2.commands.detection_arguments import (
     add_setting_arguments,
     add_vocabulary_arguments,
+    common_threshold,
     settings_of,
     vocabulary_of,
     with_thresholds,
@@ -208,10 +209,10 @@ class _Annotator:
 def _least_score(predictor: "OpenVocabularyPredictor") -> float | None:
     """The score from which a detection begins a track."""
     vocabulary = predictor.vocabulary
-    if vocabulary is None or vocabulary.calibration is None:
-        return predictor.effective_thresholds.score_threshold
-    limits = [threshold for threshold in vocabulary.thresholds or () if threshold > 0]
-    return predictor.asked.score_threshold or min(limits, default=None)
+    common = common_threshold(predictor, vocabulary)
+    if common or vocabulary is None or vocabulary.calibration is None:
+        return common
+    return min((limit for limit in vocabulary.thresholds or () if limit > 0), default=None)
 
 
 def _read(pair: tuple[Input, Path]) -> "np.ndarray | None":

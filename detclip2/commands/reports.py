@@ -7,6 +7,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from detclip2.commands.detection_arguments import common_threshold
 from detclip2.commands.tables import console_for_tables
 from detclip2.inference.predictor import OpenVocabularyPredictor
 from detclip2.visualization.annotate import Tally
@@ -92,10 +93,10 @@ class Report:
 def _least_score(predictor: OpenVocabularyPredictor) -> str:
     """From which scores detections are listed."""
     vocabulary = predictor.vocabulary
+    common = common_threshold(predictor, vocabulary)
     if vocabulary is None or vocabulary.calibration is None:
-        return f"scores from {predictor.effective_thresholds.score_threshold:g}"
+        return f"scores from {common:g}"
     thresholds = vocabulary.thresholds or (0.0,)
-    asked = predictor.asked.score_threshold or 0.0
-    least, most = (max(asked, limit(thresholds)) for limit in (min, max))
+    least, most = (max(common, limit(thresholds)) for limit in (min, max))
     by_label = f" to {most:.2f}, by label" if most > least else ""
     return f"calibrated scores from {least:.2f}{by_label}"

@@ -75,6 +75,7 @@ class Alignment(nn.Module):
 
     def phrases(self, phrases: Tensor) -> Tensor:
         """(M, D) phrase embeddings -> (M, D), as they enter the product: unit times scale."""
+        # One factor a phrase: `F.normalize` and then the scale go over all phrases twice as often.
         length = phrases.norm(dim=-1, keepdim=True).clamp(min=1e-12)
         return phrases * (self.log_scale.exp() / length)
 

@@ -7,10 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from detclip2.modeling.text.phrase_tokens import not_known
 from detclip2.modeling.text.text_tower import TextTower, parts_of
-
-MAX_KNOWN = 2**16
-"""Phrases whose embeddings are kept, 64 MiB at D = 256: names come again, captions do not."""
 
 
 class FrozenTextTower(TextTower):
@@ -42,10 +40,7 @@ class FrozenTextTower(TextTower):
         """
         if not phrases:
             return self._embed_all(phrases)
-        fresh = [m for m, phrase in enumerate(phrases) if phrase not in self._known]
-        if len(self._known) + len(fresh) > MAX_KNOWN:
-            self._known.clear()
-            fresh = [*range(len(phrases))]
+        fresh = not_known(phrases, self._known)
         if fresh:
             texts = [phrases[m] for m in fresh]
             own = None if tokens is None else [tokens[m] for m in fresh]

@@ -8,7 +8,21 @@ import numpy as np
 from torch.utils.data import get_worker_info
 
 MAX_KNOWN = 2**16
-"""Phrases whose tokens are kept: names of categories come again, captions do not."""
+"""Phrases of which something is kept: names of categories come again, captions do not."""
+
+
+def not_known(phrases: Sequence[str], known: dict[str, Any]) -> list[int]:
+    """Indices of the phrases that are to be added to what is known.
+
+    Args:
+        phrases: M phrases.
+        known: phrase -> what is kept of it; emptied first, if it would hold more than `MAX_KNOWN`.
+    """
+    fresh = [m for m, phrase in enumerate(phrases) if phrase not in known]
+    if not fresh or len(known) + len(fresh) <= MAX_KNOWN:
+        return fresh
+    known.clear()
+    return [*range(len(phrases))]
 
 
 class PhraseTokens:
@@ -26,11 +40,8 @@ class PhraseTokens:
 
     def __call__(self, phrases: Sequence[str]) -> np.ndarray:
         """M phrases -> (3, M, T) int32, see `join_tokens`."""
-        fresh = [phrase for phrase in phrases if phrase not in self._known]
+        fresh = [phrases[m] for m in not_known(phrases, self._known)]
         if fresh:
-            if len(self._known) + len(fresh) > MAX_KNOWN:
-                self._known.clear()
-                fresh = list(phrases)
             self._known.update(zip(fresh, self._tokens(fresh), strict=True))
         return join_tokens([self._known[p] for p in phrases], self.tokenizer.pad_token_id)
 

@@ -51,7 +51,7 @@ TOWER_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 
 CARD = """# photo_nano: a small model of photographs
 
-It finds things in photographs by their English names. It was trained on {photographs:,} of them:
+It finds objects in photographs by their English names. It was trained on {photographs:,} images:
 {boxes:,} with boxes of {names} names and {pairs:,} with captions or a name, {both:,} with both. It
 knows the frequent ones of these names, mistakes rare ones, and knows other names only through words
 that mean nearly the same.

@@ -57,7 +57,7 @@ def test_phrases_are_encoded_once_and_at_full_precision(towers):
 def test_what_it_keeps_is_limited(towers, monkeypatch):
     """Captions do not come again; phrases of the step that clears it are encoded anew."""
     _, frozen = towers
-    monkeypatch.setattr("detclip2.modeling.text.frozen_tower.MAX_KNOWN", 3)
+    monkeypatch.setattr("detclip2.modeling.text.phrase_tokens.MAX_KNOWN", 3)
     first = frozen(["dog", "cat"])
     found = frozen(["cat", "apple", "bus"])
     assert set(frozen._known) == {"cat", "apple", "bus"}

@@ -97,7 +97,7 @@ def test_the_card_has_the_measured_numbers(results):
     assert "| photos val | 1 | nan | 100.0 | 100.0 |" in text
     assert "right one\nof 1 names in 100.0 %" in text
     assert "## How it was made\n\nTrained by a command.\n" in text
-    assert "4,663 of them:\n738 with boxes of 79 names and 4,552 with captions" in text
+    assert "4,663 images:\n738 with boxes of 79 names and 4,552 with captions" in text
 
 
 def test_the_shipped_config_is_data(tmp_path, monkeypatch):
